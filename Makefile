@@ -1,0 +1,22 @@
+# Both targets set up all they need on a fresh clone; a second call starts at once.
+#   make test     the checks and tests that every change must pass
+#   make study    the embedded study: Split Digits, all methods, minutes on two cores
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: test study
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+study: $(READY)
+	$(BIN)/clreg-study run digits
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[study,test]'
+	touch $@

@@ -1,0 +1,24 @@
+"""Regularization-based continual learning for Avalanche."""
+
+from clreg_plugins.ewc import EWCPlugin, OnlineEWCPlugin
+from clreg_plugins.from_avalanche import from_avalanche
+from clreg_plugins.importance import Importance, fisher_diagonal, mas_importance
+from clreg_plugins.l2 import L2Plugin
+from clreg_plugins.mas import MASPlugin
+from clreg_plugins.penalty import QuadraticPenalty
+from clreg_plugins.plugin import RegularizationPlugin
+from clreg_plugins.si import SIPlugin
+
+__all__ = [
+    "EWCPlugin",
+    "Importance",
+    "L2Plugin",
+    "MASPlugin",
+    "OnlineEWCPlugin",
+    "QuadraticPenalty",
+    "RegularizationPlugin",
+    "SIPlugin",
+    "fisher_diagonal",
+    "from_avalanche",
+    "mas_importance",
+]

@@ -1,0 +1,111 @@
+"""For those who come from Avalanche's own plugins."""
+
+import warnings
+
+from avalanche.training.plugins import EWCPlugin as AvalancheEWC
+from avalanche.training.plugins import MASPlugin as AvalancheMAS
+from avalanche.training.plugins import SynapticIntelligencePlugin as AvalancheSI
+
+from clreg_plugins.ewc import EWCPlugin, OnlineEWCPlugin
+from clreg_plugins.mas import MASPlugin
+from clreg_plugins.plugin import RegularizationPlugin
+from clreg_plugins.si import SIPlugin
+
+DIFFERENCES: dict[type, tuple[str, ...]] = {
+    AvalancheEWC: (
+        "λ: ours has the 1/2 in front, so reg_lambda = 2 · ewc_lambda.",
+        'Fisher: Avalanche squares the gradient of each batch mean. Ours does the same under fisher="batched"; '
+        'fisher="exact" is the Fisher information, and wants another λ.',
+        "Separate penalties: the same sum, but in memory and time that do not grow with the experiences.",
+        "Data: ours reads the experience with its eval transforms and in its own order; Avalanche with whatever "
+        "transforms the dataset is set to.",
+        "Modes: ours puts every module's train or eval mode back; Avalanche leaves the whole model in train mode.",
+    ),
+    AvalancheMAS: (
+        "λ: ours has the 1/2 in front, so reg_lambda = 2 · lambda_reg.",
+        "Importance: Avalanche takes |∇ of the batch mean of ‖z‖²|; ours does the same with per_sample=False.",
+        "Accumulation: Avalanche takes Ω ← αΩ + (1−α)Ω_new, which fades the first experiences; ours averages all "
+        "experiences alike. With α = 0.5 they agree up to the second experience; with another α only in the first.",
+        "Modes: Avalanche measures with dropout and batch statistics on, and so changes BatchNorm's running "
+        "statistics; ours measures in eval mode and changes nothing.",
+    ),
+    AvalancheSI: (
+        "λ: the same, reg_lambda = si_lambda; ξ is Avalanche's eps.",
+        'Gradient: Avalanche uses that of the total loss, penalty included; ours does so with gradient="total".',
+        "Negative totals: Avalanche keeps them; ours does so with clip=False.",
+        "Upper bound: Avalanche cuts Ω at 0.001; ours does not cut it.",
+        "Parameters: Avalanche leaves out BatchNorm's and those in excluded_parameters; ours holds all.",
+        "Damping: Avalanche divides by Δ² + eps with eps = 1e-7 by default, far below Zenke's 0.1.",
+        "Device: Avalanche moves its state to the CPU at every step; ours stays on the parameters' device.",
+        "On a CPU: Avalanche 0.6 keeps views of the parameters there instead of copies, so that Δθ, and with it Ω, is "
+        "always 0 and its penalty does nothing; ours is the same on every device.",
+    ),
+}
+"""By Avalanche's class, how it differs from the plugin that :func:`from_avalanche` makes of it."""
+
+
+def from_avalanche(plugin: object) -> RegularizationPlugin:
+    """One of Avalanche's plugins, not yet trained with, as ours: λ converted, definitions as close as they go.
+
+    Every remaining difference in definition is listed in one ``UserWarning``, and stands in :data:`DIFFERENCES`.
+
+    Args:
+        plugin: Avalanche's ``EWCPlugin``, ``MASPlugin`` or ``SynapticIntelligencePlugin``.
+
+    Returns:
+        ``EWCPlugin``, ``OnlineEWCPlugin``, ``MASPlugin`` or ``SIPlugin``.
+
+    Raises:
+        TypeError: ``plugin`` is something else.
+        ValueError: it holds importances already, or an option that ours does not have: several values of
+            ``si_lambda``, which in Avalanche scale the whole penalty anew in each experience, or parameters that
+            are excluded by name.
+    """
+    kind = next((kind for kind in DIFFERENCES if isinstance(plugin, kind)), None)
+    if kind is None:
+        allowed = ", ".join(f"avalanche's {k.__name__}" for k in DIFFERENCES)
+        raise TypeError(f"plugin is a {type(plugin).__name__}; allowed: {allowed}")
+    converted = _CONVERTERS[kind](plugin)
+    listed = "\n".join(f"- {difference}" for difference in DIFFERENCES[kind])
+    warnings.warn(
+        f"{type(converted).__name__} made from avalanche's {kind.__name__}:\n{listed}",
+        stacklevel=2,
+    )
+    return converted
+
+
+def _ewc(plugin: AvalancheEWC) -> EWCPlugin:
+    _require_untrained(plugin, bool(plugin.importances))
+    if plugin.mode == "online":
+        return OnlineEWCPlugin(2 * plugin.ewc_lambda, gamma=plugin.decay_factor, fisher="batched")
+    return EWCPlugin(2 * plugin.ewc_lambda, fisher="batched")
+
+
+def _mas(plugin: AvalancheMAS) -> MASPlugin:
+    _require_untrained(plugin, plugin.importance is not None)
+    return MASPlugin(
+        2 * plugin._lambda,
+        output="squared_norm",
+        accumulate="average",
+        per_sample=False,
+    )
+
+
+def _si(plugin: AvalancheSI) -> SIPlugin:
+    _require_untrained(plugin, bool(plugin.ewc_data[1]))
+    if len(set(plugin.si_lambda)) != 1:
+        raise ValueError(f"si_lambda is {list(plugin.si_lambda)}; allowed: one value for all experiences")
+    if plugin.excluded_parameters:
+        raise ValueError(f"excluded_parameters is {sorted(plugin.excluded_parameters)}; allowed: none")
+    return SIPlugin(plugin.si_lambda[0], xi=plugin.eps, gradient="total", clip=False)
+
+
+def _require_untrained(plugin: object, trained: bool) -> None:
+    if trained:
+        raise ValueError(
+            f"the {type(plugin).__name__} holds importances of experiences already; "
+            "allowed: one that has not been trained with"
+        )
+
+
+_CONVERTERS = {AvalancheEWC: _ewc, AvalancheMAS: _mas, AvalancheSI: _si}

@@ -1,0 +1,309 @@
+"""Moments of vector–Jacobian products: the one formula behind every importance that is measured on data.
+
+    importance_i = 1/N Σ_n ( Σ_k (v_nkᵀ J_n)_i² )^(p/2)
+
+Where a layer type has a rule (:mod:`.layers`), the gradients at the layers' outputs suffice and no per-sample weight
+gradient of autograd's is formed; every other parameter takes the general path (:mod:`.general`). The choice is made
+for each parameter and each batch, from what the forward pass really did.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor, nn
+
+from clreg_plugins.importance.cotangents import Cotangents
+from clreg_plugins.importance.general import gradients_of, one_at_a_time, vectorised
+from clreg_plugins.importance.layers import LayerRule, LinearRule
+from clreg_plugins.importance.model import Forward, evaluation_mode, named_parameters, unwrap
+from clreg_plugins.importance.recording import Call, Recorder, parameter_uses, saved_bytes_per_sample
+from clreg_plugins.importance.samples import Batch
+from clreg_plugins.importance.verification import Verdict, output_gradients, verify
+
+PATHS = ("auto", "vectorised", "one_at_a_time")
+
+
+class Importance(dict[str, Tensor]):
+    """Importance by parameter name, a plain dict, with a note of how each was computed.
+
+    Attributes:
+        paths: by parameter name: "rule" (a layer's contraction), "vectorised" or "one_at_a_time" (the general
+            path, by vmap or by a loop), "batch" (gradients of batch means), "unused". Where batches differ, the
+            slowest path taken.
+    """
+
+    def __init__(self, values: dict[str, Tensor], paths: dict[str, str]) -> None:
+        super().__init__(values)
+        self.paths = paths
+
+
+CHECKED_SAMPLES = 32
+"""Size of the pieces in which the rules of layers are first checked."""
+
+_SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
+
+
+@dataclass
+class _Pass:
+    """One pass over the data: totals so far, and what is known of the model's layers."""
+
+    model: nn.Module
+    forward: Forward
+    cotangents: Cotangents
+    power: int
+    max_bytes: int
+    path: str
+    generator: Generator
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+    terms: float = 0
+    trusted: set[tuple[nn.Module, bool]] = field(default_factory=set)  # and whether among several samples
+    distrusted: set[nn.Module] = field(default_factory=set)
+    vectorisable: bool = True
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        # a layer's own names, so that functional_call finds them; totals carry the names without wrappers
+        self.trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        for name, p in named_parameters(self.model).items():
+            dtype = torch.promote_types(p.dtype, torch.float32)
+            self.totals[name] = torch.zeros(p.shape, dtype=dtype, device=p.device)
+            self.paths[name] = "unused"
+        self.recorder = Recorder(self.model)
+        full = {id(p): name for name, p in self.trainable.items()}
+        self.names = {  # of each layer with a rule: name within the layer -> name within the model
+            module: {
+                n: full[id(p)]
+                for n, p in module.named_parameters(recurse=False)
+                if id(p) in full and n in LayerRule.parameters
+            }
+            for module in self.recorder.rules
+        }
+
+    # ------------------------------------------------------------------ forward
+
+    def outputs(self, batch: Batch) -> Tensor:
+        z = self.forward(self.model, batch.inputs, batch.task_labels)
+        if not isinstance(z, Tensor) or z.ndim == 0 or z.shape[0] != batch.inputs.shape[0]:
+            got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
+            raise ValueError(
+                f"the model's output is {got}; an importance needs a tensor with the {batch.inputs.shape[0]} "
+                "samples along its first dimension"
+            )
+        return z
+
+    def pull(self, z: Tensor, batch: Batch) -> list[Tensor]:
+        return list(self.cotangents(z.detach(), batch.targets, self.generator))
+
+    def add(self, moments: dict[str, Tensor], path: str) -> None:
+        for name, value in moments.items():
+            name = name.replace("_orig_mod.", "")
+            self.totals[name] += value.to(self.totals[name])
+            if _SLOWNESS[path] > _SLOWNESS[self.paths[name]]:
+                self.paths[name] = path
+
+    # ------------------------------------------------------------------ batches
+
+    def batch_mean(self, batch: Batch) -> None:
+        """|∇ of the batch mean|^p: the quantity that Avalanche, FACIL and others call importance."""
+        z = self.outputs(batch)
+        squares: dict[str, Tensor] = {}
+        for v in self.pull(z, batch):
+            mean = gradients_of(z, self.trainable, v / len(batch.inputs), retain_graph=True)
+            for name, gradient in mean.items():
+                square = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).square()
+                squares[name] = squares[name] + square if name in squares else square
+        self.add(squares if self.power == 2 else {n: s.sqrt() for n, s in squares.items()}, "batch")
+        self.terms += 1
+
+    def per_sample(self, batch: Batch) -> None:
+        """The moments of every sample of the batch, in pieces that keep to the memory bound."""
+        if self.micro_batch is None and len(batch.inputs) > 1:  # a single sample tells nothing of the next
+            self.micro_batch = self._plan(batch)
+        step = self.micro_batch or 1
+        start = 0
+        while start < len(batch.inputs):
+            # until layers are trusted a piece is small, since checking them takes several passes over it
+            stop = start + (step if self.trusted else min(step, CHECKED_SAMPLES))
+            self._piece(batch.rows(start, stop))
+            start = stop
+        self.terms += len(batch.inputs)
+
+    def _plan(self, batch: Batch) -> int:
+        """How many samples half the memory bound holds: activations, and output gradients for every cotangent."""
+        first = batch.rows(0, 1)
+        with self.recorder.recording():
+            z = self.outputs(first)
+        state = self.generator.get_state()
+        k = len(self.pull(z, first))
+        self.generator.set_state(state)
+        k = z.numel() if k > 1 else 1  # classes of probability 0 for one sample need not be so for all
+        sizes = [call.inputs.numel() for calls in self.recorder.calls.values() for call in calls if call]
+        activations = 2 * saved_bytes_per_sample(self.outputs, batch)
+        needed = activations + k * sum(sizes) * z.element_size()
+        return max(1, self.max_bytes // (2 * max(1, needed)))
+
+    def _piece(self, batch: Batch) -> None:
+        with self.recorder.recording():
+            z = self.outputs(batch)
+        vs = self.pull(z, batch)
+        if not z.requires_grad or not vs:
+            return
+        uses = parameter_uses(z)
+        calls = self._usable_calls(uses, len(batch.inputs)) if self.path == "auto" else {}
+        calls = self._verified(calls, z)
+        by_rule = self._apply_rules(calls, z, vs)
+        self.add(by_rule, "rule")
+
+        rest = {n: p for n, p in self.trainable.items() if uses[id(p)] and n not in by_rule}
+        if rest:
+            del z, calls
+            stacked = torch.stack(vs, dim=1)
+            self._general(rest, batch, stacked)
+
+    def _general(self, parameters: dict[str, Tensor], batch: Batch, cotangents: Tensor) -> None:
+        if self.path != "one_at_a_time" and self.vectorisable:
+            each = sum(p.numel() * p.element_size() for p in parameters.values())
+            chunk = max(1, min(len(batch.inputs), self.max_bytes // (8 * max(1, each))))
+            moments = vectorised(self.model, self.forward, parameters, batch, cotangents, self.power, chunk)
+            if moments is not None:
+                self.add(moments, "vectorised")
+                return
+            if self.path == "vectorised":
+                raise ValueError("path is 'vectorised', but vmap cannot run this model; allowed: auto, one_at_a_time")
+            self.vectorisable = False
+        self.add(one_at_a_time(self.outputs, parameters, batch, cotangents, self.power), "one_at_a_time")
+
+    # -------------------------------------------------------------------- rules
+
+    def _usable_calls(self, uses: dict[int, int], n: int) -> dict[nn.Module, Call]:
+        """Layers called exactly once, on something that can be one row a sample, each weight used just there."""
+        usable = {}
+        for module, calls in self.recorder.calls.items():
+            used_once = all(uses[id(p)] <= 1 for p in module.parameters(recurse=False))
+            if len(calls) != 1 or calls[0] is None or not used_once or not self.names[module]:
+                continue
+            a = calls[0].inputs
+            if a.ndim >= self.recorder.rules[module].dimensions(module) and a.shape[0] <= n:
+                usable[module] = calls[0]
+        return usable
+
+    def _moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int) -> dict[str, Tensor]:
+        dtype = torch.promote_types(g.dtype, torch.float32)
+        if a.is_floating_point():
+            a = a.to(dtype)
+        rule: LayerRule = self.recorder.rules[module]
+        moments = rule.moments(module, a, g.to(dtype), power, self.max_bytes // 8)
+        return {full: moments[name] for name, full in self.names[module].items() if name in moments}
+
+    def _apply_rules(self, calls: dict[nn.Module, Call], z: Tensor, vs: list[Tensor]) -> dict[str, Tensor]:
+        if not calls:
+            return {}
+        gathered: dict[nn.Module, list[Tensor]] = {module: [] for module in calls}
+        squares: dict[nn.Module, Tensor] = {}
+        for v in vs:
+            for module, g in zip(calls, output_gradients(z, calls, v), strict=True):
+                if g is None:
+                    continue
+                if isinstance(self.recorder.rules[module], LinearRule) and g.ndim == 2:
+                    g = g.to(torch.promote_types(g.dtype, torch.float32))
+                    squares[module] = squares[module].addcmul_(g, g) if module in squares else g.square()
+                else:
+                    gathered[module].append(g)
+        result: dict[str, Tensor] = {}
+        for module, call in calls.items():
+            if module in squares:
+                a = call.inputs.to(squares[module].dtype)
+                moments = LinearRule.outer_product_moments(a, squares[module], self.power)
+                result.update({full: moments[n] for n, full in self.names[module].items()})
+            elif gathered[module]:
+                g = torch.stack(gathered.pop(module), dim=1)
+                result.update(self._moments(module, call.inputs, g, self.power))
+        return result
+
+    def _verified(self, calls: dict[nn.Module, Call], z: Tensor) -> dict[nn.Module, Call]:
+        """Those of ``calls`` whose rule holds, each checked until there is evidence; warns if one is wrong."""
+        several = len(z) > 1  # from one sample alone a layout cannot be told
+        calls = {module: call for module, call in calls.items() if module not in self.distrusted}
+        unknown = {module: call for module, call in calls.items() if (module, several) not in self.trusted}
+        if not unknown:
+            return calls
+        parameters = {m: {full: self.trainable[full] for full in self.names[m].values()} for m in unknown}
+        verdicts = verify(z, unknown, parameters, lambda m, a, g: self._moments(m, a, g, 2))
+        wrong = [module for module, verdict in verdicts.items() if verdict is Verdict.WRONG]
+        self.trusted |= {(module, several) for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
+        self.distrusted |= {*wrong, *(m for m, verdict in verdicts.items() if verdict is Verdict.OTHER_ROWS)}
+        if wrong:
+            names = ", ".join(full for module in wrong for full in self.names[module].values())
+            warnings.warn(
+                f"the fast rule for {names} disagrees with autograd in this model; "
+                "the general path computes their importance, slower and right",
+                stacklevel=2,
+            )
+        return {module: call for module, call in calls.items() if module not in self.distrusted}
+
+
+def jacobian_moments(
+    model: nn.Module,
+    data: Iterable[Batch],
+    cotangents: Cotangents,
+    *,
+    power: int,
+    forward: Forward,
+    seed: int,
+    batch_mean: bool = False,
+    max_bytes: int = 2**30,
+    path: str = "auto",
+    shard: tuple[int, int] = (0, 1),
+    reduce: Callable[[Tensor], None] | None = None,
+) -> Importance:
+    """The importance of every parameter of ``model``, measured in eval mode; the model is left as it was.
+
+    Args:
+        model: any module; compiled and distributed wrappers are looked through.
+        data: batches, in an order that is the same in every process.
+        cotangents: the vectors to pull back (:mod:`.cotangents`).
+        power: p, 2 or 1.
+        forward: how to call the model on inputs and task labels.
+        seed: of the draws of cotangents that sample; batch b uses seed + b, whatever process it falls to.
+        batch_mean: pull back the mean over each batch instead of each sample; the result is the mean over batches.
+        max_bytes: bound for activations, output gradients and per-sample gradients together; at least one sample
+            is always taken.
+        path: "auto", or "vectorised" or "one_at_a_time" to take the general path for every parameter.
+        shard: (rank, number of processes): this process takes every batch b with b mod number = rank.
+        reduce: sums a tensor over processes, in place.
+
+    Returns:
+        Importance by parameter name, zero where a parameter is frozen or unused, in at least float32.
+
+    Raises:
+        ValueError: ``path`` or the model's output is not as said.
+        FloatingPointError: an importance is not finite.
+    """
+    if path not in PATHS:
+        raise ValueError(f"path is {path!r}; allowed: {', '.join(PATHS)}")
+    model = unwrap(model)
+    generator = Generator()
+    work = _Pass(model, forward, cotangents, power, max_bytes, path, generator)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    rank, processes = shard
+    with evaluation_mode(model):
+        for index, batch in enumerate(data):
+            if index % processes == rank:
+                generator.manual_seed(seed + index)
+                batch = batch.to(device)
+                work.batch_mean(batch) if batch_mean else work.per_sample(batch)
+    terms = torch.tensor(float(work.terms), dtype=torch.float64)
+    if reduce is not None:
+        terms = terms.to(device, torch.float32)
+        reduce(terms)
+        for total in work.totals.values():
+            reduce(total)
+    for name, total in work.totals.items():
+        total /= float(terms)
+        if not torch.isfinite(total).all():
+            bad = total[~torch.isfinite(total)][0].item()
+            raise FloatingPointError(f"the importance of {name!r} holds {bad}; every entry must be finite")
+    return Importance(work.totals, work.paths)

@@ -1,0 +1,262 @@
+"""How each type of layer turns recorded inputs and output gradients into moments of per-sample gradients.
+
+A rule receives the layer's input ``a`` (samples first) and ``g`` of shape ``(samples, K, *output)``, the gradients
+at the layer's output under K cotangents, and returns, for each parameter θ of the layer,
+
+    Σ_n ( Σ_k G_nk² )^(p/2),      G_nk = the gradient of sample n under cotangent k.
+
+No weight gradient of autograd's is involved, so the samples of a batch never mix.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Moments = dict[str, Tensor]
+
+
+CACHE_BYTES = 2**24
+"""Per-sample gradients formed at once on a CPU: about what its caches hold. Fresh memory costs more than it saves."""
+
+SMALL = 2**12
+"""Parameters with fewer entries are reduced over samples and cotangents in one call, others sample by sample."""
+
+
+def add_moment(total: Tensor, gradients: Tensor, power: int) -> None:
+    """``total += Σ_n (Σ_k G_nk²)^(p/2)``, from explicit per-sample gradients ``(samples, K, *parameter)``."""
+    single = gradients.shape[1] == 1
+    if total.numel() < SMALL or total.device.type != "cpu":
+        if power == 2:
+            total += gradients.square().sum(dim=(0, 1))
+        elif single:
+            total += gradients.abs().sum(dim=(0, 1))
+        else:
+            total += gradients.square().sum(dim=1).sqrt_().sum(dim=0)
+        return
+    # on a CPU a reduction over the outer dimensions of a large tensor crawls; streaming additions run at memory speed
+    for sample in gradients:
+        if power == 2:
+            for gradient in sample:
+                total.addcmul_(gradient, gradient)
+        elif single:
+            total += sample[0].abs()
+        else:
+            squares = sample[0].square()
+            for gradient in sample[1:]:
+                squares.addcmul_(gradient, gradient)
+            total += squares.sqrt_()
+
+
+class LayerRule:
+    """The rule of one type of layer.
+
+    Subclasses give :meth:`gradients`, the per-sample gradients of some samples at once, and
+    :meth:`bytes_per_sample`, what these take; :meth:`moments` then reduces in chunks of bounded memory.
+    """
+
+    parameters = ("weight", "bias")
+    """The only names within a module that a rule speaks of; a reparametrised layer has others."""
+
+    def applies(self, module: nn.Module) -> bool:
+        """Whether the rule holds for this module's options."""
+        return True
+
+    def dimensions(self, module: nn.Module) -> int:
+        """The fewest dimensions that an input with the samples along its first can have."""
+        return 2
+
+    def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
+        """What :meth:`gradients` needs of the input, computed once for all cotangents."""
+        return a
+
+    def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
+        """Per-sample gradients ``(samples, K, *parameter)`` by name within the module."""
+        raise TypeError(f"{type(self).__name__} does not form per-sample gradients")
+
+    def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
+        """Scratch for one sample and one cotangent."""
+        return g.element_size() * (a[0].numel() + sum(p.numel() for p in module.parameters(recurse=False)))
+
+    def moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int, max_bytes: int) -> Moments:
+        """The moments over all samples of ``a`` and ``g``, in chunks whose scratch stays under ``max_bytes``."""
+        totals: Moments = {}
+        if g.device.type == "cpu":
+            max_bytes = min(max_bytes, CACHE_BYTES)
+        scratch = max(1, self.bytes_per_sample(module, a, g))
+        cotangents = g.shape[1] if power == 1 else max(1, min(g.shape[1], max_bytes // scratch))
+        step = max(1, max_bytes // (scratch * cotangents))
+        for start in range(0, a.shape[0], step):
+            prepared = self.prepare(module, a[start : start + step])
+            for k in range(0, g.shape[1], cotangents):
+                chunk = g[start : start + step, k : k + cotangents]
+                for name, gradients in self.gradients(module, prepared, chunk).items():
+                    if name not in totals:
+                        totals[name] = gradients.new_zeros(gradients.shape[2:])
+                    add_moment(totals[name], gradients, power)
+        return totals
+
+
+class LinearRule(LayerRule):
+    """``nn.Linear``. Where it acts once on a sample, G_nk = g_nk aₙᵀ and one matrix product does everything."""
+
+    def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
+        """Inputs ``(samples, positions, features)``."""
+        return a.reshape(a.shape[0], -1, a.shape[-1])
+
+    def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
+        """``Σ_positions g aᵀ`` and ``Σ_positions g``."""
+        n, k, out = g.shape[0], g.shape[1], g.shape[-1]
+        g = g.reshape(n, k, -1, out)
+        rows = g.transpose(2, 3).reshape(n, k * out, -1)
+        return {"weight": (rows @ prepared).view(n, k, out, -1), "bias": g.sum(dim=2)}
+
+    def moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int, max_bytes: int) -> Moments:
+        """One matrix product where there is one position, else as any layer."""
+        if a.ndim > 2:
+            return super().moments(module, a, g, power, max_bytes)
+        return self.outer_product_moments(a, g.square().sum(dim=1), power)
+
+    @staticmethod
+    def outer_product_moments(a: Tensor, squares: Tensor, power: int) -> Moments:
+        """``(Σ_k g_k²)ᵀ a²`` for p = 2 and ``(Σ_k g_k²)^½ᵀ |a|`` for p = 1, from ``squares = Σ_k g_k²``."""
+        left = squares if power == 2 else squares.sqrt()
+        right = a.square() if power == 2 else a.abs()
+        return {"weight": left.T @ right, "bias": left.sum(dim=0)}
+
+
+class ConvRule(LayerRule):
+    """``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d`` with any stride, padding, dilation and groups."""
+
+    def dimensions(self, module: nn.Module) -> int:
+        """Samples, channels and space; without samples there is one less."""
+        return 2 + len(module.kernel_size)
+
+    def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
+        """Patches ``(samples, groups, channels/groups · kernel, positions)``."""
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        padding = module._reversed_padding_repeated_twice
+        if any(padding):
+            a = F.pad(a, padding, mode=mode)
+        n = a.shape[0]
+        spatial = len(module.kernel_size)
+        for axis in range(spatial):
+            dilation, kernel = module.dilation[axis], module.kernel_size[axis]
+            a = a.unfold(2 + axis, dilation * (kernel - 1) + 1, module.stride[axis])[..., ::dilation]
+        positions = math.prod(a.shape[2 : 2 + spatial])
+        order = (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial))
+        return a.permute(order).reshape(n, module.groups, -1, positions)
+
+    def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
+        """``Σ_positions g patchᵀ``, group by group, and ``Σ_positions g``."""
+        n, k, out = g.shape[:3]
+        groups = module.groups
+        g = g.reshape(n, k, groups, out // groups, -1)
+        rows = g.transpose(1, 2).reshape(n, groups, k * (out // groups), -1)
+        weight = (rows @ prepared.transpose(2, 3)).view(n, groups, k, out // groups, -1)
+        weight = weight.transpose(1, 2).reshape(n, k, *module.weight.shape)
+        return {"weight": weight, "bias": g.sum(dim=-1).reshape(n, k, out)}
+
+    def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
+        """Patches of one sample, and its gradient."""
+        patches = module.in_channels * math.prod(module.kernel_size) * math.prod(g.shape[3:])
+        return g.element_size() * (patches + module.weight.numel() + g[0, 0].numel())
+
+
+class NormRule(LayerRule):
+    """Normalisation with weight and bias: G = Σ over positions of g·x̂ and of g, with x̂ the normalised input."""
+
+    def __init__(self, normalise: Callable[[nn.Module, Tensor], Tensor], last_dimensions: bool) -> None:
+        self.normalise = normalise
+        self.last_dimensions = last_dimensions  # LayerNorm's parameters span the last dimensions, else dimension 1
+
+    def applies(self, module: nn.Module) -> bool:
+        """BatchNorm without running statistics mixes the samples of a batch."""
+        return not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is not None
+
+    def dimensions(self, module: nn.Module) -> int:
+        """Samples, and the dimensions of the parameters."""
+        return 1 + len(module.weight.shape)
+
+    def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
+        """The normalised input x̂."""
+        return self.normalise(module, a)
+
+    def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
+        """``Σ_positions g x̂`` and ``Σ_positions g``."""
+        last = g.ndim - module.weight.ndim
+        positions = tuple(range(2, last) if self.last_dimensions else range(3, g.ndim))
+        product = g * prepared.unsqueeze(1)
+        if positions:
+            product, g = product.sum(dim=positions), g.sum(dim=positions)
+        return {"weight": product, "bias": g}
+
+    def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
+        """The normalised input and its products."""
+        return 3 * g.element_size() * a[0].numel()
+
+
+class EmbeddingRule(LayerRule):
+    """``nn.Embedding``: a token's row collects the gradient of every place where the sample holds that token."""
+
+    def applies(self, module: nn.Module) -> bool:
+        """Renormalisation writes to the weight in the forward pass; frequency scaling mixes the batch."""
+        return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+
+    def dimensions(self, module: nn.Module) -> int:
+        """Samples; each may be one token."""
+        return 1
+
+    def moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int, max_bytes: int) -> Moments:
+        """Sum over the places of each (sample, token) pair, then reduce over samples."""
+        n, k, dim = g.shape[0], g.shape[1], g.shape[-1]
+        tokens = a.reshape(n, -1)
+        keys = tokens + module.num_embeddings * torch.arange(n, device=a.device)[:, None]
+        pairs, place = keys.flatten().unique(return_inverse=True)  # the (sample, token) pairs that occur
+        rows = g.transpose(0, 1).reshape(k, -1, dim)
+        sums = g.new_zeros(k, len(pairs), dim).index_add_(1, place, rows)
+        squares = sums.square_().sum(dim=0)
+        total = g.new_zeros(module.weight.shape)
+        token = pairs % module.num_embeddings
+        total.index_add_(0, token, squares if power == 2 else squares.sqrt())
+        if module.padding_idx is not None:
+            total[module.padding_idx] = 0
+        return {"weight": total}
+
+
+def _batch_norm(module: nn.Module, a: Tensor) -> Tensor:
+    return F.batch_norm(a, module.running_mean, module.running_var, training=False, eps=module.eps)
+
+
+def _layer_norm(module: nn.Module, a: Tensor) -> Tensor:
+    return F.layer_norm(a, module.normalized_shape, eps=module.eps)
+
+
+def _group_norm(module: nn.Module, a: Tensor) -> Tensor:
+    return F.group_norm(a, module.num_groups, eps=module.eps)
+
+
+RULES: dict[type[nn.Module], LayerRule] = {
+    nn.Linear: LinearRule(),
+    nn.Conv1d: ConvRule(),
+    nn.Conv2d: ConvRule(),
+    nn.Conv3d: ConvRule(),
+    nn.Embedding: EmbeddingRule(),
+    nn.LayerNorm: NormRule(_layer_norm, last_dimensions=True),
+    nn.GroupNorm: NormRule(_group_norm, last_dimensions=False),
+    nn.BatchNorm1d: NormRule(_batch_norm, last_dimensions=False),
+    nn.BatchNorm2d: NormRule(_batch_norm, last_dimensions=False),
+    nn.BatchNorm3d: NormRule(_batch_norm, last_dimensions=False),
+}
+
+
+def rule_for(module: nn.Module) -> LayerRule | None:
+    """The rule of a module's type, or of the type whose forward a subclass inherits unchanged; None without."""
+    for kind in type(module).__mro__:
+        rule = RULES.get(kind)
+        if rule is not None:
+            unchanged = type(module).forward is kind.forward
+            return rule if unchanged and rule.applies(module) else None
+    return None

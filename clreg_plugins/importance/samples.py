@@ -1,0 +1,101 @@
+"""Samples of a DataLoader, a Dataset or an Avalanche dataset, as batches of tensors."""
+
+from collections.abc import Iterator, Sized
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+
+class Batch(NamedTuple):
+    """Inputs with the samples along the first dimension; targets and task labels where the data has them."""
+
+    inputs: Tensor
+    targets: Tensor | None
+    task_labels: Tensor | None
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Samples ``start`` to ``stop``."""
+        return Batch(*(None if t is None else t[start:stop] for t in self))
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on ``device``."""
+        return Batch(*(None if t is None else t.to(device) for t in self))
+
+
+def batches(
+    data: DataLoader | Dataset,
+    *,
+    batch_size: int,
+    n_samples: int | None,
+    num_workers: int,
+    generator: Generator,
+) -> Iterator[Batch]:
+    """Batches of ``(inputs,)``, ``(inputs, targets)`` or ``(inputs, targets, …, task labels)``, in a fixed order.
+
+    A DataLoader is taken as it is, its batch size included, and ``n_samples`` means its first samples. Of a
+    Dataset, ``n_samples`` are drawn without replacement. An Avalanche dataset gives its eval transforms.
+
+    Raises:
+        TypeError: ``data`` is none of these, or its samples are not tensors.
+        ValueError: ``data`` is empty.
+    """
+    if isinstance(data, DataLoader):
+        loader = data
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        loader = _loader(data, batch_size, n_samples, num_workers, generator)
+    else:
+        raise TypeError(
+            f"data is a {type(data).__name__}; allowed: a DataLoader, or a Dataset with a length (map style)"
+        )
+    seen = 0
+    for raw in loader:
+        batch = _unpack(raw)
+        size = len(batch.inputs)
+        if n_samples is not None and seen + size > n_samples:
+            batch = batch.rows(0, n_samples - seen)
+        if len(batch.inputs):
+            yield batch
+        seen += size
+        if n_samples is not None and seen >= n_samples:
+            break
+    if seen == 0:
+        raise ValueError("data is empty; an importance needs at least one sample")
+
+
+def _loader(
+    data: Any,
+    batch_size: int,
+    n_samples: int | None,
+    num_workers: int,
+    generator: Generator,
+) -> DataLoader:
+    if hasattr(data, "eval") and hasattr(data, "train"):  # an Avalanche dataset, with a transform group for each
+        data = data.eval()
+    collate = getattr(data, "collate_fn", None)
+    size = len(data) if isinstance(data, Sized) else 0
+    if n_samples is not None and n_samples < size:
+        chosen = torch.randperm(size, generator=generator)[:n_samples].sort().values.tolist()
+        data = data.subset(chosen) if hasattr(data, "subset") else Subset(data, chosen)
+    return DataLoader(
+        data,
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=num_workers,
+        generator=generator,  # else iterating would draw from the global one
+    )
+
+
+def _unpack(raw: Any) -> Batch:
+    parts = (raw,) if isinstance(raw, Tensor) else tuple(raw) if isinstance(raw, (tuple, list)) else ()
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise TypeError(
+            f"a batch of the data is a {type(raw).__name__}; allowed: a tensor of inputs, or a tuple or list of "
+            "tensors (inputs, targets, …, task labels)"
+        )
+    return Batch(
+        parts[0],
+        parts[1] if len(parts) > 1 else None,
+        parts[-1] if len(parts) > 2 else None,
+    )

@@ -1,0 +1,89 @@
+"""Memory Aware Synapses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from avalanche.models import IncrementalClassifier, MultiHeadClassifier
+from torch import Tensor, nn
+
+from clreg_plugins.importance.checks import one_of
+from clreg_plugins.importance.cotangents import OUTPUTS
+from clreg_plugins.importance.model import unwrap
+from clreg_plugins.importance.output_norm import mas_importance
+from clreg_plugins.plugin import RegularizationPlugin, single
+from clreg_plugins.reading import DataImportance
+
+ACCUMULATE = ("average", "sum")
+
+
+class MASPlugin(RegularizationPlugin, supports_distributed=True):
+    """A parameter is important if the output is sensitive to it; needs no labels (Aljundi et al. 2018, section 4).
+
+    ``Ω_i = 1/N Σ_n |∂‖z_n‖²/∂θ_i|``, averaged over all experiences so far (Aljundi et al. 2019) or summed (2018).
+
+    Args:
+        reg_lambda: λ ≥ 0.
+        output: "squared_norm", "mean_square" or "vector"; see :func:`mas_importance`.
+        accumulate: "average" or "sum".
+        per_sample: False makes the gradient of a batch mean absolute, as FACIL, Avalanche and Hsu et al. 2018 do.
+        n_samples: measure on that many samples drawn from the experience; default all.
+        batch_size: samples read at a time in the pass: 256 by default, with ``per_sample=False`` the strategy's.
+        num_workers: of the pass's DataLoader.
+        max_bytes: bound for the pass's own memory, 1 GiB by default.
+        seed: of the draw of samples.
+        consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
+
+    Raises:
+        ValueError: an argument outside what is allowed.
+
+    Example:
+        >>> MASPlugin(1.0, accumulate="sum").output
+        'squared_norm'
+    """
+
+    def __init__(
+        self,
+        reg_lambda: float,
+        *,
+        output: str = "squared_norm",
+        accumulate: str = "average",
+        per_sample: bool = True,
+        n_samples: int | None = None,
+        batch_size: int | None = None,
+        num_workers: int = 0,
+        max_bytes: int = 2**30,
+        seed: int = 0,
+        consolidation: str = "experience",
+    ) -> None:
+        super().__init__(single(reg_lambda), consolidation=consolidation)
+        one_of("output", output, OUTPUTS)
+        one_of("accumulate", accumulate, ACCUMULATE)
+        self.output = output
+        self.accumulate = accumulate
+        self.per_sample = per_sample
+        self.reading = DataImportance(n_samples, batch_size, num_workers, max_bytes, seed)
+
+    def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
+        return mas_importance(
+            strategy.model,
+            self._experience_data(strategy, data),
+            output=self.output,
+            per_sample=self.per_sample,
+            mask_value=_mask_value(strategy.model),
+            **self.reading.arguments(strategy, self.penalty.n_terms, batches_matter=not self.per_sample),
+        )
+
+    def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
+        if self.accumulate == "sum":
+            self.penalty.recenter(importance, anchor)
+        else:
+            n = self.penalty.n_terms
+            self.penalty.recenter(importance, anchor, keep=n / (n + 1), weight=1 / (n + 1))
+
+
+def _mask_value(model: nn.Module) -> float | None:
+    """What Avalanche's classifiers write over the outputs that are not in use."""
+    for module in unwrap(model).modules():
+        if isinstance(module, (IncrementalClassifier, MultiHeadClassifier)) and module.masking:
+            return module.mask_value
+    return None

@@ -1,0 +1,294 @@
+"""The quadratic penalty that every method of this package adds to the loss.
+
+The penalty is ``λ/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``. :class:`QuadraticPenalty` holds the importance Ω, the
+anchor μ and the constant c of every parameter and is the only place where they change. It knows tensors and
+their names, and nothing of models, strategies or importances.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+class QuadraticPenalty:
+    """``Σ_i Ω_i (θ_i − μ_i)² + c`` over named parameters, in memory that does not grow with the number of terms.
+
+    Attributes:
+        importance: Ω, by parameter name; each has the shape of its parameter.
+        anchor: μ, likewise.
+        constant: c, a scalar tensor for each parameter. It does not change the gradient: it is what makes the
+            value that of the explicit sum of all terms.
+        n_terms: how many terms were consolidated so far. With none the penalty is zero and costs nothing.
+
+    State is kept on the device of each parameter, in float32 or the parameter's own wider type.
+    """
+
+    def __init__(self) -> None:
+        self.importance: dict[str, Tensor] = {}
+        self.anchor: dict[str, Tensor] = {}
+        self.constant: dict[str, Tensor] = {}
+        self.n_terms: int = 0
+        self._difference: dict[str, Tensor] = {}
+        self._gradient: dict[str, Tensor] = {}
+        self._scratch_version = 0
+
+    # ------------------------------------------------------------------ growth
+
+    def grow(self, parameters: Tensors) -> None:
+        """Make room for parameters that are new or have grown.
+
+        New entries have importance 0 and their present value as anchor; old entries keep theirs, in the leading
+        corner of a tensor that has grown (a classifier that gained classes). State follows a parameter to its
+        device. Parameters that the model no longer has are kept, without effect.
+
+        Raises:
+            ValueError: a parameter has shrunk or changed its number of dimensions; nothing is changed then.
+        """
+        for name, parameter in parameters.items():
+            if name in self.importance and not _fits(self.importance[name].shape, parameter.shape):
+                raise ValueError(
+                    f"parameter {name!r} has shape {tuple(parameter.shape)}, but its importance has shape "
+                    f"{tuple(self.importance[name].shape)}; a parameter may grow, not shrink or change its "
+                    "number of dimensions"
+                )
+        for name, parameter in parameters.items():
+            value = _as_state(parameter)
+            known = self.importance.get(name)
+            if known is not None and known.shape == value.shape and known.device == value.device:
+                continue
+            importance = torch.zeros_like(value)
+            if known is None:
+                self.constant[name] = value.new_zeros(())
+            else:
+                corner = tuple(slice(0, size) for size in known.shape)
+                importance[corner] = known.to(value.device)
+                value[corner] = self.anchor[name].to(value.device)
+                self.constant[name] = self.constant[name].to(value.device)
+            self.importance[name], self.anchor[name] = importance, value
+            self._difference.pop(name, None)
+            self._gradient.pop(name, None)
+
+    # ----------------------------------------------------------- consolidation
+
+    @torch.no_grad()
+    def add_term(self, importance: Tensors, anchor: Tensors, weight: float = 1.0) -> None:
+        """Add the term ``weight · Σ_i F_i (θ_i − θ*_i)²``, which keeps its own anchor.
+
+        The sum of quadratics is itself one quadratic, by the update of a weighted mean and variance::
+
+            Ω' = Ω + F      μ' = μ + F/Ω' · (θ* − μ)      c' = c + Σ Ω·F/Ω' · (θ* − μ)²      (0/0 := 0)
+
+        This is exact in real arithmetic. In floating point the only error that matters is the rounding of μ:
+        after T terms its error is at most ``T · ε · max_t |θ*_t|`` (ε = 2⁻²⁴ in float32), which is far below the
+        distance between anchors unless they lie within a few units in the last place of each other.
+
+        Args:
+            importance: F ≥ 0 by parameter name; a parameter without entry has importance 0.
+            anchor: θ* for every parameter that has an importance.
+            weight: λ_t where terms have strengths of their own, else 1.
+
+        Raises:
+            ValueError, FloatingPointError: an unknown name, a wrong shape, a negative or non-finite entry. The
+                penalty is unchanged then.
+        """
+        self._check(importance, anchor, allow_negative=False)
+        for name, term in importance.items():
+            known, centre = self.importance[name], self.anchor[name]
+            term = term.to(known) * weight
+            total = known + term
+            ratio = torch.where(total > 0, term / total, 0)
+            target = anchor[name].detach().to(centre)
+            shift = target - centre
+            self.constant[name] += (known * ratio * shift.square()).sum()
+            # where Ω was 0 its anchor is no more than a place holder, and must not leave its rounding behind
+            centre.copy_(torch.where(ratio == 1, target, centre + ratio * shift))
+            known.copy_(total)
+        self.n_terms += 1
+
+    @torch.no_grad()
+    def recenter(
+        self,
+        importance: Tensors,
+        anchor: Tensors,
+        *,
+        keep: float = 1.0,
+        weight: float = 1.0,
+        clip: bool | None = False,
+    ) -> None:
+        """Put the whole penalty at the latest anchor: ``Ω' = keep·Ω + weight·F``, ``μ' = θ*``, ``c' = 0``.
+
+        ``keep=1`` sums importances, ``keep=γ`` decays them, ``keep=0`` replaces them, and ``keep=n/(n+1)`` with
+        ``weight=1/(n+1)`` averages them.
+
+        Args:
+            importance: F by parameter name; a parameter without entry has importance 0 in this term.
+            anchor: θ* for every parameter of the penalty that the model still has.
+            keep: factor of the importance so far, in [0, 1].
+            weight: factor of the new importance.
+            clip: what to do with negative importances, which a path integral has. False: they are an error;
+                True: negative totals become 0; None: they are kept.
+
+        Raises:
+            ValueError, FloatingPointError: as in :meth:`add_term`. The penalty is unchanged then.
+        """
+        self._check(importance, anchor, allow_negative=clip is not False)
+        for name, total in self.importance.items():
+            total.mul_(keep)
+            if name in importance:
+                total.add_(importance[name].to(total), alpha=weight)
+            if clip:
+                total.clamp_(min=0)
+        for name, value in anchor.items():
+            self.anchor[name].copy_(value)
+            self.constant[name].zero_()
+        self.n_terms += 1
+
+    def _check(self, importance: Tensors, anchor: Tensors, *, allow_negative: bool) -> None:
+        for kind, tensors in (("importance", importance), ("anchor", anchor)):
+            for name, tensor in tensors.items():
+                if name not in self.importance:
+                    raise ValueError(
+                        f"{kind} of unknown parameter {name!r}; known: {', '.join(self.importance) or 'none'}"
+                    )
+                if tensor.shape != self.importance[name].shape:
+                    raise ValueError(
+                        f"{kind} of {name!r} has shape {tuple(tensor.shape)}, "
+                        f"expected {tuple(self.importance[name].shape)}"
+                    )
+                if not torch.isfinite(tensor).all():
+                    bad = tensor.detach()[~torch.isfinite(tensor)][0].item()
+                    raise FloatingPointError(f"{kind} of {name!r} holds {bad}; every entry must be finite")
+        for name, tensor in importance.items():
+            if name not in anchor:
+                raise ValueError(f"importance of {name!r} comes without an anchor")
+            if not allow_negative and (tensor < 0).any():
+                raise ValueError(f"importance of {name!r} holds {tensor.min().item()}; it must be at least 0")
+
+    # ------------------------------------------------------ value and gradient
+
+    @torch.no_grad()
+    def value(self, parameters: Tensors) -> Tensor:
+        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name).
+
+        Leaves ``Ω (θ − μ)``, half the gradient, behind as the second tensor of :meth:`scratch`.
+        """
+        total: Tensor | None = None
+        for name, parameter in self._shared(parameters):
+            difference, gradient = self.scratch(name)
+            torch.sub(parameter.detach(), self.anchor[name], out=difference)
+            torch.mul(self.importance[name], difference, out=gradient)
+            term = torch.dot(gradient.view(-1), difference.view(-1)) + self.constant[name]
+            total = term if total is None else total + term.to(total.device)
+        return torch.zeros(()) if total is None else total
+
+    def scratch(self, name: str) -> tuple[Tensor, Tensor]:
+        """Two tensors of the shape of a parameter, which the caller may overwrite until the next :meth:`value`.
+
+        Allocated once: on a CPU fresh memory of a model's size costs more than the arithmetic done in it.
+        """
+        self._scratch_version += 1
+        if name not in self._gradient:
+            self._difference[name] = torch.empty_like(self.importance[name])
+            self._gradient[name] = torch.empty_like(self.importance[name])
+        return self._difference[name], self._gradient[name]
+
+    def loss_term(self, parameters: Tensors, strength: float) -> Tensor:
+        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)`` as a scalar that autograd can differentiate.
+
+        Value and gradient are computed in closed form; autograd carries only the scale, so the term is right
+        under any later scaling of the loss, and in ``torch.autograd.grad`` as well as in ``backward``.
+        """
+        value = self.value(parameters) * (strength / 2)
+        shared = [(name, p) for name, p in self._shared(parameters) if p.requires_grad]
+        if not shared:
+            return value
+        return _ClosedForm.apply(self, value, strength, [name for name, _ in shared], *(p for _, p in shared))
+
+    def _shared(self, parameters: Tensors) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p) for name, p in parameters.items() if name in self.importance)
+
+    # -------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors and numbers, which ``torch.load(..., weights_only=True)`` accepts."""
+        return {
+            "importance": {name: tensor.clone() for name, tensor in self.importance.items()},
+            "anchor": {name: tensor.clone() for name, tensor in self.anchor.items()},
+            "constant": {name: tensor.clone() for name, tensor in self.constant.items()},
+            "n_terms": self.n_terms,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace everything by a :meth:`state_dict`.
+
+        Raises:
+            ValueError: keys are missing or unknown, or names or shapes do not fit each other. The penalty is
+                unchanged then.
+        """
+        expected = {"importance", "anchor", "constant", "n_terms"}
+        if set(state) != expected:
+            raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(expected)}")
+        importance, anchor, constant = state["importance"], state["anchor"], state["constant"]
+        groups = (importance, anchor, constant)
+        if not all(isinstance(g, Mapping) and all(isinstance(v, Tensor) for v in g.values()) for g in groups):
+            raise ValueError("importance, anchor and constant of the state must be tensors by parameter name")
+        if not (importance.keys() == anchor.keys() == constant.keys()):
+            raise ValueError("importance, anchor and constant of the state name different parameters")
+        for name, tensor in importance.items():
+            if anchor[name].shape != tensor.shape or constant[name].shape != ():
+                raise ValueError(
+                    f"state of {name!r}: importance {tuple(tensor.shape)}, anchor {tuple(anchor[name].shape)} and "
+                    f"constant {tuple(constant[name].shape)} do not fit; expected equal shapes and a scalar"
+                )
+        n_terms = state["n_terms"]
+        if not isinstance(n_terms, int) or n_terms < 0:
+            raise ValueError(f"n_terms of the state is {n_terms!r}; allowed: a whole number of at least 0")
+        self.__init__()
+        self.importance = {name: tensor.clone() for name, tensor in importance.items()}
+        self.anchor = {name: tensor.clone() for name, tensor in anchor.items()}
+        self.constant = {name: tensor.clone() for name, tensor in constant.items()}
+        self.n_terms = n_terms
+
+    def __getstate__(self) -> dict[str, Any]:
+        # scratch is not worth a place in a checkpoint
+        return {**self.__dict__, "_difference": {}, "_gradient": {}}
+
+
+class _ClosedForm(torch.autograd.Function):
+    """A scalar whose value is given and whose gradient is ``strength · Ω (θ − μ)``."""
+
+    @staticmethod
+    def forward(ctx, penalty, value, strength, names, *parameters):
+        """Hand the value on."""
+        ctx.penalty, ctx.strength, ctx.names = penalty, strength, names
+        ctx.scratch_version = penalty._scratch_version
+        ctx.save_for_backward(*parameters)  # autograd then refuses a backward after θ has moved
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, scale):
+        """The closed form, times whatever the loss was scaled by."""
+        gradients = []
+        # create_graph=True needs a gradient with a graph of its own; scratch may have served others since forward
+        afresh = torch.is_grad_enabled() or ctx.scratch_version != ctx.penalty._scratch_version
+        for name, parameter in zip(ctx.names, ctx.saved_tensors, strict=True):
+            if afresh:
+                half = ctx.penalty.importance[name] * (parameter - ctx.penalty.anchor[name])
+            else:
+                half = ctx.penalty._gradient[name]
+            gradients.append((half * (scale.to(half.device) * ctx.strength)).to(parameter.dtype))
+        return None, None, None, None, *gradients
+
+
+def _as_state(parameter: Tensor) -> Tensor:
+    """A contiguous copy in at least float32."""
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    return torch.empty(parameter.shape, dtype=dtype, device=parameter.device).copy_(parameter.detach())
+
+
+def _fits(old: torch.Size, new: torch.Size) -> bool:
+    return len(old) == len(new) and all(a <= b for a, b in zip(old, new, strict=True))

@@ -1,0 +1,295 @@
+"""What the five plugins share: a quadratic penalty, put into an Avalanche strategy's callbacks."""
+
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
+
+import torch
+from avalanche.benchmarks import OnlineCLExperience
+from avalanche.core import SupervisedPlugin
+from torch import Tensor, nn
+
+from clreg_plugins.importance.checks import one_of, within
+from clreg_plugins.importance.model import named_parameters
+from clreg_plugins.penalty import QuadraticPenalty
+
+CONSOLIDATION = ("experience", "manual")
+
+
+class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
+    """Adds ``λ/2 · Σ_i Ω_i (θ_i − θ*_i)²`` to the loss, and consolidates at the end of each experience.
+
+    A method says how one experience's importance is measured (:meth:`_measure`) and how it joins the past
+    (:meth:`_consolidate`). The rest is the same for all: it works in any supervised strategy of Avalanche whose
+    update calls ``before_backward``, and in any order among its plugins.
+
+    Args:
+        reg_lambda: λ ≥ 0, a float. Methods that sum terms also take a sequence with one λ_t an experience: λ_t
+            weighs the term that experience t leaves behind and is folded into its importance.
+        consolidation: "experience" consolidates when an experience ends (of an online stream: when its origin
+            experience ends or changes, on the origin's data). "manual" leaves it to calls of :meth:`consolidate`.
+
+    Attributes:
+        penalty: the :class:`QuadraticPenalty` so far.
+        paths: how the latest importance of each parameter was computed, by name (see :class:`Importance`); empty
+            for methods that read no data.
+
+    Raises:
+        ValueError: an argument outside what is allowed.
+        FloatingPointError: in training, the loss or an importance is NaN or infinite. On a GPU the loss is looked
+            at once an epoch, so that no step waits for the device.
+        RuntimeError: in training, the strategy's update never calls ``before_backward``.
+    """
+
+    def __init__(self, reg_lambda: float | Sequence[float], *, consolidation: str = "experience") -> None:
+        super().__init__()
+        one_of("consolidation", consolidation, CONSOLIDATION)
+        self.reg_lambda = _strength(reg_lambda)
+        self.consolidation = consolidation
+        self.penalty = QuadraticPenalty()
+        self.paths: dict[str, str] = {}
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._penalised = False
+        self._loss_not_finite: Tensor | None = None
+        self._origin: Any = None  # of an online stream: the experience whose parts are being trained on
+        self._origin_index: int | None = None
+        self._parts_seen = 0
+
+    # --------------------------------------------------------------- the public view
+
+    @property
+    def importance(self) -> dict[str, Tensor]:
+        """Ω by parameter name, of everything consolidated so far, with λ_t folded in if λ is a sequence."""
+        return dict(self.penalty.importance)
+
+    @property
+    def anchor(self) -> dict[str, Tensor]:
+        """θ* by parameter name: the latest consolidated parameters, or for EWC their importance-weighted mean."""
+        return dict(self.penalty.anchor)
+
+    def consolidate(self, strategy: Any, data: Any = None) -> None:
+        """Measure the importance of what was just learned and make it part of the penalty.
+
+        Called by itself at the end of an experience unless ``consolidation="manual"``; call it yourself where
+        there are no experiences to speak of, or at moments of your own.
+
+        Args:
+            strategy: the strategy in training.
+            data: a DataLoader or Dataset to measure on; by default the current experience's dataset (of an online
+                stream: the origin experience's), with its eval transforms. Methods that read no data ignore it.
+
+        Raises:
+            ValueError: there is neither data nor a current experience, or λ is a sequence that has run out.
+            FloatingPointError: an importance is not finite. The plugin is unchanged then.
+        """
+        self._check_lambda()
+        self._bind(strategy)
+        importance = self._measure(strategy, data)
+        self.paths = dict(getattr(importance, "paths", {}))
+        anchor = {name: p.detach() for name, p in self._parameters.items()}
+        self._consolidate(importance, anchor)
+        if self._origin is None:  # resumed amid an origin experience, which is consolidated herewith
+            self._parts_seen = 0
+
+    # ------------------------------------------------- what a method says of itself
+
+    def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
+        """The importance of the experience that ends."""
+        raise TypeError(f"{type(self).__name__} does not say how importance is measured")
+
+    def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
+        """Join it to the penalty."""
+        raise TypeError(f"{type(self).__name__} does not say how importance is consolidated")
+
+    # ----------------------------------------- callbacks, in the order in which they fire
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Consolidate an online origin experience that was left, before the model adapts to the next one."""
+        if self.consolidation == "experience":
+            self._leave_origin_if_changed(strategy)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take in what the model has gained."""
+        if self.consolidation == "experience":
+            self._check_lambda()
+        self._bind(strategy)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Find the parameters anew, since an evaluation or another plugin may have replaced some."""
+        self._bind(strategy)
+        self._penalised = False
+        self._loss_not_finite = None
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the penalty to the loss."""
+        self._penalised = True
+        if self.penalty.n_terms:
+            term = self.penalty.loss_term(self._parameters, self._scale)
+            strategy.loss = strategy.loss + term.to(strategy.loss.device)
+        self._watch(strategy.loss)
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Refuse a strategy whose update leaves the penalty out."""
+        self._require_penalised(strategy)
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Look at the flag that steps on a GPU raise without waiting."""
+        if not strategy._stop_training:
+            if isinstance(strategy.dataloader, Sized) and len(strategy.dataloader) == 0:
+                raise ValueError("the training data is empty: an epoch had no minibatch; it needs at least one")
+            self._require_penalised(strategy)
+        if self._loss_not_finite is not None and bool(self._loss_not_finite):
+            raise FloatingPointError("the loss became NaN or infinite in this epoch; it must stay finite")
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Consolidate the experience."""
+        if self.consolidation == "experience":
+            self._end_experience(strategy)
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Take in heads that an evaluation amid training has added."""
+        if self._parameters:  # an evaluation amid training may have added heads
+            self._bind(strategy)
+
+    # --------------------------------------------------------------------- experiences
+
+    def _leave_origin_if_changed(self, strategy: Any) -> None:
+        origin = _origin_of(strategy.experience)
+        index = None if origin is None else origin.current_experience
+        if self._parts_seen and index != self._origin_index:
+            if self._origin is None:
+                raise RuntimeError(
+                    f"training was resumed in the middle of origin experience {self._origin_index}, but goes on "
+                    f"with {'another experience' if index is None else f'origin experience {index}'}; go on with "
+                    f"the rest of {self._origin_index}, or call consolidate(strategy, data) first"
+                )
+            self.consolidate(strategy, self._origin.dataset)
+            self._parts_seen = 0
+        self._origin, self._origin_index = origin, index
+
+    def _end_experience(self, strategy: Any) -> None:
+        if not isinstance(strategy.experience, OnlineCLExperience):
+            self.consolidate(strategy)
+        elif self._origin is not None:
+            # is_last_subexp stays False where the parts divide the experience evenly: count instead
+            self._parts_seen += 1
+            with strategy.experience.no_attribute_masking():
+                parts = strategy.experience.sub_stream_length
+            if self._parts_seen == parts:
+                self.consolidate(strategy, self._origin.dataset)
+                self._origin, self._parts_seen = None, 0
+
+    def _experience_data(self, strategy: Any, data: Any) -> Any:
+        if data is not None:
+            return data
+        if strategy.experience is None:
+            raise ValueError("consolidate() was given no data, and the strategy has no current experience")
+        origin = _origin_of(strategy.experience)
+        return (strategy.experience if origin is None else origin).dataset
+
+    # --------------------------------------------------------------------------- steps
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if isinstance(self.reg_lambda, tuple) else self.reg_lambda
+
+    def _weight(self) -> float:
+        """λ_t of the term about to be consolidated."""
+        return self.reg_lambda[self.penalty.n_terms] if isinstance(self.reg_lambda, tuple) else 1.0
+
+    def _check_lambda(self) -> None:
+        if isinstance(self.reg_lambda, tuple) and self.penalty.n_terms >= len(self.reg_lambda):
+            raise ValueError(
+                f"reg_lambda has {len(self.reg_lambda)} values, but this is experience number "
+                f"{self.penalty.n_terms + 1}; give one for each experience, or one float for all"
+            )
+
+    def _bind(self, strategy: Any) -> None:
+        self._parameters = {n: p for n, p in named_parameters(strategy.model).items() if p.is_floating_point()}
+        self.penalty.grow(self._parameters)
+
+    def _watch(self, loss: Tensor) -> None:
+        if loss.device.type == "cpu":
+            if not torch.isfinite(loss).all():
+                raise FloatingPointError(f"the loss is {loss.detach().flatten()[0].item()}; it must be finite")
+        else:
+            bad = ~torch.isfinite(loss.detach()).all()
+            self._loss_not_finite = bad if self._loss_not_finite is None else self._loss_not_finite | bad
+
+    def _require_penalised(self, strategy: Any) -> None:
+        if not self._penalised:
+            raise RuntimeError(
+                f"{type(strategy).__name__} never calls before_backward, so {type(self).__name__} cannot add its "
+                "penalty; allowed are strategies whose update calls it (those of avalanche's SGDUpdate)"
+            )
+
+    # --------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that was learned, as plain tensors, numbers and strings (``weights_only=True`` loads it).
+
+        Hyperparameters are not part of it: they are the constructor's.
+        """
+        return {
+            "plugin": type(self).__name__,
+            "lambda_folded_in": isinstance(self.reg_lambda, tuple),
+            "penalty": self.penalty.state_dict(),
+            "origin_index": self._origin_index if self._parts_seen else None,
+            "parts_seen": self._parts_seen,
+            **self._extra_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`.
+
+        Raises:
+            ValueError: it is of another kind of plugin or is not complete. The plugin is unchanged then.
+        """
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise ValueError(f"state has the keys {sorted(state)}, expected {sorted(own)}")
+        for key in ("plugin", "lambda_folded_in"):
+            if state[key] != own[key]:
+                raise ValueError(f"state has {key} = {state[key]!r}, but this plugin has {own[key]!r}")
+        parts_seen = state["parts_seen"]
+        if not isinstance(parts_seen, int) or parts_seen < 0:
+            raise ValueError(f"parts_seen of the state is {parts_seen!r}; allowed: a whole number of at least 0")
+        penalty = QuadraticPenalty()
+        penalty.load_state_dict(state["penalty"])
+        self._load_extra_state(state)
+        self.penalty = penalty
+        self._origin, self._origin_index = None, state["origin_index"]
+        self._parts_seen = parts_seen
+
+    def _extra_state(self) -> dict[str, Any]:
+        """A method's own state beside the penalty."""
+        return {}
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Check and take over what :meth:`_extra_state` gave."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # bound anew when training goes on; an origin experience would drag its dataset along
+        return {**self.__dict__, "_parameters": {}, "_origin": None}
+
+
+def _origin_of(experience: Any) -> Any:
+    """The experience that an online experience is a part of; None for any other, or where there is none."""
+    if not isinstance(experience, OnlineCLExperience):
+        return None
+    with experience.no_attribute_masking():
+        return experience.origin_experience
+
+
+def _strength(reg_lambda: Any) -> float | tuple[float, ...]:
+    if isinstance(reg_lambda, Sequence) and not isinstance(reg_lambda, str):
+        if not reg_lambda:
+            raise ValueError("reg_lambda is empty; allowed: a number >= 0, or one for each experience")
+        return tuple(within(f"reg_lambda[{t}]", value, 0) for t, value in enumerate(reg_lambda))
+    return within("reg_lambda", reg_lambda, 0)
+
+
+def single(reg_lambda: Any) -> float:
+    """λ of a method that has one strength for all experiences."""
+    if isinstance(reg_lambda, Sequence):
+        raise ValueError(f"reg_lambda is {reg_lambda!r}; allowed: one number >= 0 (EWCPlugin takes a sequence)")
+    return within("reg_lambda", reg_lambda, 0)

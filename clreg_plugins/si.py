@@ -1,0 +1,173 @@
+"""Synaptic Intelligence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clreg_plugins.importance import path_integral
+from clreg_plugins.importance.checks import one_of, within
+from clreg_plugins.plugin import RegularizationPlugin, single
+
+GRADIENT = ("task", "total")
+
+
+class SIPlugin(RegularizationPlugin, supports_distributed=True):
+    """A parameter is important if its way through training lowered the loss (Zenke, Poole and Ganguli 2017).
+
+    Over the steps of an experience ω accumulates −g·Δθ, with Δθ the change that the optimizer really made. Then
+    ``Ω ← max(Ω + ω/(Δ² + ξ), 0)`` with Δ the change over the whole experience (equations 3 to 5).
+
+    g is read after the backward pass, whatever the loss was scaled by; a plugin that rewrites gradients in
+    ``after_backward`` should stand behind this one. All state lives on the parameters' device, and no step moves
+    data to the host or waits for a device.
+
+    Args:
+        reg_lambda: λ ≥ 0; 2c of Zenke et al.
+        xi: ξ > 0, the damping.
+        gradient: "task" takes the gradient of the loss without this plugin's penalty, as the authors' code does;
+            "total" takes that of the whole loss.
+        clip: False keeps negative totals of Ω, as some published code does.
+        consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
+
+    Raises:
+        ValueError: an argument outside what is allowed.
+
+    Example:
+        >>> SIPlugin(2.0, xi=0.1).gradient
+        'task'
+    """
+
+    def __init__(
+        self,
+        reg_lambda: float,
+        *,
+        xi: float = 0.1,
+        gradient: str = "task",
+        clip: bool = True,
+        consolidation: str = "experience",
+    ) -> None:
+        super().__init__(single(reg_lambda), consolidation=consolidation)
+        one_of("gradient", gradient, GRADIENT)
+        self.xi = within("xi", xi, 0, open_low=True)
+        self.gradient = gradient
+        self.clip = bool(clip)
+        self._omega: dict[str, Tensor] = {}
+        self._probe: Tensor | None = None
+        self._mark: tuple[str, int, int] | None = None  # the gradients as the latest backward pass left them
+        self._versions: dict[str, int] = {}
+
+    @property
+    def path_integral(self) -> dict[str, Tensor]:
+        """ω of the experience under way, by parameter name."""
+        return dict(self._omega)
+
+    # ----------------------------------------- callbacks, in the order in which they fire
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the penalty, and a probe of what the loss will be scaled by."""
+        super().before_backward(strategy, **kwargs)
+        if self._probe is None or self._probe.device != strategy.loss.device or not self._accumulating():
+            self._probe = torch.zeros((), device=strategy.loss.device, requires_grad=True)
+        # what the probe receives is what every gradient was multiplied by: by a plugin, a GradScaler, or the
+        # number of backward passes since gradients were last cleared
+        strategy.loss = strategy.loss + self._probe
+
+    @torch.no_grad()
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Read g: the task's gradient, which is the total one without the penalty's closed form."""
+        if self._probe is None or self._probe.grad is None:
+            raise RuntimeError(
+                f"{type(strategy).__name__}'s backward pass did not differentiate strategy.loss as SIPlugin left it; "
+                "a plugin behind SIPlugin may change that loss, but not replace it by another"
+            )
+        self._mark = None
+        for name, p in self._parameters.items():
+            if p.grad is None:
+                continue
+            if self._mark is None:
+                self._mark = (name, id(p.grad), p.grad._version)
+            _, g = self.penalty.scratch(name)
+            grad = (p.grad.to_dense() if p.grad.is_sparse else p.grad).to(g)
+            if self.gradient == "task" and self.penalty.n_terms:  # the penalty's value left Ω (θ − θ*) in g
+                g.mul_(-self._scale).addcdiv_(grad, self._probe.grad.to(g))
+            else:
+                torch.div(grad, self._probe.grad.to(g), out=g)
+
+    @torch.no_grad()
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Remember θ."""
+        for name, p in self._parameters.items():
+            if p.grad is not None:
+                before, _ = self.penalty.scratch(name)
+                before.copy_(p)
+                self._versions[name] = p._version
+
+    @torch.no_grad()
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """ω ← ω − g·Δθ."""
+        stepped = False
+        for name, p in self._parameters.items():
+            if p.grad is None:
+                continue
+            before, g = self.penalty.scratch(name)
+            displacement = torch.sub(p, before, out=before)
+            if p._version == self._versions.get(name):  # a skipped step: its gradient may be infinite
+                g.masked_fill_(displacement == 0, 0)
+            else:
+                stepped = True
+            path_integral.accumulate(self._omega[name], g, displacement)
+        if stepped:  # gradients are cleared before they are used again; without a step they may go on adding up
+            self._mark = None
+
+    # ------------------------------------------------------------------ consolidation
+
+    def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
+        return {
+            name: path_integral.importance(
+                self._omega[name],
+                p.detach().to(self._omega[name]) - self.penalty.anchor[name],
+                self.xi,
+            )
+            for name, p in self._parameters.items()
+        }
+
+    def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
+        self.penalty.recenter(importance, anchor, clip=True if self.clip else None)
+        for omega in self._omega.values():
+            omega.zero_()
+
+    def _bind(self, strategy: Any) -> None:
+        super()._bind(strategy)
+        path_integral.grow(self._omega, self._parameters)
+
+    def _accumulating(self) -> bool:
+        """Whether gradients still stand as the latest backward pass left them, so that the next one adds to them."""
+        if self._mark is None:
+            return False
+        name, identity, version = self._mark
+        grad = self._parameters[name].grad if name in self._parameters else None
+        return grad is not None and id(grad) == identity and grad._version == version
+
+    # -------------------------------------------------------------------------- state
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {"path_integral": {name: omega.clone() for name, omega in self._omega.items()}}
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        path, shapes = state["path_integral"], state["penalty"]["importance"]
+        fits = isinstance(path, Mapping) and path.keys() == shapes.keys()
+        if not fits or any(getattr(path[name], "shape", None) != shapes[name].shape for name in shapes):
+            raise ValueError(
+                "path_integral of the state does not fit its importance; expected a tensor of the same shape for each"
+            )
+        self._omega = {name: omega.clone() for name, omega in path.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "_probe": None,
+            "_mark": None,
+            "_versions": {},
+        }

@@ -1,0 +1,44 @@
+"""Two processes share the batches; each gets what one process alone computes."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from clreg_plugins.importance import fisher_diagonal, mas_importance
+from tests import oracles
+
+
+def measure(distributed: bool, n: int = 11) -> dict[str, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3))
+    data = TensorDataset(torch.randn(n, 4), torch.arange(n) % 3)
+    options = {"batch_size": 3, "seed": 7, "distributed": distributed}
+    return {
+        "exact": dict(fisher_diagonal(model, data, **options)),
+        "sample": dict(fisher_diagonal(model, data, variant="sample", draws=2, **options)),
+        "batched": dict(fisher_diagonal(model, data, variant="batched", **options)),
+        "some samples": dict(fisher_diagonal(model, data, n_samples=8, **options)),
+        "mas": dict(mas_importance(model, data, **options)),
+        "one batch": dict(mas_importance(model, data, n_samples=2, **options)),
+    }
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    try:
+        torch.save(measure(distributed=True), f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    alone = measure(distributed=False)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for what, expected in alone.items():
+        for rank, found in enumerate(ranks):
+            oracles.assert_close(found[what], expected, 1e-6, f"{what}, rank {rank}")
+        assert all(torch.equal(ranks[0][what][name], ranks[1][what][name]) for name in expected), what

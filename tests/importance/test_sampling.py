@@ -1,0 +1,134 @@
+"""What is drawn: labels and samples, all of it from the seed and none of it from the global generators."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from clreg_plugins.importance import fisher_diagonal, mas_importance
+from tests import oracles
+from tests.importance.cases import CASES
+
+
+def classifier(n: int = 8):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    return model, TensorDataset(torch.randn(n, 3).double(), torch.arange(n) % 3)
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "gaussian", "bernoulli"])
+def test_the_mean_of_many_draws_is_the_exact_fisher(likelihood):
+    """Within 4 standard errors, entry by entry, and no closer than chance allows over all entries."""
+    model, data = classifier()
+    exact = fisher_diagonal(model, data, variant="exact", likelihood=likelihood)
+    runs = [
+        fisher_diagonal(model, data, variant="sample", likelihood=likelihood, draws=10, seed=1000 * run)
+        for run in range(200)
+    ]
+    scores = []
+    for name, expected in exact.items():
+        draws = torch.stack([run[name] for run in runs])
+        error = draws.std(dim=0) / len(runs) ** 0.5
+        z = (draws.mean(dim=0) - expected) / error
+        assert z.abs().max() < 4, f"{likelihood} {name}: {z.abs().max():.2f} standard errors from the exact Fisher"
+        scores.append(z.flatten())
+    spread = torch.cat(scores).square().mean().sqrt().item()
+    assert 0.4 < spread < 2.0, f"deviations are {spread:.2f} standard errors on average, expected about 1"
+
+
+def test_draws_average_independent_labels():
+    """The variance of S draws is that of one, over S."""
+    model, data = classifier()
+
+    def variance(draws: int) -> float:
+        runs = [fisher_diagonal(model, data, variant="sample", draws=draws, seed=50 * s)["2.bias"] for s in range(150)]
+        return torch.stack(runs).var(dim=0).sum().item()
+
+    ratio = variance(1) / variance(8)
+    assert 5 < ratio < 12.5, f"one draw has {ratio:.2f} times the variance of eight, expected 8"
+
+
+def test_masked_classes_are_never_drawn():
+    """A label of probability 0 would give a score of −1000 logits."""
+    case = CASES["incremental"]
+    model, samples = case.model().double(), case.samples()
+    data = TensorDataset(samples[0].double(), samples[1])
+    for seed in range(20):
+        got = fisher_diagonal(model, data, variant="sample", draws=5, seed=seed)
+        assert got["2.classifier.bias"][2] == 0, "the masked class 2 was drawn"
+
+
+@pytest.mark.parametrize("variant", ["sample", "exact"])
+def test_the_seed_decides(variant):
+    model, data = classifier(40)
+    options = {"variant": variant, "n_samples": 15}
+    first = fisher_diagonal(model, data, seed=1, **options)
+    torch.rand(3)
+    again, other = (
+        fisher_diagonal(model, data, seed=1, **options),
+        fisher_diagonal(model, data, seed=2, **options),
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+
+
+def test_global_generators_are_left_alone():
+    import random
+
+    import numpy
+
+    model, data = classifier(40)
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].copy()
+    fisher_diagonal(model, data, variant="sample", n_samples=15)
+    mas_importance(model, data, n_samples=15)
+    assert torch.equal(before[0], torch.get_rng_state()), "torch's generator moved"
+    assert before[1] == random.getstate(), "Python's generator moved"
+    assert (before[2] == numpy.random.get_state()[1]).all(), "numpy's generator moved"
+
+
+def test_n_samples_of_a_dataset_are_distinct_and_drawn_from_all_of_it():
+    """Each sample feeds an input of its own, so the importance of the weight says which were used."""
+    model = nn.Linear(30, 2).double()
+    data = TensorDataset(torch.eye(30).double(), torch.zeros(30).long())
+    used = torch.zeros(30)
+    for seed in range(10):
+        counts = (fisher_diagonal(model, data, n_samples=12, seed=seed)["weight"] > 0).any(dim=0)
+        assert counts.sum() == 12, f"{int(counts.sum())} distinct samples, expected 12"
+        used += counts
+    assert (used > 0).sum() > 25, "always the same samples"
+
+
+@pytest.mark.parametrize("n_samples", [3, 4, 5, 8, 100])
+def test_n_samples_of_a_loader_are_its_first(n_samples):
+    model, data = classifier(8)
+    got = fisher_diagonal(model, DataLoader(data, batch_size=4), n_samples=n_samples, variant="empirical")
+    samples = tuple(tensor[:n_samples] for tensor in data.tensors)
+    expected = oracles.fisher(model, samples, variant="empirical", likelihood="categorical")
+    oracles.assert_close(got, expected, 1e-10)
+
+
+@pytest.mark.parametrize("case", ["mlp", "resnet", "transformer", "embedding", "gru", "conv1d"])
+@pytest.mark.parametrize("estimator", ["exact", "sample", "vector"])
+def test_the_memory_bound_changes_no_number(case, estimator):
+    """One byte means one sample at a time; the labels drawn are the same."""
+    model, samples = CASES[case].model().double(), CASES[case].samples()
+    data = TensorDataset(*(part.double() if part.is_floating_point() else part for part in samples))
+
+    def measure(max_bytes: int):
+        if estimator == "vector":
+            return mas_importance(model, data, output="vector", max_bytes=max_bytes)
+        return fisher_diagonal(model, data, variant=estimator, draws=2, max_bytes=max_bytes)
+
+    large = measure(2**40)
+    for max_bytes in (1, 3000, 20_000, 2**20):
+        oracles.assert_close(measure(max_bytes), dict(large), 1e-10, f"max_bytes={max_bytes}")
+
+
+def test_batch_size_changes_no_number_but_of_batch_means():
+    model, data = classifier(10)
+    for estimate in (
+        lambda size: fisher_diagonal(model, data, batch_size=size),
+        lambda size: mas_importance(model, data, batch_size=size),
+    ):
+        oracles.assert_close(estimate(3), dict(estimate(10)), 1e-10)
+    means = [fisher_diagonal(model, data, variant="batched", batch_size=size)["0.weight"] for size in (2, 10)]
+    assert not torch.allclose(*means)

@@ -1,0 +1,40 @@
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from study.protocol import Protocol, parse_protocol
+from study.records import Run
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """The embedded protocol, cut down to one epoch and two experiences: seconds instead of minutes."""
+    text = (resources.files("study") / "protocols" / "digits.toml").read_text(encoding="utf-8")
+    for original, tiny in (("\nepochs = 10", "\nepochs = 1"), ("experiences = 5", "experiences = 2")):
+        assert original in text, f"the embedded protocol no longer says {original!r}"
+        text = text.replace(original, tiny)
+    return text
+
+
+@pytest.fixture(scope="session")
+def protocol(text: str) -> Protocol:
+    return parse_protocol(text, "tiny.toml")
+
+
+@pytest.fixture
+def protocol_file(text: str, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_of(protocol: Protocol) -> Callable[..., Run]:
+    """A run of the tiny protocol, by default class-incremental naive training with seed 0."""
+
+    def make(method: str = "naive", /, scenario: str = "class", seed: int = 0, **changes: object) -> Run:
+        return Run.of("tiny", protocol, scenario, method, seed).model_copy(update=changes)
+
+    return make
