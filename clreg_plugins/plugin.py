@@ -1,5 +1,6 @@
 """What the five plugins share: a quadratic penalty, put into an Avalanche strategy's callbacks."""
 
+import warnings
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
@@ -20,7 +21,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     A method says how one experience's importance is measured (:meth:`_measure`) and how it joins the past
     (:meth:`_consolidate`). The rest is the same for all: it works in any supervised strategy of Avalanche whose
-    update calls ``before_backward``, and in any order among its plugins.
+    update calls ``before_backward``, and in any order among its plugins. Under ``torch.distributed`` every process
+    must see the whole dataset of an experience, as Avalanche's do: the pass shares its batches among them.
 
     Args:
         reg_lambda: λ ≥ 0, a float. Methods that sum terms also take a sequence with one λ_t an experience: λ_t
@@ -169,7 +171,13 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def _end_experience(self, strategy: Any) -> None:
         if not isinstance(strategy.experience, OnlineCLExperience):
             self.consolidate(strategy)
-        elif self._origin is not None:
+        elif self._origin is None:
+            warnings.warn(
+                f"the online stream has no origin experiences, so {type(self).__name__} does not know when to "
+                'consolidate; call consolidate(strategy, data), with consolidation="manual"',
+                stacklevel=2,
+            )
+        else:
             # is_last_subexp stays False where the parts divide the experience evenly: count instead
             self._parts_seen += 1
             with strategy.experience.no_attribute_masking():

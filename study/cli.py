@@ -115,6 +115,26 @@ def tune(
         _exit_if_any_failed(records)
 
 
+@app.command()
+def cost(
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every measured mode has.")] = 15,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of PyTorch.")] = usable_cpus(),
+) -> None:
+    """Measure what the plugins cost, as ratios within this one process."""
+    import torch  # here, since the other commands need not wait for it to be imported
+
+    from study import cost as measured
+
+    torch.set_num_threads(threads)
+    for hidden in (400, 1000):
+        typer.echo(f"training step over that without penalty, MLP 784-{hidden}-{hidden}-10, {threads} threads:")
+        for name, ratio in measured.step_ratios(hidden, rounds).items():
+            typer.echo(f"  {name:18} {ratio:.2f}")
+    typer.echo(f"importance pass in training epochs, MLP 784-400-400-10, 12,000 samples, {threads} threads:")
+    for name, ratio in measured.pass_ratios(max(3, rounds // 3)).items():
+        typer.echo(f"  {name:18} {ratio:.2f}")
+
+
 def _carry_out(runs: Sequence[Run], store: RunStore, jobs: int | None, force: bool) -> list[RunRecord]:
     """The records of all runs, in their order, with those that are not finished performed first."""
     store.folder.mkdir(parents=True, exist_ok=True)

@@ -101,10 +101,15 @@ def pass_ratios(rounds: int, samples: int = 12_000) -> dict[str, float]:
     return {name: median(a / b for a, b in zip(times[name], times["epoch"], strict=True)) for name in PASSES}
 
 
-def _step(hidden: int, plugin: RegularizationPlugin | None, inputs: Tensor, targets: Tensor) -> Callable[[], None]:
-    model = _mlp(hidden)
-    optimizer = torch.optim.Adam(model.parameters())
+def strategy_stub(hidden: int, device: str = "cpu") -> tuple[SimpleNamespace, torch.optim.Optimizer]:
+    """What a plugin asks of a strategy in a step, without the rest of Avalanche; and an Adam for its MLP."""
+    model = _mlp(hidden).to(device)
     strategy = SimpleNamespace(model=model, experience=None, _criterion=nn.CrossEntropyLoss(), train_mb_size=BATCH_SIZE)
+    return strategy, torch.optim.Adam(model.parameters())
+
+
+def _step(hidden: int, plugin: RegularizationPlugin | None, inputs: Tensor, targets: Tensor) -> Callable[[], None]:
+    strategy, optimizer = strategy_stub(hidden)
     if plugin is not None:
         plugin.consolidate(strategy, TensorDataset(inputs, targets))
         plugin.before_training_epoch(strategy)
@@ -115,7 +120,7 @@ def _step(hidden: int, plugin: RegularizationPlugin | None, inputs: Tensor, targ
 
     def step() -> None:
         optimizer.zero_grad()
-        strategy.loss = F.cross_entropy(model(inputs), targets)
+        strategy.loss = F.cross_entropy(strategy.model(inputs), targets)
         call("before_backward")
         strategy.loss.backward()
         call("after_backward")

@@ -39,7 +39,7 @@ class Importance(dict[str, Tensor]):
         self.paths = paths
 
 
-CHECKED_SAMPLES = 32
+CHECKED_SAMPLES = 8
 """Size of the pieces in which the rules of layers are first checked."""
 
 _SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}

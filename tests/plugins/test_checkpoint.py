@@ -13,6 +13,8 @@ from tests.plugins.digits import (
     strategy_for,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+
 
 # Avalanche's loader calls torch.load with dill and without weights_only, which torch refuses by default
 @pytest.fixture(autouse=True)

@@ -13,6 +13,9 @@ from clreg_plugins import EWCPlugin, MASPlugin, OnlineEWCPlugin, SIPlugin, from_
 from tests.plugins.digits import assert_close, class_incremental, mlp, parameters_of, strategy_for
 from tests.plugins.test_gradients import Watched
 
+# Avalanche's SI calls numpy on tensors
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
+
 
 def converted(theirs):
     """Ours, with the warning."""

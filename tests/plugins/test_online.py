@@ -22,7 +22,10 @@ from tests.plugins.digits import (
     task_incremental,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated class OnlineNaive")
+pytestmark = [  # of Avalanche
+    pytest.mark.filterwarnings("ignore:Call to deprecated class OnlineNaive"),
+    pytest.mark.filterwarnings("ignore:stream generator will be converted to a list"),
+]
 
 STRATEGIES = {
     "Naive": (Naive, {}),
@@ -215,3 +218,13 @@ def test_an_origin_left_early_is_measured_before_the_model_grows():
     expected = fisher_diagonal(strategy.model, stream[0].dataset)
     strategy.train(parts[4], eval_streams=[])
     assert_close(counted.terms[0]["importance"], expected, what="Fisher of the origin left")
+
+
+def test_blurred_boundaries_without_calls_are_warned_of():
+    stream = class_incremental(2).train_stream
+    blurred = split_continuous_linear_decay_stream(stream, 10, iters_per_virtual_epoch=3, beta=4, shuffle=True)
+    plugin = L2Plugin(1.0)
+    strategy = online_strategy(plugin)
+    with pytest.warns(UserWarning, match=r'call consolidate\(strategy, data\), with consolidation="manual"'):
+        strategy.train(next(iter(blurred)), eval_streams=[])
+    assert plugin.penalty.n_terms == 0
