@@ -1,5 +1,6 @@
 """Regularization-based continual learning for Avalanche."""
 
+from clreg_plugins.diagnostics import Agreement, QuadraticFit, agreement, quadratic_fit
 from clreg_plugins.ewc import EWCPlugin, OnlineEWCPlugin
 from clreg_plugins.from_avalanche import from_avalanche
 from clreg_plugins.importance import Importance, fisher_diagonal, mas_importance
@@ -10,15 +11,19 @@ from clreg_plugins.plugin import RegularizationPlugin
 from clreg_plugins.si import SIPlugin
 
 __all__ = [
+    "Agreement",
     "EWCPlugin",
     "Importance",
     "L2Plugin",
     "MASPlugin",
     "OnlineEWCPlugin",
+    "QuadraticFit",
     "QuadraticPenalty",
     "RegularizationPlugin",
     "SIPlugin",
+    "agreement",
     "fisher_diagonal",
     "from_avalanche",
     "mas_importance",
+    "quadratic_fit",
 ]

@@ -17,6 +17,8 @@ from study.tuning import choose, tuning_runs
 
 SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
 
+FIGURES = ["two-parameters"]
+
 AnyName = TypeVar("AnyName", bound=str)
 
 app = typer.Typer(
@@ -133,6 +135,24 @@ def cost(
     typer.echo(f"importance pass in training epochs, MLP 784-400-400-10, 12,000 samples, {threads} threads:")
     for name, ratio in measured.pass_ratios(max(3, rounds // 3)).items():
         typer.echo(f"  {name:18} {ratio:.2f}")
+
+
+@app.command()
+def figure(
+    name: Annotated[
+        str, typer.Argument(help="two-parameters: where no penalty, L2 and EWC end on two tasks with two parameters.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="SVG file; by default reports/<figure>.svg.")] = None,
+) -> None:
+    """Compute and draw a figure that needs no records."""
+    with _errors_without_traceback():
+        if name not in FIGURES:
+            raise ProtocolError(f"unknown figure {name!r}{suggestion(name, FIGURES)}")
+        from study.trajectories import draw, trajectories  # here, as torch above
+
+        path = out or Path("reports") / f"{name}.svg"
+        draw(trajectories(), path)
+        typer.echo(f"drawn: {path}")
 
 
 def _carry_out(runs: Sequence[Run], store: RunStore, jobs: int | None, force: bool) -> list[RunRecord]:
