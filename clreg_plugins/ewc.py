@@ -26,6 +26,7 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         n_samples: measure the Fisher on that many samples drawn from the experience; default all.
         draws: labels drawn for each sample by "sample".
         likelihood: "categorical", "gaussian" or "bernoulli"; default: what the strategy's criterion says.
+            Class weights, label smoothing and the reduction of the criterion play no part in the Fisher.
         batch_size: samples read at a time in the pass: 256 by default, for "batched" the strategy's.
         num_workers: of the pass's DataLoader.
         max_bytes: bound for the pass's own memory, 1 GiB by default.

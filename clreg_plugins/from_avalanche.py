@@ -16,6 +16,8 @@ DIFFERENCES: dict[type, tuple[str, ...]] = {
         "λ: ours has the 1/2 in front, so reg_lambda = 2 · ewc_lambda.",
         'Fisher: Avalanche squares the gradient of each batch mean. Ours does the same under fisher="batched"; '
         'fisher="exact" is the Fisher information, and wants another λ.',
+        "Criterion: ours takes the log-likelihood that the criterion stands for; class weights, label smoothing and "
+        "the like play no part in the Fisher.",
         "Separate penalties: the same sum, but in memory and time that do not grow with the experiences.",
         "Data: ours reads the experience with its eval transforms and in its own order; Avalanche with whatever "
         "transforms the dataset is set to.",

@@ -13,7 +13,7 @@ class L2Plugin(RegularizationPlugin, supports_distributed=True):
     """Every parameter is equally important: ``L = L_task + λ/2 · Σ_i (θ_i − θ*_i)²``, θ* from the last experience.
 
     The baseline that EWC is compared with in Kirkpatrick et al. 2017 (figure 2A). Parameters that were frozen in
-    the last experience have importance 0.
+    the last experience, or that no experience has moved yet (a head of a task to come), have importance 0.
 
     Args:
         reg_lambda: λ ≥ 0.
@@ -31,7 +31,12 @@ class L2Plugin(RegularizationPlugin, supports_distributed=True):
         super().__init__(single(reg_lambda), consolidation=consolidation)
 
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
-        return {n: torch.ones_like(p) for n, p in self._parameters.items() if p.requires_grad}
+        anchor, active = self.penalty.anchor, self.penalty.active
+        return {
+            name: torch.ones_like(p)
+            for name, p in self._parameters.items()
+            if p.requires_grad and (name in active or not torch.equal(p.detach().to(anchor[name]), anchor[name]))
+        }
 
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
         self.penalty.recenter(importance, anchor, keep=0)

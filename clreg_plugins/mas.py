@@ -6,7 +6,7 @@ from typing import Any
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from torch import Tensor, nn
 
-from clreg_plugins.importance.checks import one_of
+from clreg_plugins.importance.checks import boolean, one_of
 from clreg_plugins.importance.cotangents import OUTPUTS
 from clreg_plugins.importance.model import unwrap
 from clreg_plugins.importance.output_norm import mas_importance
@@ -60,7 +60,7 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         one_of("accumulate", accumulate, ACCUMULATE)
         self.output = output
         self.accumulate = accumulate
-        self.per_sample = per_sample
+        self.per_sample = boolean("per_sample", per_sample)
         self.reading = DataImportance(n_samples, batch_size, num_workers, max_bytes, seed)
 
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:

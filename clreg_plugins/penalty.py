@@ -35,6 +35,7 @@ class QuadraticPenalty:
         self._difference: dict[str, Tensor] = {}
         self._gradient: dict[str, Tensor] = {}
         self._scratch_version = 0
+        self._active: set[str] = set()
 
     # ------------------------------------------------------------------ growth
 
@@ -58,7 +59,11 @@ class QuadraticPenalty:
         for name, parameter in parameters.items():
             value = _as_state(parameter)
             known = self.importance.get(name)
-            if known is not None and known.shape == value.shape and known.device == value.device:
+            if known is not None and (known.shape, known.device, known.dtype) == (
+                value.shape,
+                value.device,
+                value.dtype,
+            ):
                 continue
             importance = torch.zeros_like(value)
             if known is None:
@@ -67,7 +72,7 @@ class QuadraticPenalty:
                 corner = tuple(slice(0, size) for size in known.shape)
                 importance[corner] = known.to(value.device)
                 value[corner] = self.anchor[name].to(value.device)
-                self.constant[name] = self.constant[name].to(value.device)
+                self.constant[name] = self.constant[name].to(value)
             self.importance[name], self.anchor[name] = importance, value
             self._difference.pop(name, None)
             self._gradient.pop(name, None)
@@ -107,7 +112,7 @@ class QuadraticPenalty:
             # where Ω was 0 its anchor is no more than a place holder, and must not leave its rounding behind
             centre.copy_(torch.where(ratio == 1, target, centre + ratio * shift))
             known.copy_(total)
-        self.n_terms += 1
+        self._end_term()
 
     @torch.no_grad()
     def recenter(
@@ -145,7 +150,16 @@ class QuadraticPenalty:
         for name, value in anchor.items():
             self.anchor[name].copy_(value)
             self.constant[name].zero_()
+        self._end_term()
+
+    def _end_term(self) -> None:
         self.n_terms += 1
+        self._active = {name for name, importance in self.importance.items() if importance.any()}
+
+    @property
+    def active(self) -> set[str]:
+        """Names of the parameters that have any importance; the others cost nothing and get no gradient."""
+        return self._active
 
     def _check(self, importance: Tensors, anchor: Tensors, *, allow_negative: bool) -> None:
         for kind, tensors in (("importance", importance), ("anchor", anchor)):
@@ -209,7 +223,7 @@ class QuadraticPenalty:
         return _ClosedForm.apply(self, value, strength, [name for name, _ in shared], *(p for _, p in shared))
 
     def _shared(self, parameters: Tensors) -> Iterator[tuple[str, Tensor]]:
-        return ((name, p) for name, p in parameters.items() if name in self.importance)
+        return ((name, p) for name, p in parameters.items() if name in self._active)
 
     # -------------------------------------------------------------------- state
 
@@ -226,8 +240,8 @@ class QuadraticPenalty:
         """Replace everything by a :meth:`state_dict`.
 
         Raises:
-            ValueError: keys are missing or unknown, or names or shapes do not fit each other. The penalty is
-                unchanged then.
+            ValueError: keys are missing or unknown, names or shapes do not fit each other, or a number is not
+                finite. The penalty is unchanged then.
         """
         expected = {"importance", "anchor", "constant", "n_terms"}
         if set(state) != expected:
@@ -239,6 +253,9 @@ class QuadraticPenalty:
         if not (importance.keys() == anchor.keys() == constant.keys()):
             raise ValueError("importance, anchor and constant of the state name different parameters")
         for name, tensor in importance.items():
+            for kind, value in (("importance", tensor), ("anchor", anchor[name]), ("constant", constant[name])):
+                if not (value.is_floating_point() and torch.isfinite(value).all()):
+                    raise ValueError(f"{kind} of {name!r} in the state is not all finite floating-point numbers")
             if anchor[name].shape != tensor.shape or constant[name].shape != ():
                 raise ValueError(
                     f"state of {name!r}: importance {tuple(tensor.shape)}, anchor {tuple(anchor[name].shape)} and "
@@ -247,11 +264,13 @@ class QuadraticPenalty:
         n_terms = state["n_terms"]
         if not isinstance(n_terms, int) or n_terms < 0:
             raise ValueError(f"n_terms of the state is {n_terms!r}; allowed: a whole number of at least 0")
-        self.__init__()
+        self._difference, self._gradient = {}, {}
+        self._scratch_version += 1
         self.importance = {name: tensor.clone() for name, tensor in importance.items()}
         self.anchor = {name: tensor.clone() for name, tensor in anchor.items()}
         self.constant = {name: tensor.clone() for name, tensor in constant.items()}
         self.n_terms = n_terms
+        self._active = {name for name, tensor in self.importance.items() if n_terms and tensor.any()}
 
     def __getstate__(self) -> dict[str, Any]:
         # scratch is not worth a place in a checkpoint

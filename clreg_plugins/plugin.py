@@ -51,6 +51,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self.paths: dict[str, str] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._penalised = False
+        self._model_id: int | None = None
+        self._late_scale: Tensor | None = None
         self._loss_not_finite: Tensor | None = None
         self._origin: Any = None  # of an online stream: the experience whose parts are being trained on
         self._origin_index: int | None = None
@@ -86,9 +88,9 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._check_lambda()
         self._bind(strategy)
         importance = self._measure(strategy, data)
-        self.paths = dict(getattr(importance, "paths", {}))
         anchor = {name: p.detach() for name, p in self._parameters.items()}
         self._consolidate(importance, anchor)
+        self.paths = dict(getattr(importance, "paths", {}))
         if self._origin is None:  # resumed amid an origin experience, which is consolidated herewith
             self._parts_seen = 0
 
@@ -124,10 +126,27 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the penalty to the loss."""
         self._penalised = True
-        if self.penalty.n_terms:
-            term = self.penalty.loss_term(self._parameters, self._scale)
+        if id(strategy.model) != self._model_id:  # replaced amid an epoch
+            self._bind(strategy)
+        self._late_scale = None
+        if self._penalises:
+            if isinstance(strategy.model, nn.parallel.DistributedDataParallel):
+                term = self._value_with_late_gradient(strategy.loss.device)
+            else:
+                term = self.penalty.loss_term(self._parameters, self._scale)
             strategy.loss = strategy.loss + term.to(strategy.loss.device)
         self._watch(strategy.loss)
+
+    @torch.no_grad()
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Under DistributedDataParallel, add the penalty's gradient, which is the same in every process."""
+        if self._late_scale is None:
+            return
+        for name, p in self._parameters.items():
+            if p.requires_grad and name in self.penalty.active:
+                _, half = self.penalty.scratch(name)
+                gradient = (half * (self._late_scale.grad * self._scale).to(half)).to(p.dtype)
+                p.grad = gradient if p.grad is None else p.grad.add_(gradient)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refuse a strategy whose update leaves the penalty out."""
@@ -197,6 +216,19 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     # --------------------------------------------------------------------------- steps
 
     @property
+    def _penalises(self) -> bool:
+        return bool(self.penalty.active) and self._scale > 0
+
+    def _value_with_late_gradient(self, device: torch.device) -> Tensor:
+        """The penalty's value, and a probe of what the loss will be scaled by, but no gradient yet.
+
+        DistributedDataParallel counts the parameters that a forward pass used; a gradient that reaches another one
+        through the loss, such as a past task's head, is an error to it.
+        """
+        self._late_scale = torch.zeros((), device=device, requires_grad=True)
+        return self.penalty.value(self._parameters).to(device) * (self._scale / 2) + self._late_scale
+
+    @property
     def _scale(self) -> float:
         return 1.0 if isinstance(self.reg_lambda, tuple) else self.reg_lambda
 
@@ -212,7 +244,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             )
 
     def _bind(self, strategy: Any) -> None:
-        self._parameters = {n: p for n, p in named_parameters(strategy.model).items() if p.is_floating_point()}
+        self._parameters = named_parameters(strategy.model)
+        self._model_id = id(strategy.model)
         self.penalty.grow(self._parameters)
 
     def _watch(self, loss: Tensor) -> None:
@@ -277,7 +310,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     def __getstate__(self) -> dict[str, Any]:
         # bound anew when training goes on; an origin experience would drag its dataset along
-        return {**self.__dict__, "_parameters": {}, "_origin": None}
+        return {**self.__dict__, "_parameters": {}, "_model_id": None, "_late_scale": None, "_origin": None}
 
 
 def _origin_of(experience: Any) -> Any:

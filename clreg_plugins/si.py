@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from clreg_plugins.importance import path_integral
-from clreg_plugins.importance.checks import one_of, within
+from clreg_plugins.importance.checks import boolean, one_of, within
 from clreg_plugins.plugin import RegularizationPlugin, single
 
 GRADIENT = ("task", "total")
@@ -52,11 +52,12 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         one_of("gradient", gradient, GRADIENT)
         self.xi = within("xi", xi, 0, open_low=True)
         self.gradient = gradient
-        self.clip = bool(clip)
+        self.clip = boolean("clip", clip)
         self._omega: dict[str, Tensor] = {}
         self._probe: Tensor | None = None
         self._mark: tuple[str, int, int] | None = None  # the gradients as the latest backward pass left them
         self._versions: dict[str, int] = {}
+        self._optimised: set[int] = set()  # ids of the parameters whose gradients the optimizer clears
 
     @property
     def path_integral(self) -> dict[str, Tensor]:
@@ -82,18 +83,21 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
                 f"{type(strategy).__name__}'s backward pass did not differentiate strategy.loss as SIPlugin left it; "
                 "a plugin behind SIPlugin may change that loss, but not replace it by another"
             )
+        super().after_backward(strategy, **kwargs)
         self._mark = None
+        scale = self._probe.grad
+        inverse = torch.where(scale == 0, 0, 1 / scale)  # a loss scaled by 0 has no gradient to speak of
         for name, p in self._parameters.items():
             if p.grad is None:
                 continue
-            if self._mark is None:
+            if self._mark is None and id(p) in self._optimised:
                 self._mark = (name, id(p.grad), p.grad._version)
             _, g = self.penalty.scratch(name)
             grad = (p.grad.to_dense() if p.grad.is_sparse else p.grad).to(g)
-            if self.gradient == "task" and self.penalty.n_terms:  # the penalty's value left Ω (θ − θ*) in g
-                g.mul_(-self._scale).addcdiv_(grad, self._probe.grad.to(g))
+            if self.gradient == "task" and self._penalises and name in self.penalty.active:
+                g.mul_(-self._scale).addcmul_(grad, inverse.to(g))  # the penalty's value left Ω (θ − θ*) in g
             else:
-                torch.div(grad, self._probe.grad.to(g), out=g)
+                torch.mul(grad, inverse.to(g), out=g)
 
     @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
@@ -141,6 +145,9 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     def _bind(self, strategy: Any) -> None:
         super()._bind(strategy)
         path_integral.grow(self._omega, self._parameters)
+        optimizer = getattr(strategy, "optimizer", None)
+        groups = [] if optimizer is None else optimizer.param_groups
+        self._optimised = {id(p) for group in groups for p in group["params"]}
 
     def _accumulating(self) -> bool:
         """Whether gradients still stand as the latest backward pass left them, so that the next one adds to them."""
@@ -170,4 +177,5 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             "_probe": None,
             "_mark": None,
             "_versions": {},
+            "_optimised": set(),
         }

@@ -17,6 +17,13 @@ def at_least(name: str, value: int | None, minimum: int) -> None:
         raise ValueError(f"{name} is {value!r}; allowed: a whole number of at least {minimum}")
 
 
+def boolean(name: str, value: object) -> bool:
+    """``value`` if it is True or False; ValueError otherwise."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; allowed: True, False")
+    return value
+
+
 def within(
     name: str,
     value: object,

@@ -103,7 +103,7 @@ def one_at_a_time(
         z = outputs(batch.rows(n, n + 1))
         squares: Moments = {}
         for k in range(cotangents.shape[1]):
-            gradients = gradients_of(z, parameters, cotangents[n : n + 1, k], retain_graph=True)
+            gradients = gradients_of(z, parameters, cotangents[n : n + 1, k])
             for name, gradient in gradients.items():
                 square = gradient.to(totals[name].dtype).square()
                 squares[name] = squares[name].add_(square) if name in squares else square
@@ -112,7 +112,7 @@ def one_at_a_time(
     return totals
 
 
-def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor, *, retain_graph: bool) -> dict[str, Tensor]:
+def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor) -> dict[str, Tensor]:
     """``vᵀ ∂outputs/∂θ`` for the parameters that the outputs depend on."""
     if not parameters or not outputs.requires_grad:
         return {}
@@ -120,7 +120,7 @@ def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor, *, r
         outputs,
         list(parameters.values()),
         v,
-        retain_graph=retain_graph,
+        retain_graph=True,
         allow_unused=True,
     )
     return {

@@ -42,6 +42,9 @@ class Importance(dict[str, Tensor]):
 CHECKED_SAMPLES = 8
 """Size of the pieces in which the rules of layers are first checked."""
 
+GROUP = 16
+"""Cotangents whose output gradients are held together where their order of summation is free."""
+
 _SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
 
 
@@ -56,15 +59,25 @@ class _Pass:
     max_bytes: int
     path: str
     generator: Generator
+    batch_mean_only: bool
     totals: dict[str, Tensor] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
     terms: float = 0
     trusted: set[tuple[nn.Module, bool]] = field(default_factory=set)  # and whether among several samples
     distrusted: set[nn.Module] = field(default_factory=set)
+    partial: set[nn.Module] = field(default_factory=set)  # met with rows that are not all samples: never trusted
     vectorisable: bool = True
     micro_batch: int | None = None
 
     def __post_init__(self) -> None:
+        for name, module in self.model.named_modules():
+            mixes = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+            if mixes and not self.batch_mean_only:
+                raise ValueError(
+                    f"{name!r} is a {type(module).__name__} without running statistics, which mixes the samples of a "
+                    'batch, so that no sample has a gradient of its own; allowed with it: variant "batched", '
+                    "per_sample=False"
+                )
         # a layer's own names, so that functional_call finds them; totals carry the names without wrappers
         self.trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         for name, p in named_parameters(self.model).items():
@@ -111,7 +124,7 @@ class _Pass:
         z = self.outputs(batch)
         squares: dict[str, Tensor] = {}
         for v in self.pull(z, batch):
-            mean = gradients_of(z, self.trainable, v / len(batch.inputs), retain_graph=True)
+            mean = gradients_of(z, self.trainable, v / len(batch.inputs))
             for name, gradient in mean.items():
                 square = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).square()
                 squares[name] = squares[name] + square if name in squares else square
@@ -140,9 +153,12 @@ class _Pass:
         k = len(self.pull(z, first))
         self.generator.set_state(state)
         k = z.numel() if k > 1 else 1  # classes of probability 0 for one sample need not be so for all
-        sizes = [call.inputs.numel() for calls in self.recorder.calls.values() for call in calls if call]
+        if self.power == 2:
+            k = min(k, GROUP)
+        sizes = [call.output_numel for calls in self.recorder.calls.values() for call in calls if call]
         activations = 2 * saved_bytes_per_sample(self.outputs, batch)
-        needed = activations + k * sum(sizes) * z.element_size()
+        # a layer's output gradients are held as they come, stacked, and in the products made of them
+        needed = activations + 3 * k * sum(sizes) * z.element_size()
         return max(1, self.max_bytes // (2 * max(1, needed)))
 
     def _piece(self, batch: Batch) -> None:
@@ -164,7 +180,8 @@ class _Pass:
             self._general(rest, batch, stacked)
 
     def _general(self, parameters: dict[str, Tensor], batch: Batch, cotangents: Tensor) -> None:
-        if self.path != "one_at_a_time" and self.vectorisable:
+        hooked = any(p._backward_hooks for p in parameters.values())  # torch.func would pass the user's hooks by
+        if self.path != "one_at_a_time" and self.vectorisable and not hooked:
             each = sum(p.numel() * p.element_size() for p in parameters.values())
             chunk = max(1, min(len(batch.inputs), self.max_bytes // (8 * max(1, each))))
             moments = vectorised(self.model, self.forward, parameters, batch, cotangents, self.power, chunk)
@@ -183,9 +200,12 @@ class _Pass:
         usable = {}
         for module, calls in self.recorder.calls.items():
             used_once = all(uses[id(p)] <= 1 for p in module.parameters(recurse=False))
-            if len(calls) != 1 or calls[0] is None or not used_once or not self.names[module]:
+            hooked = any(p._backward_hooks for p in module.parameters(recurse=False))
+            if len(calls) != 1 or calls[0] is None or not used_once or hooked or not self.names[module]:
                 continue
             a = calls[0].inputs
+            if a.shape[:1] != (n,):
+                self.partial.add(module)
             if a.ndim >= self.recorder.rules[module].dimensions(module) and a.shape[0] <= n:
                 usable[module] = calls[0]
         return usable
@@ -201,6 +221,15 @@ class _Pass:
     def _apply_rules(self, calls: dict[nn.Module, Call], z: Tensor, vs: list[Tensor]) -> dict[str, Tensor]:
         if not calls:
             return {}
+        result: dict[str, Tensor] = {}
+        # Σ_k is additive for p = 2, so that a few cotangents at a time are enough; p = 1 needs all of a sample's
+        size = GROUP if self.power == 2 else len(vs)
+        for start in range(0, len(vs), size):
+            for name, value in self._apply_to_group(calls, z, vs[start : start + size]).items():
+                result[name] = result[name].add_(value) if name in result else value
+        return result
+
+    def _apply_to_group(self, calls: dict[nn.Module, Call], z: Tensor, vs: list[Tensor]) -> dict[str, Tensor]:
         gathered: dict[nn.Module, list[Tensor]] = {module: [] for module in calls}
         squares: dict[nn.Module, Tensor] = {}
         for v in vs:
@@ -227,13 +256,15 @@ class _Pass:
         """Those of ``calls`` whose rule holds, each checked until there is evidence; warns if one is wrong."""
         several = len(z) > 1  # from one sample alone a layout cannot be told
         calls = {module: call for module, call in calls.items() if module not in self.distrusted}
+        self.trusted -= {(module, several) for module in self.partial}
         unknown = {module: call for module, call in calls.items() if (module, several) not in self.trusted}
         if not unknown:
             return calls
         parameters = {m: {full: self.trainable[full] for full in self.names[m].values()} for m in unknown}
         verdicts = verify(z, unknown, parameters, lambda m, a, g: self._moments(m, a, g, 2))
         wrong = [module for module, verdict in verdicts.items() if verdict is Verdict.WRONG]
-        self.trusted |= {(module, several) for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
+        holds = {module for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
+        self.trusted |= {(module, several) for module in holds - self.partial}
         self.distrusted |= {*wrong, *(m for m, verdict in verdicts.items() if verdict is Verdict.OTHER_ROWS)}
         if wrong:
             names = ", ".join(full for module in wrong for full in self.names[module].values())
@@ -286,7 +317,7 @@ def jacobian_moments(
         raise ValueError(f"path is {path!r}; allowed: {', '.join(PATHS)}")
     model = unwrap(model)
     generator = Generator()
-    work = _Pass(model, forward, cotangents, power, max_bytes, path, generator)
+    work = _Pass(model, forward, cotangents, power, max_bytes, path, generator, batch_mean)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     rank, processes = shard
     with evaluation_mode(model):

@@ -24,8 +24,20 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """``model.named_parameters()`` without the prefixes that wrappers add, at the top or around a submodule."""
-    return {name.replace("_orig_mod.", ""): p for name, p in unwrap(model).named_parameters()}
+    """The real floating-point ones of ``model.named_parameters()``, without the prefixes that wrappers add.
+
+    Raises:
+        ValueError: a parameter is complex, or of a lazy module that has not seen data.
+    """
+    found = {}
+    for name, p in unwrap(model).named_parameters():
+        name = name.replace("_orig_mod.", "")
+        if isinstance(p, nn.parameter.UninitializedParameter) or p.is_complex():
+            kind = "complex" if p.is_complex() else "not initialised: run the model on one batch first"
+            raise ValueError(f"parameter {name!r} is {kind}; allowed: real parameters with a shape")
+        if p.is_floating_point():
+            found[name] = p
+    return found
 
 
 def default_forward(model: nn.Module, inputs: Tensor, task_labels: Tensor | None) -> Tensor:
@@ -39,18 +51,20 @@ def default_forward(model: nn.Module, inputs: Tensor, task_labels: Tensor | None
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode, gradients on, eager and exact; every module's mode and every global flag is put back after.
 
-    cuDNN is off where a recurrent module is (it cannot go backward in eval mode), attention's inference-only
-    fast path is off (it has no gradient), and compiled models run eagerly, since hooks do not fire in compiled
-    code.
+    cuDNN is off where a recurrent module is (it cannot go backward in eval mode), attention's inference-only fast
+    path is off (it has no gradient), TF32 is off (rules and autograd would round differently), and compiled models
+    run eagerly, since hooks do not fire in compiled code.
     """
     modes = [(module, module.training) for module in model.modules()]
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     cudnn = torch.backends.cudnn.enabled
     attention = torch.backends.mha.get_fastpath_enabled()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
         model.eval()
         torch.backends.cudnn.enabled = cudnn and not recurrent
         torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
@@ -58,3 +72,4 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
         torch.backends.cudnn.enabled = cudnn
         torch.backends.mha.set_fastpath_enabled(attention)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

@@ -3,7 +3,7 @@
 from torch import Generator, nn
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import at_least, one_of
+from clreg_plugins.importance.checks import at_least, boolean, one_of
 from clreg_plugins.importance.cotangents import OUTPUTS, output_cotangents
 from clreg_plugins.importance.distributed import processes
 from clreg_plugins.importance.jacobian import Importance, jacobian_moments
@@ -64,6 +64,7 @@ def mas_importance(
         ['bias', 'weight']
     """
     one_of("output", output, OUTPUTS)
+    boolean("per_sample", per_sample)
     at_least("n_samples", n_samples, 1)
     at_least("batch_size", batch_size, 1)
     at_least("max_bytes", max_bytes, 1)

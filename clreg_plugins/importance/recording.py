@@ -21,6 +21,7 @@ class Call(NamedTuple):
 
     inputs: Tensor
     edge: GradientEdge
+    output_numel: int
 
 
 class Recorder:
@@ -47,7 +48,7 @@ class Recorder:
 
     def _record(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         usable = len(args) == 1 and isinstance(args[0], Tensor) and output.requires_grad
-        call = Call(args[0].detach(), get_gradient_edge(output)) if usable else None
+        call = Call(args[0].detach(), get_gradient_edge(output), output.numel()) if usable else None
         self.calls.setdefault(module, []).append(call)
 
 

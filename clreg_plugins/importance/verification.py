@@ -57,7 +57,7 @@ def verify(
         v = torch.zeros_like(z)
         v[sample] = noise[sample]
         wanted = {name: p for module in modules for name, p in parameters[module].items()}
-        found = gradients_of(z, wanted, v, retain_graph=True)
+        found = gradients_of(z, wanted, v)
         for module in modules:
             single[module, sample] = {name: found[name] for name in parameters[module] if name in found}
 

@@ -4,10 +4,20 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from avalanche.models.dynamic_modules import avalanche_model_adaptation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.plugins.digits import PLUGINS, assert_close, class_incremental, mlp, parameters_of, strategy_for
+from tests.plugins.digits import (
+    PLUGINS,
+    MultiHead,
+    assert_close,
+    class_incremental,
+    mlp,
+    parameters_of,
+    strategy_for,
+    task_incremental,
+)
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo"),
@@ -53,6 +63,23 @@ def train_wrapped(rank, plugin_name):
     return {"importance": terms, "parameters": parameters_of(model), "loss": strategy.loss.item()}
 
 
+def train_heads(rank, plugin_name):
+    """Two heads of which a batch uses one: in experience 2 the penalty reaches the head that the forward leaves out."""
+    torch.manual_seed(0)
+    plugin = PLUGINS[plugin_name]()
+    model = MultiHead()
+    stream = task_incremental(2).train_stream
+    for experience in stream:  # DistributedDataParallel wants all parameters at its construction
+        avalanche_model_adaptation(model, experience)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if dist.is_initialized() else model
+    batch = 10 // (dist.get_world_size() if dist.is_initialized() else 1)  # Avalanche gives each rank its share
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    strategy = strategy_for(wrapped, [plugin], optimizer=optimizer, train_mb_size=batch)
+    for experience in stream:
+        strategy.train(experience, eval_streams=[], shuffle=False)
+    return {"parameters": parameters_of(model), "importance": plugin.importance}
+
+
 def measure(rank, plugin_name):
     """A plugin in a loop of one's own: the same θ on both ranks, the pass shared."""
 
@@ -83,7 +110,7 @@ def fewer_batches_than_processes(rank, plugin_name):
     return {"importance": plugin.importance, "anchor": plugin.anchor}
 
 
-JOBS = {"train": train_wrapped, "measure": measure, "few": fewer_batches_than_processes}
+JOBS = {"train": train_wrapped, "heads": train_heads, "measure": measure, "few": fewer_batches_than_processes}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +118,7 @@ def results(tmp_path_factory):
     """What two processes computed; started once for all tests of this file."""
     folder = tmp_path_factory.mktemp("gloo")
     jobs = {f"train {name}": ("train", name) for name in PLUGINS}
+    jobs |= {f"heads {name}": ("heads", name) for name in PLUGINS}
     jobs |= {f"{job} {name}": (job, name) for job in ("measure", "few") for name in ("EWC", "OnlineEWC", "MAS")}
     mp.start_processes(process, args=(str(folder), jobs), nprocs=2, start_method="spawn")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -106,6 +134,15 @@ def test_a_shared_pass_is_the_pass_of_one_process(results, job, name):
         assert_close(got["anchor"], alone["anchor"], rtol=0, atol=0, what=f"anchor on rank {rank}")
     first, second = (results[rank][f"{job} {name}"]["importance"] for rank in (0, 1))
     assert_close(first, second, rtol=0, atol=0, what="importance between ranks")
+
+
+def test_a_head_that_the_batch_leaves_out(results, plugin_name):
+    """Batches of 5 on each rank are batches of 10 in one process."""
+    alone = train_heads(0, plugin_name)
+    for rank in (0, 1):
+        got = results[rank][f"heads {plugin_name}"]
+        assert_close(got["parameters"], alone["parameters"], rtol=1e-4, what=f"parameters on rank {rank}")
+        assert_close(got["importance"], alone["importance"], rtol=1e-3, what=f"importance on rank {rank}")
 
 
 def test_training_with_the_penalty_stays_in_step(results, plugin_name):

@@ -176,3 +176,18 @@ def test_a_loss_replaced_behind_is_refused():
     strategy = strategy_for(mlp(), [SIPlugin(1.0), Replacing()])
     with pytest.raises(RuntimeError, match=r"did not differentiate strategy\.loss"):
         strategy.train(class_incremental(1).train_stream, eval_streams=[])
+
+
+class WarmUp(SupervisedPlugin):
+    """Scales the loss from 0 up, over the first steps."""
+
+    def before_backward(self, strategy, **kwargs):
+        strategy.loss = strategy.loss * min(1.0, strategy.clock.train_exp_iterations / 2)
+
+
+def test_a_loss_scaled_by_zero():
+    """Such a step has no gradient: ω stays finite, and what follows counts."""
+    omega = path_of([p := Before(5.0), WarmUp()], p, sgd(0.1))
+    for name, value in omega.items():
+        assert value.isfinite().all(), f"ω of {name} holds {value[~value.isfinite()][0]}"
+    assert any(value.any() for value in omega.values())
