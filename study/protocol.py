@@ -21,6 +21,7 @@ FIRST_TUNING_SEED = 1000  # a report's seeds are 0, 1, 2, ... below it: no repor
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=FIRST_TUNING_SEED)]
 Strength = Annotated[float, Field(ge=0)]
+MethodName = Annotated[str, Field(pattern=r"^[\w-]+$")]  # part of file names
 
 
 class ProtocolError(ValueError):
@@ -171,7 +172,7 @@ class Protocol(Table):
     benchmark: Benchmark
     model: Model
     training: Training
-    methods: Annotated[dict[str, Method], Field(min_length=1)]
+    methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
     strength: dict[str, dict[Scenario, Strength]]
     tuning: Tuning
 

@@ -36,8 +36,9 @@ def summarize(samples: ArrayLike, confidence: float = 0.95) -> Summary:
         ValueError: no samples, another shape, NaN or infinity among them, or ``confidence`` outside (0, 1).
 
     Example:
-        >>> summarize([1.0, 2.0, 3.0])
-        Summary(mean=2.0, sd=1.0, low=-0.48413771175032963, high=4.48413771175033, n=3)
+        >>> summary = summarize([1.0, 2.0, 3.0])
+        >>> summary.mean, round(summary.low, 3), round(summary.high, 3)
+        (2.0, -0.484, 4.484)
     """
     x = np.asarray(samples, dtype=np.float64)
     if x.ndim != 1 or x.size == 0:

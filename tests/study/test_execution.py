@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from study import training
@@ -53,25 +54,53 @@ def test_closing_early_stops_and_keeps_what_finished(run_of, tmp_path, monkeypat
     assert [store.read(run_of(seed=seed)) is not None for seed in range(3)] == [True, False, False]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process group")
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file: Path, tmp_path: Path):
     out = tmp_path / "records"
     arguments = ["run", str(protocol_file), "--methods", "naive", "--seeds", "400", "--out", str(out)]
     command = [sys.executable, "-m", "study", *arguments, "--jobs", "2"]
     study = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def finished(least: int) -> list[Path]:
+        wait_until(lambda: len(list(out.glob("*.json"))) >= least or study.poll() is not None, "no run finished")
+        return list(out.glob("*.json"))
+
     try:
-        wait_until(lambda: list(out.glob("*.json")) or study.poll() is not None, "no run finished")
-        os.killpg(study.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        finished(1)
+        for worker in psutil.Process(study.pid).children():
+            worker.send_signal(signal.SIGINT)  # a terminal sends it to all, but it is the parent that acts on it
+        finished(len(finished(1)) + 3)
+        assert study.poll() is None, study.stderr.read()
+        os.killpg(study.pid, signal.SIGINT)
         said = " ".join(study.communicate(timeout=60)[1].split())
     finally:
         study.kill()
-    finished = list(out.glob("*.json"))
+    kept = finished(1)
     assert study.returncode == 130, said
-    assert f"Stopped. {len(finished)} of 1200 runs are finished and kept in" in said, said
+    assert f"Stopped. {len(kept)} of 1200 runs are finished and kept in" in said, said
     assert "the same command goes on from there" in said
     assert "Traceback" not in said, said
-    assert all(RunRecord.model_validate_json(path.read_bytes()).finished for path in finished)
+    assert all(RunRecord.model_validate_json(path.read_bytes()).finished for path in kept)
     wait_until(lambda: not exists(study.pid), "a process of the study is left")
+
+
+POOL = """
+import os, time
+from study.execution import _pool
+
+with _pool(1) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_workers_end_with_a_parent_that_is_killed():
+    command = [sys.executable, "-c", POOL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        assert int(parent.stdout.readline()) != parent.pid
+        parent.kill()
+    wait_until(lambda: not exists(parent.pid), "a process outlives its parent")
 
 
 def exists(group: int) -> bool:

@@ -56,6 +56,7 @@ def test_lambda_is_that_of_the_scenario(protocol: Protocol):
         ),
         ('kind = "si"', 'kind = "is"', "methods.si.kind = 'is': allowed: 'naive', 'joint', 'l2', 'ewc',"),
         ('kind = "si", ', "", "methods.si.kind is missing"),
+        ("naive = {", '"a/b" = {', "methods.a/b = 'a/b': string should match pattern"),
         (
             "gamma = 1.0",
             "gamma = 1.5",

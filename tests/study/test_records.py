@@ -31,6 +31,7 @@ def test_a_crash_while_writing_leaves_the_old_record_whole(run_of, tmp_path, mon
     with pytest.raises(OSError, match="full"):
         store.write(RunRecord.of(run_of(), accuracy=[[1.0, 1.0]]))
     assert store.read(old.run) == old
+    assert [path.name for path in tmp_path.iterdir()] == [old.run.file_name]
 
 
 def test_what_is_no_record_is_named(run_of, tmp_path):

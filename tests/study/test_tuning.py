@@ -43,16 +43,16 @@ def test_of_equals_the_weakest_is_chosen_and_the_edge_of_the_grid_is_named(run_o
 
 
 def test_the_command_prints_what_a_protocol_file_needs(protocol_file, tmp_path, monkeypatch):
-    def best_at_10_in_class_and_1_elsewhere(run: Run) -> list[list[float]]:
-        best = 10.0 if run.scenario == "class" else 1.0
+    def best_at_10_in_class_and_100_elsewhere(run: Run) -> list[list[float]]:
+        best = 10.0 if run.scenario == "class" else 100.0
         return [[float(run.strength == best)] * 2] * 2
 
-    monkeypatch.setattr(training, "accuracy_matrix", best_at_10_in_class_and_1_elsewhere)
+    monkeypatch.setattr(training, "accuracy_matrix", best_at_10_in_class_and_100_elsewhere)
     arguments = [
         "tune",
         str(protocol_file),
         "--methods",
-        "ewc,mas",
+        "ewc,online_ewc",
         "--jobs",
         "1",
         "--out",
@@ -61,5 +61,5 @@ def test_the_command_prints_what_a_protocol_file_needs(protocol_file, tmp_path, 
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     toml = result.stdout[result.stdout.index("[strength]") :]
-    expected = {"task": 1, "domain": 1, "class": 10}
-    assert tomllib.loads(toml) == {"strength": {"ewc": expected, "mas": expected}}
+    expected = {"task": 100, "domain": 100, "class": 10}
+    assert tomllib.loads(toml) == {"strength": {"ewc": expected, "online_ewc": expected}}
