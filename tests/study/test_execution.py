@@ -59,7 +59,13 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file:
     out = tmp_path / "records"
     arguments = ["run", str(protocol_file), "--methods", "naive", "--seeds", "400", "--out", str(out)]
     command = [sys.executable, "-m", "study", *arguments, "--jobs", "2"]
-    study = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    study = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
 
     def finished(least: int) -> list[Path]:
         wait_until(lambda: len(list(out.glob("*.json"))) >= least or study.poll() is not None, "no run finished")
