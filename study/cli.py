@@ -1,25 +1,50 @@
-"""``clreg-study``: run a protocol, look at one, search for its λ."""
+"""``clreg-study``: run a protocol, look at one, search for its λ, report what came of it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from study.execution import execute, usable_cpus
-from study.protocol import FIRST_TUNING_SEED, ProtocolError, load_protocol, protocol_names, suggestion
-from study.records import RecordError, Run, RunRecord, RunStore
-from study.reporting.tables import choice_table, method_results, protocol_table, scenario_table, strength_toml
-from study.tuning import choose, tuning_runs
+from study.campaign import Interrupted, carry_out
+from study.cluster import check_cluster
+from study.conditions import Conditions
+from study.errors import StudyError
+from study.execution import usable_cpus
+from study.options import (
+    DataRoot,
+    Device,
+    Force,
+    Jobs,
+    Methods,
+    Mode,
+    Name,
+    OnDevice,
+    Out,
+    Overrides,
+    Ray,
+    Scenarios,
+    TuningFolder,
+    Wandb,
+    records_and_method,
+    records_folder,
+    selected,
+    stem,
+    tuning_folder,
+    tuning_records,
+)
+from study.protocol import FIRST_TUNING_SEED, Protocol, ProtocolError, load_protocol, protocol_names
+from study.records import Run, RunRecord, RunStore, read_archive
+from study.settings import suggestion
+from study.tracking import Tracking, check_tracking
+from study.tuning import choose, resolve, tuning_runs
 
 SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
 
 FIGURES = ["two-parameters"]
-
-AnyName = TypeVar("AnyName", bound=str)
+TUNING_ARCHIVE = "tuning.jsonl.gz"
 
 app = typer.Typer(
     help="Continual-learning protocols over seeds, with the methods of clreg.",
@@ -27,13 +52,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Name = Annotated[str, typer.Argument(help="A protocol's name (see `clreg-study list`) or a path to a .toml file.")]
-Methods = Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")]
-Scenarios = Annotated[str | None, typer.Option("--scenario", help="Only these scenarios: task, domain, class.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a CPU.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the records; by default runs/<protocol>.")]
-Force = Annotated[bool, typer.Option("--force", help="Repeat runs that are finished already.")]
 
 
 def main() -> None:
@@ -50,17 +68,22 @@ def list_protocols() -> None:
 
 
 @app.command()
-def show(name: Name) -> None:
+def show(name: Name, overrides: Overrides = None) -> None:
     """Say what a protocol does."""
+    from study.reporting.tables import protocol_table
+
     with _errors_without_traceback():
-        protocol = load_protocol(name)
+        protocol = load_protocol(name, overrides or ())
         console = Console(highlight=False)
         console.print(f"[bold]{protocol.title}[/bold]\n{' '.join(protocol.description.split())}\n")
         for key in ("benchmark", "model", "training"):
-            settings = getattr(protocol, key).model_dump().items()
+            settings = getattr(protocol, key).model_dump(exclude_none=True).items()
             console.print(f"{key}: " + ", ".join(f"{option} = {value}" for option, value in settings))
-        console.print(f"scenarios: {', '.join(protocol.scenarios)}; seeds: {protocol.seeds}\n")
+        console.print(f"scenarios: {', '.join(protocol.scenarios)}; seeds: {protocol.seeds}")
+        console.print(f"λ: {protocol.strength_source}\n")
         console.print(protocol_table(protocol))
+        for table in protocol.published:
+            console.print(f"published: {table.source} ({sum(map(len, table.results.values()))} numbers)")
 
 
 @app.command()
@@ -70,24 +93,45 @@ def run(
     methods: Methods = None,
     scenario: Scenarios = None,
     jobs: Jobs = None,
+    device: OnDevice = Device.cpu,
+    data_root: DataRoot = None,
+    wandb: Wandb = Mode.offline,
+    ray: Ray = None,
     out: Out = None,
+    tuning: TuningFolder = None,
     force: Force = False,
+    overrides: Overrides = None,
 ) -> None:
     """Train every method in every scenario over the seeds, and print what came of it.
 
     Finished runs are kept and not repeated: after an interrupt the same command goes on.
     """
+    from study.reporting.tables import method_results, scenario_table
+
     with _errors_without_traceback():
-        protocol = load_protocol(name)
-        scenarios = _selected("--scenario", scenario, protocol.scenarios)
-        chosen = _selected("--methods", methods, list(protocol.methods))
-        runs = [
-            Run.of(_stem(name), protocol, scenario, method, seed)
-            for seed in range(seeds or protocol.seeds)
-            for scenario in scenarios
-            for method in chosen
-        ]
-        records = _carry_out(runs, RunStore(out or Path("runs") / _stem(name)), jobs, force)
+        protocol = load_protocol(name, overrides or ())
+        scenarios = selected("--scenario", scenario, protocol.scenarios)
+        chosen = selected("--methods", methods, list(protocol.methods))
+        choices = choose(stem(name), protocol, tuning_records(name, tuning))
+        runs = []
+        for seed in range(seeds or protocol.seeds):
+            for kind in scenarios:
+                for method in chosen:
+                    settings, strength = resolve(name, protocol, kind, method, choices)
+                    runs.append(
+                        Run.of(
+                            stem(name),
+                            protocol,
+                            kind,
+                            method,
+                            seed,
+                            settings=settings,
+                            strength=strength,
+                            device=device.value,
+                        )
+                    )
+        store = RunStore(out or records_folder(name))
+        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force)
         ordered = sorted(records, key=lambda record: chosen.index(record.run.label))
         console = Console()
         for kind in scenarios:
@@ -101,20 +145,80 @@ def tune(
     methods: Methods = None,
     scenario: Scenarios = None,
     jobs: Jobs = None,
+    device: OnDevice = Device.cpu,
+    data_root: DataRoot = None,
+    wandb: Wandb = Mode.disabled,
+    ray: Ray = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the records; by default runs/<protocol>-tuning.")] = None,
     force: Force = False,
+    overrides: Overrides = None,
 ) -> None:
     """Search for each method's λ, on seeds that no report uses, validated on a part of the training data."""
+    from study.reporting.tables import choice_table, strength_toml
+
     with _errors_without_traceback():
-        protocol = load_protocol(name)
-        scenarios = _selected("--scenario", scenario, protocol.scenarios)
-        chosen = _selected("--methods", methods, list(protocol.methods))
-        runs = tuning_runs(_stem(name), protocol, scenarios, chosen)
-        records = _carry_out(runs, RunStore(out or Path("runs") / f"{_stem(name)}-tuning"), jobs, force)
-        choices = choose(records)
+        protocol = load_protocol(name, overrides or ())
+        scenarios = selected("--scenario", scenario, protocol.scenarios)
+        chosen = selected("--methods", methods, list(protocol.methods))
+        runs = tuning_runs(stem(name), protocol, scenarios, chosen, device.value)
+        store = RunStore(out or tuning_folder(name))
+        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force)
+        choices = choose(stem(name), protocol, records)
         Console().print(choice_table(protocol.title, choices))
         typer.echo(f"[strength]\n{strength_toml(choices)}")
         _exit_if_any_failed(records)
+
+
+@app.command()
+def status(name: Name, out: Out = None, overrides: Overrides = None) -> None:
+    """Say how far a study is, from another terminal or after an interrupt."""
+    from study.progress import runs_under_way, status_table, under_way_table
+
+    with _errors_without_traceback():
+        protocol = load_protocol(name, overrides or ())
+        store = RunStore(out or records_folder(name))
+        console = Console(highlight=False)
+        console.print(status_table(protocol, store.read_all()))
+        running = runs_under_way(store.under_way)
+        if running:
+            console.print("begun and not ended:")
+            console.print(under_way_table(running))
+
+
+@app.command()
+def report(
+    name: Name,
+    records: Annotated[
+        Path | None, typer.Option(help="Folder of the records, or of a report; by default runs/<protocol>.")
+    ] = None,
+    tuning: TuningFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; by default <records>/report.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write what the records say: Markdown, one HTML page, LaTeX tables, figures, CSV and Parquet."""
+    with _errors_without_traceback():
+        protocol = load_protocol(name, overrides or ())
+        folder = records or records_folder(name)
+        found = RunStore(folder).read_all()
+        archive = folder / TUNING_ARCHIVE
+        searched = read_archive(archive) if tuning is None and archive.is_file() else tuning_records(name, tuning)
+        from study.reporting.report import write_report  # here, since the other commands need not wait for matplotlib
+
+        page = write_report(stem(name), protocol, found, searched, out or folder / "report")
+        typer.echo(f"written: {page}")
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A protocol or a folder of records, with :METHOD for one.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+) -> None:
+    """Test one set of runs against another, paired by seed: methods, or the same methods under other settings."""
+    from study.reporting.comparison import comparison_table
+
+    with _errors_without_traceback():
+        (a_records, a_method), (b_records, b_method) = (records_and_method(argument) for argument in (a, b))
+        Console().print(comparison_table((a, a_records, a_method), (b, b_records, b_method)))
 
 
 @app.command()
@@ -155,65 +259,69 @@ def figure(
         typer.echo(f"drawn: {path}")
 
 
-def _carry_out(runs: Sequence[Run], store: RunStore, jobs: int | None, force: bool) -> list[RunRecord]:
-    """The records of all runs, in their order, with those that are not finished performed first."""
-    store.folder.mkdir(parents=True, exist_ok=True)
-    records: dict[str, RunRecord] = {}
-    if not force:
-        records = {run.id: record for run in runs if (record := store.read(run)) and record.finished}
-    missing = [run for run in runs if run.id not in records]
+# ------------------------------------------------------------------------------- what commands share
+
+
+def _carry_out(
+    protocol: Protocol,
+    runs: Sequence[Run],
+    store: RunStore,
+    jobs: int | None,
+    device: Device,
+    data_root: Path | None,
+    wandb: Mode,
+    ray: str | None,
+    force: bool,
+) -> list[RunRecord]:
+    """The records of runs, after all that can be checked before the first of them has been."""
     terminal = Console(stderr=True, highlight=False)
-    if records:
-        terminal.print(f"{len(records)} of {len(runs)} runs are finished already, in {store.folder}")
-    jobs = max(1, min(jobs or usable_cpus(), len(missing)))
+    store.folder.mkdir(parents=True, exist_ok=True)
+    if ray is not None:
+        check_cluster(ray)
+    tracking = Tracking(wandb.value, store.folder.absolute())
+    check_tracking(tracking)
+    conditions = Conditions(_checked_data(protocol, device, data_root), store.under_way.absolute(), tracking)
     try:
-        with (
-            _progress(terminal, jobs, len(missing)) as advance,
-            closing(execute(missing, store, jobs)) as ended,
-        ):
-            for record in ended:
-                records[record.id] = record
-                advance(record)
-    except KeyboardInterrupt:
-        finished = sum(record.finished for record in records.values())
+        return carry_out(
+            runs,
+            store,
+            conditions,
+            # a cluster knows itself how many it can take at a time
+            jobs=jobs or (usable_cpus() if ray in (None, "local") else len(runs)),
+            force=force,
+            cluster=ray,
+            terminal=terminal,
+        )
+    except Interrupted as interrupted:
         terminal.print(
-            f"Stopped. {finished} of {len(runs)} runs are finished and kept in {store.folder}; "
+            f"Stopped. {interrupted.finished} of {len(runs)} runs are finished and kept in {store.folder}; "
             f"the same command{' without --force' if force else ''} goes on from there."
         )
         raise typer.Exit(INTERRUPTED) from None
-    return [records[run.id] for run in runs]
 
 
-@contextmanager
-def _progress(terminal: Console, jobs: int, total: int) -> Iterator[Callable[[RunRecord], None]]:
-    """A bar, and the function that moves it on by a run that ended."""
-    failed = 0
-    with Progress(
-        TextColumn("{task.completed} of {task.total} runs done, {task.fields[running]} running"),
-        TextColumn("{task.fields[failed]} failed"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=terminal,
-    ) as progress:
-        bar = progress.add_task("", total=total, running=min(jobs, total), failed=failed)
+def _checked_data(protocol: Protocol, device: Device, data_root: Path | None) -> Path:
+    if protocol.benchmark.name == "split_digits" and device is Device.cpu and data_root is None:
+        return Path()  # comes with scikit-learn: no need to wait for torch to be imported
+    import torch
 
-        def advance(record: RunRecord) -> None:
-            nonlocal failed
-            if not record.finished:
-                failed += 1
-                terminal.print(f"failed: {record.run}: {_last_line(record.error)}", style="red")
-            left = total - progress.tasks[bar].completed - 1
-            progress.update(bar, advance=1, running=min(jobs, int(left)), failed=failed)
+    from study.data import default_root, load_images
 
-        yield advance
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
+    root = data_root or default_root()
+    load_images(protocol.benchmark.name, root)
+    return root.absolute()
 
 
 def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:
-    failed = [record.run for record in records if not record.finished]
-    if failed:
-        typer.echo(f"{len(failed)} of {len(records)} runs failed; their records hold the tracebacks", err=True)
+    bad = [record for record in records if not record.finished]
+    if bad:
+        diverged = sum(record.outcome == "diverged" for record in bad)
+        typer.echo(
+            f"{len(bad)} of {len(records)} runs failed ({diverged} diverged); their records hold the tracebacks",
+            err=True,
+        )
         raise typer.Exit(SOME_RUNS_FAILED)
 
 
@@ -222,25 +330,6 @@ def _errors_without_traceback() -> Iterator[None]:
     """What a user can put right is said without a traceback."""
     try:
         yield
-    except (ProtocolError, RecordError, OSError) as error:
+    except (StudyError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(CANNOT_GO_ON) from None
-
-
-def _selected(option: str, value: str | None, allowed: list[AnyName]) -> list[AnyName]:
-    """The names in a comma-separated option, in the protocol's order; all of them without the option."""
-    if value is None:
-        return allowed
-    names = [name.strip() for name in value.split(",")]
-    for name in names:
-        if name not in allowed:
-            raise ProtocolError(f"{option}: unknown name {name!r}{suggestion(name, allowed)}")
-    return [name for name in allowed if name in names]
-
-
-def _stem(name: str) -> str:
-    return Path(name).name.removesuffix(".toml")
-
-
-def _last_line(text: str | None) -> str:
-    return (text or "").strip().rpartition("\n")[2]

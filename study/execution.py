@@ -1,4 +1,4 @@
-"""Runs in, records out, over local processes."""
+"""Runs in, records out, over local processes or a Ray cluster."""
 
 import multiprocessing
 import os
@@ -11,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 
-from study.records import Run, RunRecord, RunStore
+from study.conditions import Conditions
+from study.records import Run, RunRecord, RunStore, record_of
 
 LOST = "the process of this run died (killed, or out of memory?)"
 
@@ -21,29 +22,40 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(runs: Iterable[Run], store: RunStore, jobs: int) -> Iterator[RunRecord]:
-    """Perform runs and yield the record of each as it ends, finished or failed.
+def execute(
+    runs: Iterable[Run], store: RunStore, conditions: Conditions, jobs: int, cluster: str | None = None
+) -> Iterator[RunRecord]:
+    """Perform runs and yield the record of each as it ends, finished or not.
 
     A record is in the store before it is yielded. Closing the iterator, or an interrupt, stops the runs under
-    way and loses nothing that finished.
+    way and loses nothing that finished, and of a run under way no more than the experience in progress.
 
     Args:
         runs: in the order in which they start.
         store: for the records.
+        conditions: of the runs.
         jobs: how many run at a time: 1 in this process, more in processes of their own.
+        cluster: the address of a Ray cluster that performs them instead, or "local" for one on this machine.
 
     Raises:
-        OSError: a record cannot be written.
+        OSError: a record or checkpoint cannot be written.
+        ClusterError: there is no such cluster, or Ray is not installed.
     """
-    if jobs == 1:
-        yield from (_perform_and_store(run, store) for run in runs)
-        return
-    waiting = deque(runs)
-    while waiting:
-        yield from _until_a_process_dies(waiting, store, jobs)
+    if cluster is not None:
+        from study.cluster import execute_on_cluster  # Ray is optional
+
+        yield from execute_on_cluster(runs, store, conditions, jobs, cluster)
+    elif jobs == 1:
+        yield from (_perform_and_store(run, store, conditions) for run in runs)
+    else:
+        waiting = deque(runs)
+        while waiting:
+            yield from _until_a_process_dies(waiting, store, conditions, jobs)
 
 
-def _until_a_process_dies(waiting: deque[Run], store: RunStore, jobs: int) -> Iterator[RunRecord]:
+def _until_a_process_dies(
+    waiting: deque[Run], store: RunStore, conditions: Conditions, jobs: int
+) -> Iterator[RunRecord]:
     """Take runs from ``waiting`` until it is empty, or a process dies and takes those beside it along."""
     under_way: dict[Future[RunRecord], Run] = {}
     with _pool(jobs) as pool:
@@ -51,7 +63,7 @@ def _until_a_process_dies(waiting: deque[Run], store: RunStore, jobs: int) -> It
             while waiting or under_way:
                 while waiting and len(under_way) < jobs:
                     with _interrupts_held_back():
-                        under_way[pool.submit(_perform_and_store, waiting[0], store)] = waiting[0]
+                        under_way[pool.submit(_perform_and_store, waiting[0], store, conditions)] = waiting[0]
                     waiting.popleft()
                 for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                     record = future.result()
@@ -61,15 +73,23 @@ def _until_a_process_dies(waiting: deque[Run], store: RunStore, jobs: int) -> It
             for future, run in under_way.items():
                 lost = isinstance(future.exception(), BrokenProcessPool)
                 # not stored as failed: the next call tries it again
-                yield RunRecord.of(run, error=LOST) if lost else future.result()
+                yield record_of(run, "failed", error=LOST) if lost else future.result()
 
 
-def _perform_and_store(run: Run, store: RunStore) -> RunRecord:
+def _perform_and_store(run: Run, store: RunStore, conditions: Conditions) -> RunRecord:
     from study.training import perform  # imports torch and Avalanche, needless for a parent that only waits
 
-    record = perform(run)
-    store.write(record)
+    record = perform(run, conditions)
+    keep(record, store, conditions)
     return record
+
+
+def keep(record: RunRecord, store: RunStore, conditions: Conditions) -> None:
+    """Write a record, and only then let go of the checkpoint that the run could have gone on from."""
+    store.write(record)
+    if conditions.checkpoints is not None:
+        for path in conditions.checkpoints.glob(f"{record.id}.*"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,24 +1,59 @@
-"""Methods in a protocol -> the plugins that make them."""
+"""Methods in a protocol -> the Avalanche strategy and plugins that make them."""
 
+import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import LwFPlugin
+from avalanche.training.supervised import Cumulative as CumulativeTraining
+from avalanche.training.supervised import JointTraining, Naive
+from torch import nn
 
 from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
-from study.protocol import EWC, L2, MAS, SI, Method, OnlineEWC
+from study.baselines import ReplayMemory
+from study.batches import InMemoryBatches
+from study.data import Encoding
+from study.models import parameter_bytes
+from study.settings import EWC, L2, MAS, SI, Cumulative, Joint, LwF, Method, OnlineEWC, Replay, Training
 
 PLUGIN = {L2: L2Plugin, EWC: EWCPlugin, OnlineEWC: OnlineEWCPlugin, MAS: MASPlugin, SI: SIPlugin}
+STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
 
 
-def build_plugins(method: Method, strength: float | None, seed: int) -> list[SupervisedPlugin]:
-    """The plugins of a method: one, or none for naive and joint training.
+def strategy_of(method: Method) -> type[Naive]:
+    """The Avalanche strategy that a method is plugged into."""
+    return STRATEGY.get(type(method), Naive)
+
+
+def build_plugin(
+    method: Method,
+    strength: float | None,
+    seed: int,
+    *,
+    model: nn.Module,
+    batches: InMemoryBatches,
+    encoding: Encoding,
+) -> SupervisedPlugin | None:
+    """The plugin of a method; None for one that is a strategy by itself.
 
     Args:
         method: its kind and options.
         strength: λ.
         seed: of a method's own random draws.
+        model, batches, encoding: what a memory of examples is made with.
     """
+    if isinstance(method, Replay):
+        return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)
+    if isinstance(method, LwF):
+        return LwFPlugin(alpha=strength, temperature=method.temperature)
     if type(method) not in PLUGIN:
-        return []
+        return None
     options = method.model_dump(exclude={"kind"})
     if isinstance(method, EWC | OnlineEWC):
         options["seed"] = seed
-    return [PLUGIN[type(method)](strength, **options)]
+    return PLUGIN[type(method)](strength, **options)
+
+
+def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a protocol."""
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)

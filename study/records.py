@@ -1,9 +1,14 @@
 """What determines a run, what came of it, and where that is kept: one JSON file a run, written atomically."""
 
+import gzip
 import hashlib
 import json
 import os
 import platform
+import subprocess
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -11,15 +16,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from study.protocol import Benchmark, Method, Model, Protocol, Scenario, Training
+from study.errors import StudyError
+from study.protocol import Protocol
+from study.settings import Benchmark, Method, Model, Scenario, Training
 
-PACKAGES_THAT_DECIDE = ("clreg", "torch", "avalanche-lib", "numpy", "scikit-learn")
+PACKAGES_THAT_DECIDE = ("clreg", "torch", "torchvision", "avalanche-lib", "numpy", "scikit-learn")
+ARCHIVE = "records.jsonl.gz"
+
+Matrix = list[list[float]]
+Outcome = Literal["finished", "diverged", "failed"]
 
 
-class RecordError(ValueError):
-    """A record that cannot be read, and why."""
+class RecordError(StudyError):
+    """A record that cannot be read, or a folder of records that cannot be used, and why."""
 
 
 class Frozen(BaseModel):
@@ -33,10 +45,12 @@ class Run(Frozen):
 
     Attributes:
         protocol, label: names for people; they determine nothing.
+        benchmark, model, training: as in the protocol.
         scenario: "task", "domain" or "class".
         method: its kind and options.
         strength: λ; None for a method that has none.
-        seed: of initialisation and data order.
+        seed: of initialisation, data order and permutations, each from a generator of its own.
+        device: "cpu" or "cuda"; their numbers differ in the last bits.
         evaluated_on: "test", or "validation": a part of the training data that is then not trained on.
         validation_fraction: the share that is taken; None when evaluated on "test".
     """
@@ -50,12 +64,32 @@ class Run(Frozen):
     method: Method
     strength: float | None
     seed: int
+    device: Literal["cpu", "cuda"] = "cpu"
     evaluated_on: Literal["test", "validation"] = "test"
     validation_fraction: float | None = None
 
     @classmethod
-    def of(cls, name: str, protocol: Protocol, scenario: Scenario, method: str, seed: int) -> Self:
-        """The run that a protocol means by a scenario, a method and a seed."""
+    def of(
+        cls,
+        name: str,
+        protocol: Protocol,
+        scenario: Scenario,
+        method: str,
+        seed: int,
+        *,
+        settings: Method | None = None,
+        strength: float | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> Self:
+        """The run that a protocol means by a scenario, a method and a seed.
+
+        Args:
+            name: the protocol's.
+            protocol: with the settings.
+            scenario, method, seed: which run.
+            settings, strength: in place of the protocol's, where a search chose them.
+            device: "cpu" or "cuda".
+        """
         return cls(
             protocol=name,
             label=method,
@@ -63,24 +97,34 @@ class Run(Frozen):
             model=protocol.model,
             training=protocol.training,
             scenario=scenario,
-            method=protocol.methods[method],
-            strength=protocol.strength_of(method, scenario),
+            method=protocol.methods[method] if settings is None else settings,
+            strength=protocol.strength_of(method, scenario) if settings is None else strength,
             seed=seed,
+            device=device,
         )
+
+    @property
+    def content(self) -> str:
+        """What determines the result, but for the packages' versions, as JSON."""
+        return json.dumps(self.model_dump(mode="json", exclude={"protocol", "label"}), sort_keys=True)
 
     @property
     def id(self) -> str:
         """Hash of what determines the result, the packages' versions included: 16 hexadecimal digits."""
-        determining = self.model_dump(mode="json", exclude={"protocol", "label"}) | {"versions": versions()}
-        return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256((self.content + json.dumps(versions(), sort_keys=True)).encode()).hexdigest()[:16]
 
     @property
     def file_name(self) -> str:
-        """Scenario, method, seed and id: a folder's listing says what is in it."""
-        return f"{self.scenario}-{self.label}-seed{self.seed}-{self.id}.json"
+        """Where the record of this run goes: a folder's listing says what is in it."""
+        return self.file_name_with(self.id)
+
+    def file_name_with(self, identity: str) -> str:
+        """Scenario, method, seed and an id, which is another one if it ran with other versions."""
+        return f"{self.scenario}-{self.label}-seed{self.seed}-{identity}.json"
 
     def __str__(self) -> str:
-        return f"{self.scenario}-incremental {self.label}, seed {self.seed}"
+        strength = "" if self.evaluated_on == "test" or self.strength is None else f", λ = {self.strength:g}"
+        return f"{self.scenario}-incremental {self.label}{strength}, seed {self.seed}"
 
 
 @cache
@@ -89,53 +133,144 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES_THAT_DECIDE}
 
 
+@cache
+def git_commit() -> str | None:
+    """The commit that the code is at, with "+" behind it if files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", ".", "../clreg_plugins"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + "+" if changed.strip() else commit
+
+
+class Hardware(Frozen):
+    """The machine that a run ran on.
+
+    Attributes:
+        system: operating system and processor architecture.
+        processor: the CPU's model.
+        gpu: the GPU's model; None for a run on the CPU.
+    """
+
+    system: str
+    processor: str
+    gpu: str | None = None
+
+
+class Seconds(Frozen):
+    """Wall-clock time of a run, an entry an experience.
+
+    Attributes:
+        training: reading the data and the training steps.
+        consolidation: measuring importance and all else that plugins do after the last step.
+        evaluation: on all experiences.
+    """
+
+    training: list[float] = []
+    consolidation: list[float] = []
+    evaluation: list[float] = []
+
+    @property
+    def total(self) -> float:
+        """The sum of all."""
+        return sum(self.training) + sum(self.consolidation) + sum(self.evaluation)
+
+
 class RunRecord(Frozen):
     """What came of a run.
 
     Attributes:
-        accuracy: shape (K, T), in [0, 1]: row k holds the accuracy on each of T experiences after the k-th
-            training call. K = T, or 1 for joint training. None if the run failed.
-        error: the traceback of a run that failed.
-        seconds: wall-clock time.
+        id: of the run, with the versions that it ran with.
+        run: what was asked for.
+        outcome: "finished"; "diverged" (NaN or infinity in loss, parameters or importance); or "failed".
+        accuracy: shape (K, T), in [0, 1]: row k holds the accuracy on each of T experiences after the k-th training
+            call. K = T, or 1 for joint training; fewer rows if the run did not finish.
+        loss: mean cross-entropy on each experience's test data, of the same shape.
+        training_loss: mean over the steps of each experience, penalty not included.
+        seconds: see :class:`Seconds`.
+        peak_memory: bytes, the largest that the process (on a GPU: PyTorch there) held in the run.
+        plugin_memory: bytes that the method's plugin holds at the end, scratch included.
+        memory_examples: of replay: how many examples its memory holds in full.
+        resumed: how often the run was continued from a checkpoint.
+        error: of a run that did not finish: the traceback.
         ended: when, UTC, ISO 8601.
-        versions: see :func:`versions`.
-        machine: operating system and processor architecture.
+        versions, hardware, commit: what it ran with.
     """
 
     id: str
     run: Run
-    accuracy: list[list[float]] | None
+    outcome: Outcome
+    accuracy: Matrix
+    loss: Matrix
+    training_loss: list[float]
+    seconds: Seconds
+    peak_memory: int | None = None
+    plugin_memory: int = 0
+    memory_examples: int | None = None
+    resumed: int = 0
     error: str | None = None
-    seconds: float
     ended: str
     versions: dict[str, str]
-    machine: str
-
-    @classmethod
-    def of(
-        cls,
-        run: Run,
-        *,
-        accuracy: list[list[float]] | None = None,
-        error: str | None = None,
-        seconds: float = 0.0,
-    ) -> Self:
-        """The record of a run that has just ended on this machine, with these versions."""
-        return cls(
-            id=run.id,
-            run=run,
-            accuracy=accuracy,
-            error=error,
-            seconds=round(seconds, 3),
-            ended=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=versions(),
-            machine=f"{platform.system()} {platform.machine()}",
-        )
+    hardware: Hardware
+    commit: str | None
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return self.accuracy is not None
+        return self.outcome == "finished"
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the error: what happened, without the traceback."""
+        return (self.error or "").strip().rpartition("\n")[2]
+
+
+def record_of(
+    run: Run,
+    outcome: Outcome,
+    *,
+    accuracy: Matrix = (),
+    loss: Matrix = (),
+    training_loss: Sequence[float] = (),
+    seconds: Seconds | None = None,
+    gpu: str | None = None,
+    **more: object,
+) -> RunRecord:
+    """The record of a run that has just ended on this machine, with these versions."""
+    return RunRecord(
+        id=run.id,
+        run=run,
+        outcome=outcome,
+        accuracy=accuracy,
+        loss=loss,
+        training_loss=training_loss,
+        seconds=seconds or Seconds(),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        hardware=Hardware(system=f"{platform.system()} {platform.machine()}", processor=_processor(), gpu=gpu),
+        commit=git_commit(),
+        **more,
+    )
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "unknown"
+
+
+# ------------------------------------------------------------------------------- the store
 
 
 @dataclass(frozen=True)
@@ -148,6 +283,11 @@ class RunStore:
         """Where the record of a run is, or would be."""
         return self.folder / run.file_name
 
+    @property
+    def under_way(self) -> Path:
+        """The folder of the checkpoints of runs that have begun and not ended."""
+        return self.folder / "under-way"
+
     def read(self, run: Run) -> RunRecord | None:
         """The record of a run; None if there is none.
 
@@ -156,22 +296,91 @@ class RunStore:
         """
         path = self.path(run)
         try:
-            return RunRecord.model_validate_json(path.read_bytes())
+            return _parse(path.read_bytes(), path)
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            raise RecordError(f"{path} is not a record of this version; delete it to run it again") from error
+
+    def read_all(self) -> list[RunRecord]:
+        """Every record of the folder, and of an archive in it, in the order of their files' names.
+
+        Raises:
+            RecordError: there is none, or a file is not a record.
+        """
+        records = {}
+        archive = self.folder / ARCHIVE
+        if archive.is_file():
+            records = {record.run.file_name_with(record.id): record for record in read_archive(archive)}
+        records |= {path.name: _parse(path.read_bytes(), path) for path in self.folder.glob("*.json")}
+        if not records:
+            raise RecordError(f"there are no records in {self.folder}; `clreg-study run` writes them")
+        return [records[name] for name in sorted(records)]
 
     def write(self, record: RunRecord) -> None:
         """Write a record so that a reader, or a crash, sees either the whole of it or nothing."""
+        write_atomically(self.path(record.run), (record.model_dump_json(indent=1) + "\n").encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other studies from writing to the folder; the lock goes with the process that holds it.
+
+        Raises:
+            RecordError: another study writes to it.
+            OSError: the folder cannot be written to.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(record.run)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(record.model_dump_json(indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=0).acquire()
+        except Timeout:
+            raise RecordError(
+                f"another study is writing to {self.folder}; wait for it, or name another --out"
+            ) from None
+        with lock:
+            for cut_short in (*self.folder.glob("*.tmp"), *self.under_way.glob("*.tmp")):
+                cut_short.unlink(missing_ok=True)  # by a kill amid a write
+            yield
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader, or a crash, sees either the old one or the new one.
+
+    Raises:
+        OSError: the folder is full or cannot be written to; the old file is as it was then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_archive(records: Sequence[RunRecord], path: Path) -> None:
+    """Write records into one compressed file, the same bytes for the same records."""
+    lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
+    write_atomically(path, gzip.compress(lines, mtime=0))
+
+
+def read_archive(path: Path) -> list[RunRecord]:
+    """The records of an archive.
+
+    Raises:
+        RecordError: the file is not an archive of records.
+    """
+    try:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{path} is not an archive of records: {error}") from error
+    if not lines:
+        raise RecordError(f"{path} is empty")
+    return [_parse(line, path) for line in lines]
+
+
+def _parse(text: bytes, path: Path) -> RunRecord:
+    try:
+        return RunRecord.model_validate_json(text)
+    except ValidationError as error:
+        raise RecordError(f"{path} is not a record of this version; delete it to run it again") from error

@@ -9,59 +9,61 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from avalanche.benchmarks import NCScenario
-from avalanche.core import SupervisedPlugin
-from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.benchmarks.utils import concat_datasets
+from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.supervised import JointTraining, Naive
-from torch import Tensor, nn
-from torch.utils.data import default_collate
+from avalanche.training.supervised import Cumulative, Naive
+from torch import nn
 
+from study.baselines import ReplayMemory
+from study.batches import InMemoryBatches
 from study.benchmarks import build_benchmark
-from study.methods import build_plugins
+from study.checkpoints import Checkpoint, State
+from study.conditions import Conditions
+from study.data import Encoding
+from study.instruments import Instruments, held_bytes, peak_memory, reset_peak_memory
+from study.methods import build_optimizer, build_plugin, strategy_of
+from study.metrics import average_accuracy
 from study.models import build_model
-from study.protocol import Joint
-from study.records import Run, RunRecord
+from study.records import Outcome, Run, RunRecord, git_commit, record_of, versions
+from study.settings import Joint
+from study.tracking import WandbLogger
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 EVAL_BATCH_SIZE = 1024  # the accuracy does not depend on it
 
 
-def perform(run: Run) -> RunRecord:
-    """Train and evaluate. A run that fails gives a record that says how; only an interrupt is raised."""
-    clock = time.perf_counter()
-    accuracy, error = None, None
-    try:
-        accuracy = accuracy_matrix(run)
-    except Exception:  # whatever a method or model does wrong ends this run, not the study
-        error = traceback.format_exc()
-    return RunRecord.of(run, accuracy=accuracy, error=error, seconds=time.perf_counter() - clock)
+def perform(run: Run, conditions: Conditions) -> RunRecord:
+    """Train and evaluate, going on from a checkpoint if there is one. The same run gives the same matrix to the bit.
 
-
-def accuracy_matrix(run: Run) -> list[list[float]]:
-    """The accuracy on every experience after every experience, the same to the last bit for the same run.
+    Args:
+        run: all that determines the result.
+        conditions: all that does not.
 
     Returns:
-        Shape (T, T), in [0, 1], row k after training on experience k; for joint training the one row after
-        it.
+        The record. A run that fails or diverges gives one that says how.
+
+    Raises:
+        OSError: a checkpoint cannot be written; the one before is kept.
     """
-    with _one_thread(), torch.random.fork_rng(devices=[]):
-        benchmark = build_benchmark(run.benchmark, run.scenario, run.evaluated_on, run.validation_fraction)
-        torch.manual_seed(derived_seed(run.seed, "initialisation"))
-        model = build_model(run.model, run.scenario, benchmark)
-        # what a model draws while it trains (dropout) shall not depend on how many numbers its weights took
-        torch.manual_seed(derived_seed(run.seed, "training"))
-        strategy = _build_strategy(run, model)
-        if isinstance(run.method, Joint):
-            strategy.train(benchmark.train_stream, eval_streams=[])
-            return [_accuracies(strategy, benchmark)]
-        matrix = []
-        for experience in benchmark.train_stream:
-            # A fresh optimizer state: what Adam keeps of a past experience would go on moving the heads of
-            # past tasks, to which a penalty gives a gradient, if only of 0, and naive training gives none.
-            strategy.train(experience, eval_streams=[], reset_optimizer_state=True)
-            matrix.append(_accuracies(strategy, benchmark))
-        return matrix
+    devices = [torch.cuda.current_device()] if run.device == "cuda" else []
+    with _one_thread(), torch.random.fork_rng(devices=devices):
+        learner: Learner | None = None
+        outcome: Outcome = "finished"
+        error = None
+        try:
+            try:
+                learner = Learner(run, conditions)
+                learner.learn_all()
+            except FloatingPointError:
+                outcome, error = "diverged", traceback.format_exc()
+            except OSError:
+                raise  # of the machine, not of the run
+            except Exception:  # whatever a method or model does wrong ends this run, not the study
+                outcome, error = "failed", traceback.format_exc()
+            return learner.record(outcome, error) if learner else record_of(run, outcome, error=error)
+        finally:
+            if learner is not None:
+                learner.logger.close()  # interrupted: W&B's run can go on later
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -69,72 +71,197 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
 
 
-class ShuffledBatches(SupervisedPlugin, supports_distributed=False):
-    """Feeds a strategy from memory, in an order that only the seed decides.
-
-    The data order has a generator of its own, so that methods see the same batches whatever else they draw;
-    and collating an experience once instead of sample by sample in every epoch saves a third of the time. For
-    data that fits in memory and is not augmented.
+class Learner:
+    """A run under way: an Avalanche strategy, and what came of it so far.
 
     Args:
-        seed: of the order.
+        run: which.
+        conditions: where its data and its checkpoints are.
+
+    Raises:
+        DataError: the data is not there, or is damaged.
     """
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self._generator = torch.Generator().manual_seed(seed)
+    def __init__(self, run: Run, conditions: Conditions) -> None:
+        self.run = run
+        self.device = torch.device(run.device)
+        reset_peak_memory(self.device)
+        permutations = torch.Generator().manual_seed(derived_seed(run.seed, "permutations"))
+        self.benchmark = build_benchmark(
+            run.benchmark,
+            run.scenario,
+            conditions.data_root,
+            permutations,
+            run.evaluated_on,
+            run.validation_fraction,
+        )
+        # joint training is one training call on the whole stream
+        self.calls = [self.benchmark.train_stream] if self._joint else list(self.benchmark.train_stream)
+        self.checkpoint = Checkpoint(conditions.checkpoints, run)
+        state = self.checkpoint.load()
+        self.state = self._begin() if state is None else state
+        self.logger = WandbLogger(
+            conditions.tracking,
+            run_id=run.id,
+            name=str(run),
+            group=run.protocol,
+            job_type=run.label,
+            config=run.model_dump(mode="json") | {"versions": versions(), "commit": git_commit()},
+        )
+        self.strategy = self._strategy()
+        if state is None:
+            # what a model draws while it trains (dropout) shall not depend on how many numbers its weights took
+            torch.manual_seed(derived_seed(run.seed, "training"))
+        else:
+            self._go_on()
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the batches in the place of the strategy's dataloader."""
-        dataset = strategy.adapted_dataset
-        columns = default_collate([dataset[i] for i in range(len(dataset))])
-        strategy.dataloader = _Epochs(columns, strategy.train_mb_size, self._generator)
+    @property
+    def _joint(self) -> bool:
+        return isinstance(self.run.method, Joint)
 
+    @property
+    def method_plugin(self) -> Any:
+        """What the method consists of; None for one without a plugin."""
+        return self.state.plugins[2] if len(self.state.plugins) > 2 else None
 
-class _Epochs:
-    """Iterates over all rows of some columns, in batches and in a new order each time."""
+    # ------------------------------------------------------------------- beginning, or going on
 
-    def __init__(self, columns: list[Tensor], batch_size: int, generator: torch.Generator) -> None:
-        self._columns = columns
-        self._batch_size = batch_size
-        self._generator = generator
+    def _begin(self) -> State:
+        run = self.run
+        torch.manual_seed(derived_seed(run.seed, "initialisation"))
+        model = build_model(run.model, run.scenario, self.benchmark).to(self.device)
+        iterations = run.training.iterations
+        if iterations is not None and self._joint:
+            iterations *= len(self.benchmark.train_stream)
+        batches = InMemoryBatches(derived_seed(run.seed, "order"), iterations)
+        plugin = build_plugin(
+            run.method,
+            run.strength,
+            derived_seed(run.seed, "importance"),
+            model=model,
+            batches=batches,
+            encoding=Encoding.of(run.benchmark),
+        )
+        return State(model, [Instruments(), batches, *([plugin] if plugin else [])])
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        order = torch.randperm(len(self._columns[0]), generator=self._generator)
-        for rows in order.split(self._batch_size):
-            yield [column[rows] for column in self._columns]
+    def _strategy(self) -> Naive:
+        run, model = self.run, self.state.model
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No loggers specified")  # where nothing is tracked
+            metrics = (f(experience=True, stream=True) for f in (accuracy_metrics, loss_metrics))
+            evaluator = EvaluationPlugin(*metrics, loggers=[self.logger])
+        return strategy_of(run.method)(
+            model=model,
+            optimizer=build_optimizer(run.training, model),
+            criterion=nn.CrossEntropyLoss(),
+            train_mb_size=run.training.batch_size,
+            train_epochs=run.training.epochs or 1,
+            eval_mb_size=EVAL_BATCH_SIZE,
+            device=self.device,
+            plugins=list(self.state.plugins),
+            evaluator=evaluator,
+        )
 
+    def _go_on(self) -> None:
+        """Put the strategy where the checkpoint's was."""
+        state = self.state
+        state.resumed += 1
+        self.strategy.make_optimizer(reset_optimizer_state=True)  # else the strategy would, at its first experience
+        self.strategy.optimizer.load_state_dict(state.optimizer)
+        if isinstance(self.strategy, Cumulative):
+            past = self.calls[: len(state.accuracy)]
+            self.strategy.dataset = concat_datasets([experience.dataset for experience in past])
+        torch.set_rng_state(state.random["cpu"])
+        if "cuda" in state.random:
+            torch.cuda.set_rng_state(state.random["cuda"])
 
-def _build_strategy(run: Run, model: nn.Module) -> Naive | JointTraining:
-    settings = run.training
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No loggers specified")  # as intended
-        evaluator = EvaluationPlugin(accuracy_metrics(experience=True), loggers=[])
-    strategy = JointTraining if isinstance(run.method, Joint) else Naive
-    return strategy(
-        model=model,
-        optimizer=OPTIMIZERS[settings.optimizer](model.parameters(), lr=settings.learning_rate),
-        criterion=nn.CrossEntropyLoss(),
-        train_mb_size=settings.batch_size,
-        train_epochs=settings.epochs,
-        eval_mb_size=EVAL_BATCH_SIZE,
-        plugins=[
-            ShuffledBatches(derived_seed(run.seed, "order")),
-            *build_plugins(run.method, run.strength, derived_seed(run.seed, "importance")),
-        ],
-        evaluator=evaluator,
-    )
+    # ------------------------------------------------------------------- learning
 
+    def learn_all(self) -> None:
+        """Train on every experience that is left, and evaluate on all after each."""
+        done = len(self.state.accuracy)
+        self.checkpoint.report(done, len(self.calls), self._accuracy_so_far())
+        for index in range(done, len(self.calls)):
+            self._learn(index)
 
-def _accuracies(strategy: Naive | JointTraining, benchmark: NCScenario) -> list[float]:
-    """Accuracy on each experience of the test stream, in order."""
-    metrics = strategy.eval(benchmark.test_stream)
-    by_experience = {
-        int(name.rpartition("/Exp")[2]): value
-        for name, value in metrics.items()
-        if name.startswith("Top1_Acc_Exp/eval_phase/test_stream/")
-    }
-    return [float(by_experience[i]) for i in range(len(benchmark.test_stream))]
+    def _learn(self, index: int) -> None:
+        state, run = self.state, self.run
+        began = time.perf_counter()
+        # What Adam keeps of a past experience goes on moving the heads of past tasks for some steps, if a penalty
+        # gives them a gradient, be it 0; "reset" avoids that, "keep" is what most published code does.
+        reset = run.training.optimizer_state == "reset"
+        self.strategy.train(self.calls[index], eval_streams=[], reset_optimizer_state=reset)
+        consolidated = time.perf_counter()
+        accuracy, loss = self._evaluate()
+        evaluated = time.perf_counter()
+        instruments = state.plugins[0]
+        state.seconds.training.append(instruments.last_step - began)
+        state.seconds.consolidation.append(consolidated - instruments.last_step)
+        state.seconds.evaluation.append(evaluated - consolidated)
+        state.training_loss.append(instruments.training_loss)
+        state.accuracy.append(accuracy)
+        state.loss.append(loss)
+        state.optimizer = self.strategy.optimizer.state_dict()
+        state.random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state.random["cuda"] = torch.cuda.get_rng_state()
+        self.logger.after_experience(
+            len(accuracy) - 1 if self._joint else index,
+            accuracy=accuracy,
+            loss=loss,
+            training_loss=instruments.training_loss,
+            seconds={name: values[-1] for name, values in state.seconds},
+            importance=getattr(self.method_plugin, "importance", None),
+        )
+        if index + 1 < len(self.calls):
+            self.checkpoint.save(state)
+        self.checkpoint.report(index + 1, len(self.calls), self._accuracy_so_far())
+
+    def _evaluate(self) -> tuple[list[float], list[float]]:
+        """Accuracy and mean loss on each experience of the test stream, in order."""
+        metrics = self.strategy.eval(self.benchmark.test_stream)
+        rows = []
+        for metric in ("Top1_Acc_Exp", "Loss_Exp"):
+            by_experience = {
+                int(name.rpartition("/Exp")[2]): float(value)
+                for name, value in metrics.items()
+                if name.startswith(f"{metric}/eval_phase/test_stream/")
+            }
+            rows.append([by_experience[i] for i in range(len(self.benchmark.test_stream))])
+        return rows[0], rows[1]
+
+    def _accuracy_so_far(self) -> float | None:
+        """Average accuracy on the experiences seen."""
+        if not self.state.accuracy:
+            return None
+        latest = self.state.accuracy[-1]
+        seen = latest if self._joint else latest[: len(self.state.accuracy)]
+        return sum(seen) / len(seen)
+
+    # ------------------------------------------------------------------- what came of it
+
+    def record(self, outcome: Outcome, error: str | None) -> RunRecord:
+        """The record of the run, told to W&B as well."""
+        state, plugin = self.state, self.method_plugin
+        gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        record = record_of(
+            self.run,
+            outcome,
+            error=error,
+            accuracy=state.accuracy,
+            loss=state.loss,
+            training_loss=state.training_loss,
+            seconds=state.seconds,
+            peak_memory=peak_memory(self.device),
+            plugin_memory=0 if plugin is None else held_bytes(plugin, state.model),
+            memory_examples=plugin.capacity if isinstance(plugin, ReplayMemory) else None,
+            resumed=state.resumed,
+            gpu=gpu,
+        )
+        summary = {} if outcome != "finished" else {"average_accuracy": average_accuracy(record.accuracy)}
+        summary |= record.model_dump(mode="json", include={"peak_memory", "plugin_memory", "resumed"})
+        self.logger.finish(outcome=outcome, accuracy=record.accuracy, summary=summary)
+        return record
 
 
 @contextmanager

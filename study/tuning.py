@@ -1,11 +1,13 @@
-"""The search for λ: on seeds that no report uses, evaluated on a part of the training data."""
+"""The search for hyperparameters: on seeds that no report uses, evaluated on a part of the training data."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from study.metrics import average_accuracy
-from study.protocol import Protocol, Scenario, takes_strength
+from study.protocol import Protocol, ProtocolError
 from study.records import Run, RunRecord
+from study.settings import Method, Scenario
 
 
 @dataclass(frozen=True)
@@ -14,53 +16,119 @@ class Choice:
 
     Attributes:
         scenario, method: for which.
-        accuracy: for each λ of the grid that finished on every seed, in rising order, the average accuracy, a
-            mean over the seeds, in [0, 1].
-        best: the λ with the highest; the smallest of equals, since the weaker penalty assumes less.
-        at_edge: whether it is the first or last of the grid, so that a wider grid may find a better one.
+        options: the names of what was searched over, "strength" (λ) first.
+        accuracy: for each combination of their values that finished on every seed, in the order of the values, the
+            average accuracy, a mean over the seeds, in [0, 1].
+        best: the combination with the highest; of equals that with the smallest λ, since the weaker penalty assumes
+            less.
+        best_method, strength: the method's settings and λ in that combination.
+        at_edge: whether its λ is the first or last of the grid, so that a wider grid may find a better one.
     """
 
     scenario: Scenario
     method: str
-    accuracy: dict[float, float]
-    best: float
+    options: tuple[str, ...]
+    accuracy: dict[tuple[Any, ...], float]
+    best: tuple[Any, ...]
+    best_method: Method
+    strength: float
     at_edge: bool
 
 
-def tuning_runs(name: str, protocol: Protocol, scenarios: Sequence[Scenario], methods: Sequence[str]) -> list[Run]:
-    """Every λ of the grid, on every tuning seed, for those methods that have a λ."""
-    tuning = protocol.tuning
-    return [
-        Run.of(name, protocol, scenario, method, seed).model_copy(
-            update={
-                "strength": strength,
-                "evaluated_on": "validation",
-                "validation_fraction": tuning.validation_fraction,
-            }
-        )
-        for scenario in scenarios
-        for method in methods
-        if takes_strength(protocol.methods[method])
-        for strength in tuning.grid[method]
-        for seed in tuning.seeds
-    ]
+def tuning_runs(
+    name: str, protocol: Protocol, scenarios: Sequence[Scenario], methods: Sequence[str], device: str = "cpu"
+) -> list[Run]:
+    """Every combination of the grid, on every tuning seed, for those methods that the protocol searches for.
 
-
-def choose(records: Iterable[RunRecord]) -> list[Choice]:
-    """The best λ of each method in each scenario, in the order of the records.
-
-    A λ with which any run failed is not chosen; a method with which no λ finished is left out.
+    Raises:
+        ProtocolError: the protocol has no grid for any of these methods.
     """
-    samples: dict[tuple[Scenario, str], dict[float, list[float | None]]] = {}
-    for record in records:
-        by_strength = samples.setdefault((record.run.scenario, record.run.label), {})
-        accuracy = average_accuracy(record.accuracy) if record.accuracy is not None else None
-        by_strength.setdefault(record.run.strength, []).append(accuracy)
+    tuning = protocol.tuning
+    searched = [method for method in methods if tuning is not None and method in tuning.grid]
+    if not searched:
+        raise ProtocolError(f"{name} has no grid to search for {', '.join(methods)}; see [tuning.grid] of its file")
+    runs = []
+    for scenario in scenarios:
+        for method in searched:
+            for values in tuning.combinations(method):
+                settings, strength = protocol.variant(method, values)
+                for seed in tuning.seeds:
+                    run = Run.of(
+                        name, protocol, scenario, method, seed, settings=settings, strength=strength, device=device
+                    )
+                    validation = {"evaluated_on": "validation", "validation_fraction": tuning.validation_fraction}
+                    runs.append(run.model_copy(update=validation))
+    return runs
+
+
+def choose(name: str, protocol: Protocol, records: Iterable[RunRecord]) -> list[Choice]:
+    """The best combination of each method in each scenario for which the whole grid has been tried.
+
+    A combination with which any run diverged or failed is not chosen; a method with which none finished is left out.
+    Records of other settings play no part; of several of one run, the latest does.
+
+    Args:
+        name: the protocol's.
+        protocol: with the grid.
+        records: of the search.
+    """
+    if protocol.tuning is None:
+        return []
+    latest: dict[str, RunRecord] = {}
+    for record in sorted(records, key=lambda record: record.ended):
+        latest[record.run.model_copy(update={"device": "cpu"}).content] = record
     choices = []
-    for (scenario, method), by_strength in samples.items():
-        means = {λ: sum(a) / len(a) for λ, a in sorted(by_strength.items()) if None not in a}
-        if means:
-            best = max(means, key=means.get)
-            at_edge = best in (min(by_strength), max(by_strength))
-            choices.append(Choice(scenario, method, means, best, at_edge))
+    for scenario in protocol.scenarios:
+        for method, grid in protocol.tuning.grid.items():
+            runs = tuning_runs(name, protocol, [scenario], [method])
+            if any(run.content not in latest for run in runs):
+                continue
+            options = ("strength", *(option for option in grid if option != "strength"))
+            samples: dict[tuple[Any, ...], list[RunRecord]] = {}
+            for run in runs:
+                samples.setdefault(tuple(_value(run, option) for option in options), []).append(latest[run.content])
+            choice = _best(scenario, method, options, samples)
+            if choice is not None:
+                choices.append(choice)
     return choices
+
+
+def _best(
+    scenario: Scenario, method: str, options: tuple[str, ...], samples: dict[tuple[Any, ...], list[RunRecord]]
+) -> Choice | None:
+    means = {
+        combination: sum(average_accuracy(record.accuracy) for record in of_all_seeds) / len(of_all_seeds)
+        for combination, of_all_seeds in sorted(samples.items(), key=lambda item: item[0][0])
+        if all(record.finished for record in of_all_seeds)
+    }
+    if not means:
+        return None
+    best = max(means, key=means.get)
+    run = samples[best][0].run
+    strengths = [values[0] for values in samples]
+    at_edge = best[0] in (min(strengths), max(strengths))
+    return Choice(scenario, method, options, means, best, run.method, run.strength, at_edge)
+
+
+def resolve(
+    name: str, protocol: Protocol, scenario: Scenario, method: str, choices: Sequence[Choice]
+) -> tuple[Method, float | None]:
+    """The settings and λ that a protocol means, with those chosen by the search where it says "tuned".
+
+    Raises:
+        ProtocolError: it says so, and the search has not been done.
+    """
+    strength = protocol.strength_of(method, scenario)
+    if strength != "tuned":
+        return protocol.methods[method], strength
+    for choice in choices:
+        if (choice.scenario, choice.method) == (scenario, method):
+            return choice.best_method, choice.strength
+    raise ProtocolError(
+        f"strength.{method}.{scenario} = 'tuned': no search has chosen it yet; run `clreg-study tune {name}` first, or "
+        f"give it a value: --set strength.{method}.{scenario}=100"
+    )
+
+
+def _value(run: Run, option: str) -> Any:
+    return run.strength if option == "strength" else getattr(run.method, option)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from study.data import default_root
 from study.protocol import Protocol, parse_protocol
 from study.records import Run
 
@@ -41,3 +42,12 @@ def run_of(protocol: Protocol) -> Callable[..., Run]:
         return Run.of("tiny", protocol, scenario, method, seed).model_copy(update=changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """The folder of the published MNIST."""
+    root = default_root()
+    if not (root / "MNIST" / "raw").is_dir():
+        pytest.skip(f"MNIST is not in {root.absolute()}; CLREG_DATA_ROOT names the folder of the data")
+    return root

@@ -1,50 +1,52 @@
 import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from study import execution, training
+from study import training
 from study.cli import app
-from study.records import Run
+from study.conditions import Conditions
+from study.records import Run, RunRecord, RunStore, record_of
+from study.training import Learner
 
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
+def finished(run: Run, conditions: Conditions | None = None, accuracy: float = 0.5) -> RunRecord:
+    """What a run might have come to, without training."""
+    rows = [[accuracy, accuracy]] * (1 if run.label == "joint" else 2)
+    return record_of(run, "finished", accuracy=rows, loss=rows, training_loss=[1.0] * len(rows))
+
+
+def never(run: Run, conditions: Conditions) -> RunRecord:
+    raise AssertionError(f"{run} was performed")
+
+
 @pytest.fixture
 def one_run(protocol_file: Path, tmp_path: Path) -> list[object]:
     """Arguments of one short run, in this process."""
-    options = [
-        "--methods",
-        "ewc",
-        "--scenario",
-        "class",
-        "--seeds",
-        1,
-        "--jobs",
-        1,
-        "--out",
-        tmp_path / "out",
-    ]
-    return ["run", protocol_file, *options]
+    only = ["--methods", "ewc", "--scenario", "class", "--seeds", 1, "--jobs", 1, "--wandb", "disabled"]
+    return ["run", protocol_file, *only, "--out", tmp_path / "out"]
 
 
 def test_a_study_ends_in_a_table_and_is_not_repeated(one_run, tmp_path, monkeypatch):
     first = call(*one_run)
     assert first.exit_code == 0, first.output
-    (path,) = (tmp_path / "out").iterdir()
+    (path,) = (tmp_path / "out").glob("*.json")
     record = json.loads(path.read_text())
     assert len(record["accuracy"]) == len(record["accuracy"][0]) == 2
     average = sum(record["accuracy"][-1]) / 2
     (row,) = [line for line in first.stdout.splitlines() if "ewc" in line]
-    assert f"{100 * average:.1f}" in row
+    assert f"{100 * average:.2f}" in row
 
-    def repeated(run: Run) -> None:
-        raise AssertionError(f"{run} was performed again")
-
-    monkeypatch.setattr(training, "perform", repeated)
+    monkeypatch.setattr(training, "perform", never)
     second = call(*one_run)
     assert second.exit_code == 0, second.output
     assert second.stdout == first.stdout
@@ -52,46 +54,113 @@ def test_a_study_ends_in_a_table_and_is_not_repeated(one_run, tmp_path, monkeypa
     assert isinstance(call(*one_run, "--force").exception, AssertionError)
 
 
-def test_a_failed_run_shows_in_the_exit_status_and_is_tried_again(one_run, monkeypatch):
-    def fail(run: Run) -> None:
-        raise FloatingPointError("the loss is nan")
+def test_force_starts_from_the_beginning_and_not_from_a_checkpoint(one_run, tmp_path, monkeypatch):
+    learn = Learner._learn
 
-    with monkeypatch.context() as broken:
-        broken.setattr(training, "accuracy_matrix", fail)
-        result = call(*one_run)
+    def interrupted_in_the_second(self: Learner, index: int) -> None:
+        if index == 1:
+            raise KeyboardInterrupt
+        learn(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "_learn", interrupted_in_the_second)
+        assert call(*one_run).exit_code == 130
+    assert len(list((tmp_path / "out" / "under-way").glob("*.pt"))) == 1
+    assert call(*one_run, "--force").exit_code == 0
+    (record,) = RunStore(tmp_path / "out").read_all()
+    assert record.resumed == 0
+
+
+def test_a_failed_run_shows_in_the_exit_status_and_is_tried_again_a_diverged_one_is_not(one_run, monkeypatch):
+    def fail(run: Run, conditions: Conditions) -> RunRecord:
+        return record_of(run, "failed", error="Traceback\nRuntimeError: out of luck")
+
+    def diverge(run: Run, conditions: Conditions) -> RunRecord:
+        return record_of(run, "diverged", error="Traceback\nFloatingPointError: the loss is nan")
+
+    monkeypatch.setattr(training, "perform", fail)
+    result = call(*one_run)
     assert result.exit_code == 1
-    assert "class-incremental ewc, seed 0: FloatingPointError: the loss is nan" in result.stderr
-    assert "1 of 1 runs failed" in result.stderr
-    assert call(*one_run).exit_code == 0
+    assert "failed: class-incremental ewc, seed 0: RuntimeError: out of luck" in " ".join(result.stderr.split())
+    assert "1 of 1 runs failed (0 diverged)" in result.stderr
+    monkeypatch.setattr(training, "perform", diverge)
+    assert "1 of 1 runs failed (1 diverged)" in call(*one_run).stderr
+    monkeypatch.setattr(training, "perform", never)
+    assert call(*one_run).exit_code == 1
 
 
-def test_every_method_and_scenario_makes_a_row(protocol_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "accuracy_matrix", lambda run: [[0.5, 0.5]] * (1 if run.label == "joint" else 2))
-    result = call("run", protocol_file, "--seeds", 2, "--jobs", 1, "--out", tmp_path / "out")
+def test_every_method_and_scenario_makes_a_row(protocol, protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    arguments = ["--seeds", 2, "--jobs", 1, "--wandb", "disabled", "--out", tmp_path / "out"]
+    result = call("run", protocol_file, *arguments)
     assert result.exit_code == 0, result.output
-    for method in ("naive", "l2", "ewc", "online_ewc", "mas", "si", "joint"):
-        assert sum(f" {method} " in line for line in result.stdout.splitlines()) == 3, result.stdout
     for scenario in ("task", "domain", "class"):
         assert f"{scenario}-incremental" in result.stdout
-    assert len(list((tmp_path / "out").iterdir())) == 7 * 3 * 2
+    assert len(list((tmp_path / "out").glob("*.json"))) == len(protocol.methods) * 3 * 2
 
 
 def test_an_interrupt_keeps_what_finished_and_says_how_to_go_on(protocol_file, tmp_path, monkeypatch):
-    def interrupted_at_seed_1(run: Run) -> list[list[float]]:
+    def interrupted_at_seed_1(run: Run, conditions: Conditions) -> RunRecord:
         if run.seed == 1:
             raise KeyboardInterrupt
-        return [[0.5, 0.5], [0.5, 0.5]]
+        return finished(run)
 
-    arguments = ["run", protocol_file, "--methods", "naive", "--scenario", "task", "--jobs", 1]
+    arguments = ["run", protocol_file, "--methods", "naive", "--scenario", "task", "--jobs", 1, "--wandb", "disabled"]
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(training, "accuracy_matrix", interrupted_at_seed_1)
+        interrupted.setattr(training, "perform", interrupted_at_seed_1)
         result = call(*arguments, "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert "Stopped. 1 of 5 runs are finished" in " ".join(result.stderr.split())
-    monkeypatch.setattr(training, "accuracy_matrix", lambda run: [[0.5, 0.5], [0.5, 0.5]])
+    monkeypatch.setattr(training, "perform", finished)
     goes_on = call(*arguments, "--out", tmp_path / "out")
     assert goes_on.exit_code == 0
     assert "1 of 5 runs are finished already" in goes_on.stderr
+
+
+def test_set_replaces_a_setting_and_its_runs_are_others(one_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*one_run).exit_code == 0
+    assert call(*one_run, "--set", "training.epochs=3", "--set", "strength.ewc.class=7").exit_code == 0
+    records = RunStore(tmp_path / "out").read_all()
+    assert sorted((r.run.training.epochs, r.run.strength) for r in records) == [(1, 1e6), (3, 7.0)]
+
+
+def test_the_progress_shows_the_accuracy_of_what_is_running(one_run, tmp_path, monkeypatch):
+    learn, reported = Learner._learn, threading.Event()
+
+    def slowly(self: Learner, index: int) -> None:
+        learn(self, index)
+        if index == 0:
+            self.checkpoint.report(1, 2, 0.875)
+            time.sleep(1.5)
+        reported.set()
+
+    monkeypatch.setattr(Learner, "_learn", slowly)
+    result = CliRunner().invoke(app, list(map(str, one_run)), env={"FORCE_COLOR": "1", "COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "experience 1 of 2" in result.stderr
+    assert "87.5% so far" in result.stderr
+
+
+def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_file, tmp_path, monkeypatch):
+    outcomes = ["finished", "diverged", "failed"]
+
+    def one_of_each(run: Run, conditions: Conditions) -> RunRecord:
+        return record_of(run, outcomes[run.seed], accuracy=[[0.5, 0.5]] * 2, error="why")
+
+    monkeypatch.setattr(training, "perform", one_of_each)
+    call(*one_run, "--seeds", 3)
+    begun = tmp_path / "out" / "under-way" / "x.json"
+    begun.parent.mkdir()
+    begun.write_text(json.dumps({"run": "class-incremental si, seed 9", "experiences": 1, "of": 5, "accuracy": 0.25}))
+    result = call("status", protocol_file, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    (row,) = [
+        line.replace("│", " ").split() for line in result.stdout.splitlines() if "class" in line and " ewc " in line
+    ]
+    assert row == ["class", "ewc", "1", "1", "1"]
+    assert "si, seed 9" in result.stdout
+    assert "25.0% so far" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -106,9 +175,19 @@ def test_an_interrupt_keeps_what_finished_and_says_how_to_go_on(protocol_file, t
         (["run", "digits", "--scenario", "tasks"], "--scenario: unknown name 'tasks'; did you mean 'task'?"),
         (["run", "digits", "--out", "/dev/null/x"], "/dev/null/x"),
         (["tune", "digits", "--methods", "exc"], "--methods: unknown name 'exc'; did you mean 'ewc'?"),
+        (["run", "digits", "--set", "training.epoch=3"], "[training]: unknown key 'epoch'; did you mean 'epochs'?"),
+        (["run", "digits", "--set", "training.epochs"], "--set training.epochs: allowed is KEY=VALUE"),
+        (["run", "digits", "--device", "cuda"], "--device cuda: this machine has no GPU"),
+        (["run", "hsu2018-split-mnist-task", "--data-root", "/nowhere"], "MNIST is not in /nowhere"),
+        (["run", "digits", "--ray", "localhost:1"], "no Ray cluster at 'localhost:1'"),
+        (["status", "digits", "--out", "nowhere"], "there are no records in nowhere"),
+        (["report", "digits", "--records", "nowhere"], "there are no records in nowhere"),
+        (["compare", "nowhere", "digits"], "there are no records in"),
     ],
 )
-def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said: str):
+def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "perform", never)
     result = call(*arguments)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
@@ -118,10 +197,96 @@ def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said:
 
 @pytest.mark.parametrize("option", ["--seeds=0", "--seeds=1001", "--jobs=0", "--seeds=x"])
 def test_numbers_out_of_range_end_with_status_2(option: str, monkeypatch):
-    monkeypatch.setattr(execution, "execute", None)
+    monkeypatch.setattr(training, "perform", never)
     result = call("run", "digits", option)
     assert result.exit_code == 2
     assert option.split("=")[0] in result.stderr
+
+
+def test_a_record_damaged_by_hand_is_named_and_nothing_is_lost(one_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*one_run, "--seeds", 2).exit_code == 0
+    damaged, whole = sorted((tmp_path / "out").glob("*.json"))
+    damaged.write_text(damaged.read_text()[:-40])
+    monkeypatch.setattr(training, "perform", never)
+    for command in (one_run, ["status", "digits", "--out", tmp_path / "out"]):
+        result = call(*command)
+        assert result.exit_code == 2
+        assert damaged.name in result.stderr
+        assert "delete it to run it again" in result.stderr
+    assert whole.exists()
+
+
+def test_two_studies_at_once_are_one_too_many(one_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", never)
+    with RunStore(tmp_path / "out").locked():
+        result = call(*one_run)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: another study is writing to")
+
+
+def test_a_folder_that_becomes_full_ends_the_study_with_one_message(one_run, tmp_path, monkeypatch):
+    def full(self: RunStore, record: RunRecord) -> None:
+        raise OSError(28, "No space left on device", str(self.folder))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "write", full)
+        result = call(*one_run)
+    assert result.exit_code == 2
+    assert "error: [Errno 28] No space left on device" in result.stderr
+    assert "Traceback" not in result.output
+    assert call(*one_run).exit_code == 0
+
+
+def test_online_tracking_without_a_key_ends_before_any_training(one_run, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setattr(training, "perform", never)
+    result = call(*one_run, "--wandb", "online")
+    assert result.exit_code == 2, result.output
+    assert "wandb login" in result.stderr
+
+
+def test_a_report_is_written_from_the_records_and_again_from_its_own_archive(protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    out = tmp_path / "out"
+    some = ["--seeds", 2, "--methods", "naive,ewc,joint", "--jobs", 1, "--wandb", "disabled"]
+    assert call("run", protocol_file, *some, "--out", out).exit_code == 0
+    result = call("report", protocol_file, "--records", out)
+    assert result.exit_code == 0, result.output
+    first = {path.relative_to(out / "report"): path.read_bytes() for path in (out / "report").rglob("*.*")}
+    assert {"README.md", "index.html", "tables.tex", "records.jsonl.gz"} <= set(map(str, first))
+    copied = tmp_path / "copied"
+    shutil.copytree(out / "report", copied)
+    assert call("report", protocol_file, "--records", copied, "--out", copied).exit_code == 0
+    assert {path.relative_to(copied): path.read_bytes() for path in copied.rglob("*.*")} == first
+
+
+def accuracies_by_method(better: str) -> Callable[[Run, Conditions], RunRecord]:
+    def perform(run: Run, conditions: Conditions) -> RunRecord:
+        return finished(run, accuracy=0.5 + 0.01 * run.seed + (0.2 if run.label == better else 0.0))
+
+    return perform
+
+
+def test_compare_tests_method_against_method_and_study_against_study(protocol_file, tmp_path, monkeypatch):
+    some = ["--methods", "si,ewc", "--scenario", "task", "--seeds", 8, "--jobs", 1, "--wandb", "disabled"]
+    for better in ("si", "ewc"):
+        monkeypatch.setattr(training, "perform", accuracies_by_method(better))
+        assert call("run", protocol_file, *some, "--out", tmp_path / better).exit_code == 0
+    methods = call("compare", f"{tmp_path / 'si'}:si", f"{tmp_path / 'si'}:ewc")
+    assert methods.exit_code == 0, methods.output
+    assert "+20.00" in methods.stdout
+    assert "0.0078" in methods.stdout, "the exact p of 8 pairs that all differ one way is 2/2^8"
+    studies = call("compare", tmp_path / "si", tmp_path / "ewc")
+    assert studies.exit_code == 0, studies.output
+    assert "+20.00" in studies.stdout
+    assert "-20.00" in studies.stdout or "−20.00" in studies.stdout
+    unknown = call("compare", f"{tmp_path / 'si'}:sy", f"{tmp_path / 'si'}:ewc")
+    assert unknown.exit_code == 2
+    assert "did you mean 'si'?" in unknown.stderr
 
 
 def test_list_and_show_name_what_there_is():

@@ -10,9 +10,12 @@ import psutil
 import pytest
 
 from study import training
+from study.conditions import Conditions
 from study.execution import LOST, execute
-from study.records import Run, RunRecord, RunStore
-from study.training import accuracy_matrix
+from study.records import Run, RunRecord, RunStore, record_of
+from study.training import perform
+
+HERE = Conditions(Path())
 
 
 class Deadly(Run):
@@ -25,39 +28,71 @@ class Deadly(Run):
 def test_a_process_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path):
     deadly = [Deadly(**dict(run_of(seed=seed))) for seed in (1, 2)]
     store = RunStore(tmp_path)
-    records = {record.run.seed: record for record in execute([*deadly, run_of()], store, jobs=2)}
+    records = {record.run.seed: record for record in execute([*deadly, run_of()], store, HERE, jobs=2)}
     assert [records[seed].error for seed in (1, 2)] == [LOST, LOST]
-    assert records[0].accuracy == accuracy_matrix(run_of()), "another process, other numbers"
+    here = perform(run_of(), HERE)
+    assert (records[0].accuracy, records[0].loss) == (here.accuracy, here.loss), "another process, other numbers"
     assert store.read(run_of()) == records[0]
     assert store.read(deadly[0]) is None
 
 
-def test_a_run_that_fails_is_recorded_and_the_others_go_on(run_of, tmp_path, monkeypatch):
-    def fail_for_seed_1(run: Run) -> list[list[float]]:
-        if run.seed == 1:
-            raise FloatingPointError("the loss is nan")
-        return [[1.0]]
+def ended(run: Run, conditions: Conditions) -> RunRecord:
+    """Without training: seed 1 fails, seed 2 diverges."""
+    return record_of(run, ["finished", "failed", "diverged"][run.seed], accuracy=[[1.0]], error="why")
 
-    monkeypatch.setattr(training, "accuracy_matrix", fail_for_seed_1)
+
+def test_a_run_that_does_not_finish_is_recorded_and_the_others_go_on(run_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", ended)
     store = RunStore(tmp_path)
-    records = list(execute([run_of(seed=seed) for seed in range(3)], store, jobs=1))
-    assert [record.finished for record in records] == [True, False, True]
+    records = list(execute([run_of(seed=seed) for seed in range(3)], store, HERE, jobs=1))
+    assert [record.outcome for record in records] == ["finished", "failed", "diverged"]
     assert [store.read(record.run) for record in records] == records
 
 
 def test_closing_early_stops_and_keeps_what_finished(run_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "accuracy_matrix", lambda run: [[1.0]])
+    monkeypatch.setattr(training, "perform", ended)
     store = RunStore(tmp_path)
-    records = execute([run_of(seed=seed) for seed in range(3)], store, jobs=1)
+    records = execute([run_of(seed=seed) for seed in range(3)], store, HERE, jobs=1)
     next(records)
     records.close()
     assert [store.read(run_of(seed=seed)) is not None for seed in range(3)] == [True, False, False]
 
 
+def test_the_checkpoint_goes_when_the_record_is_there_and_not_before(run_of, tmp_path, monkeypatch):
+    store, run = RunStore(tmp_path), run_of("ewc")
+    conditions = Conditions(Path(), store.under_way)
+    write, left = RunStore.write, []
+
+    def full(self: RunStore, record: RunRecord) -> None:
+        left.append(sorted(path.suffix for path in store.under_way.iterdir()))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(RunStore, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        list(execute([run], store, conditions, jobs=1))
+    assert left == [[".json", ".pt"]]
+    monkeypatch.setattr(RunStore, "write", write)
+    (record,) = execute([run], store, conditions, jobs=1)
+    assert record.resumed == 1, "only the last experience had to be done again"
+    assert record.accuracy == perform(run, HERE).accuracy
+    assert list(store.under_way.iterdir()) == []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file: Path, tmp_path: Path):
     out = tmp_path / "records"
-    arguments = ["run", str(protocol_file), "--methods", "naive", "--seeds", "400", "--out", str(out)]
+    arguments = [
+        "run",
+        str(protocol_file),
+        "--methods",
+        "naive",
+        "--seeds",
+        "400",
+        "--out",
+        str(out),
+        "--wandb",
+        "disabled",
+    ]
     command = [sys.executable, "-m", "study", *arguments, "--jobs", "2"]
     study = subprocess.Popen(
         command,

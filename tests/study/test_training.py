@@ -1,122 +1,163 @@
-import copy
+import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from study import training
-from study.benchmarks import build_benchmark
-from study.models import build_model
-from study.protocol import SCENARIOS
-from study.training import ShuffledBatches, accuracy_matrix, perform
+from study.conditions import Conditions
+from study.records import Matrix, Run
+from study.settings import SCENARIOS
+from study.training import perform
 
-PENALISED = ["l2", "ewc", "online_ewc", "mas", "si"]
+PENALISED = ["l2", "ewc", "online_ewc", "mas", "si", "lwf"]
+
+HERE = Conditions(Path())
+
+
+def matrix(run: Run) -> Matrix:
+    record = perform(run, HERE)
+    assert record.finished, record.error
+    return record.accuracy
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_same_run_gives_the_same_matrix_to_the_last_bit_whatever_was_drawn_before(run_of, scenario):
     run = run_of("ewc", scenario)
-    first = accuracy_matrix(run)
+    first = perform(run, HERE)
     torch.manual_seed(12345)
     torch.rand(7)
-    assert accuracy_matrix(run) == first
-    assert accuracy_matrix(run_of("ewc", scenario, seed=1)) != first
+    second = perform(run, HERE)
+    assert (second.accuracy, second.loss, second.training_loss) == (first.accuracy, first.loss, first.training_loss)
+    other = perform(run_of("ewc", scenario, seed=1), HERE)
+    assert other.loss != first.loss
 
 
 @pytest.mark.parametrize("method", PENALISED)
 def test_methods_are_paired_without_penalty_each_is_naive_training(run_of, method):
     """Same weights and same batches, although the methods themselves read data and draw numbers."""
-    assert accuracy_matrix(run_of(method, "task", strength=0.0)) == accuracy_matrix(run_of("naive", "task"))
+    without = perform(run_of(method, "task", strength=0.0), HERE)
+    naive = perform(run_of("naive", "task"), HERE)
+    assert (without.accuracy, without.loss) == (naive.accuracy, naive.loss)
 
 
 @pytest.mark.parametrize("method", PENALISED)
 def test_a_strong_penalty_changes_what_is_learned_after_the_first_experience(run_of, method):
-    naive = accuracy_matrix(run_of("naive", "domain"))
-    held = accuracy_matrix(run_of(method, "domain", strength=1e3))
+    naive = matrix(run_of("naive", "domain"))
+    held = matrix(run_of(method, "domain", strength=1e3))
     assert held[0] == naive[0]
     assert held[1] != naive[1]
 
 
 def test_training_learns_and_forgets_as_it_does_in_the_literature(run_of):
-    """Class-incremental naive training knows the latest classes only; joint training knows all."""
-    training = run_of().training.model_copy(update={"epochs": 6})
-    naive = accuracy_matrix(run_of("naive", training=training))
+    """Class-incremental naive training knows the latest classes only; joint and cumulative training and replay know
+    all.
+    """
+    longer = run_of().training.model_copy(update={"epochs": 6})
+    naive = matrix(run_of("naive", training=longer))
     assert naive[0][0] > 0.9
     assert naive[0][1] == 0
     assert naive[1][1] > 0.9
     assert naive[1][0] < 0.5
-    (joint,) = accuracy_matrix(run_of("joint", training=training))
+    (joint,) = matrix(run_of("joint", training=longer))
     assert min(joint) > 0.8, joint
+    for method in ("cumulative", "replay-matched"):
+        rows = matrix(run_of(method, training=longer))
+        assert min(rows[-1]) > 0.8, (method, rows)
 
 
-def test_joint_training_uses_the_head_of_each_task(run_of):
-    (accuracy,) = accuracy_matrix(run_of("joint", "task"))
+@pytest.mark.parametrize("method", ["joint", "cumulative", "replay-matched"])
+def test_training_on_several_tasks_at_once_uses_the_head_of_each(run_of, method):
+    accuracy = matrix(run_of(method, "task"))[-1]
     assert min(accuracy) > 0.7, accuracy  # five classes a task
 
 
-def test_a_run_that_fails_gives_a_record_that_says_how(run_of, monkeypatch):
-    def fail(run: object) -> None:
-        raise FloatingPointError("the loss is nan")
+def test_joint_training_makes_as_many_updates_as_a_continual_learner(run_of, monkeypatch):
+    steps = []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: steps.append(1))
+    for length in ({"epochs": 2, "iterations": None}, {"epochs": None, "iterations": 7}):
+        counted = {}
+        for method in ("naive", "joint"):
+            steps.clear()
+            matrix(run_of(method, training=run_of().training.model_copy(update=length)))
+            counted[method] = len(steps)
+        assert abs(counted["naive"] - counted["joint"]) <= 2, counted  # the batches of what is left over
+    assert counted == {"naive": 14, "joint": 14}
 
-    monkeypatch.setattr(training, "accuracy_matrix", fail)
-    record = perform(run_of())
+
+def test_the_optimizers_state_is_kept_or_reset_as_the_protocol_says(run_of):
+    def losses(state: str) -> Matrix:
+        return perform(
+            run_of("naive", training=run_of().training.model_copy(update={"optimizer_state": state})), HERE
+        ).loss
+
+    kept, reset = losses("keep"), losses("reset")
+    assert kept[0] == reset[0]
+    assert kept[1] != reset[1]
+
+
+def test_a_record_holds_everything_after_every_experience(run_of):
+    record = perform(run_of("ewc"), HERE)
+    assert [len(row) for row in record.accuracy] == [len(row) for row in record.loss] == [2, 2]
+    assert len(record.training_loss) == 2
+    assert 0 < record.training_loss[0] < math.log(10)
+    for seconds in (record.seconds.training, record.seconds.consolidation, record.seconds.evaluation):
+        assert len(seconds) == 2
+        assert min(seconds) > 0
+    weights = 64 * 100 + 100 + 100 * 100 + 100 + 100 * 10 + 10
+    assert 2 * 4 * weights <= record.plugin_memory < 4.1 * 4 * weights, "importance, anchor and two of scratch"
+    assert record.peak_memory > 50e6
+    assert record.hardware.gpu is None
+    assert record.versions["torch"] == torch.__version__.partition("+")[0]
+    assert perform(run_of("naive"), HERE).plugin_memory == 0
+
+
+def test_the_loss_that_is_recorded_is_that_without_the_penalty(run_of):
+    free = perform(run_of("ewc", "domain", strength=0.0), HERE)
+    bound = perform(run_of("ewc", "domain", strength=1e8), HERE)  # far from what it would learn
+    assert bound.training_loss[0] == free.training_loss[0]
+    assert bound.training_loss[1] < 20, "with the penalty it would be in the thousands"
+    assert bound.training_loss[1] > free.training_loss[1]
+
+
+def test_a_run_that_fails_gives_a_record_that_says_how(run_of, monkeypatch):
+    def fail(self: object, index: int) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(training.Learner, "_learn", fail)
+    record = perform(run_of(), HERE)
+    assert record.outcome == "failed"
+    assert record.last_line == "RuntimeError: no such thing"
+
+
+@pytest.mark.parametrize(("method", "rate"), [("naive", 1e38), ("ewc", 1e38)])
+def test_a_run_whose_loss_is_not_finite_has_diverged(run_of, method, rate):
+    diverging = run_of().training.model_copy(update={"optimizer": "sgd", "learning_rate": rate})
+    record = perform(run_of(method, training=diverging), HERE)
+    assert record.outcome == "diverged"
     assert not record.finished
-    assert record.error.strip().endswith("FloatingPointError: the loss is nan")
+    assert "FloatingPointError" in record.last_line
+
+
+def test_a_run_that_diverges_late_keeps_what_it_had(run_of, monkeypatch):
+    learn = training.Learner._learn
+
+    def nan_in_the_second(self: training.Learner, index: int) -> None:
+        if index == 1:
+            next(self.state.model.parameters()).data.fill_(float("nan"))
+        learn(self, index)
+
+    complete = matrix(run_of())
+    monkeypatch.setattr(training.Learner, "_learn", nan_in_the_second)
+    record = perform(run_of(), HERE)
+    assert record.outcome == "diverged"
+    assert record.accuracy == complete[:1]
 
 
 def test_the_caller_keeps_its_threads_and_its_random_numbers(run_of):
     torch.set_num_threads(2)
     torch.manual_seed(3)
     expected = torch.rand(4, generator=torch.Generator().manual_seed(3))
-    perform(run_of())
+    perform(run_of(), HERE)
     assert torch.get_num_threads() == 2
     assert torch.equal(torch.rand(4), expected)
-
-
-class Learner:
-    """As much of a strategy as the batches need."""
-
-    def __init__(self, n: int) -> None:
-        self.adapted_dataset = torch.utils.data.TensorDataset(torch.arange(n), torch.arange(n) * 10)
-        self.train_mb_size = 4
-
-
-def test_every_epoch_has_every_sample_once_in_an_order_that_the_seed_decides():
-    def epochs(seed: int) -> list[list[int]]:
-        batches, learner = ShuffledBatches(seed), Learner(10)
-        batches.before_training_exp(learner)
-        return [[int(x) for inputs, _ in learner.dataloader for x in inputs] for _ in range(2)]
-
-    first, second = epochs(0)
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert first != second
-    assert epochs(0) == [first, second]
-    assert epochs(1)[0] != first
-
-
-def test_inputs_and_targets_stay_together_and_the_last_batch_is_what_is_left():
-    batches, learner = ShuffledBatches(0), Learner(10)
-    batches.before_training_exp(learner)
-    sizes = []
-    for inputs, targets in learner.dataloader:
-        assert torch.equal(inputs * 10, targets)
-        sizes.append(len(inputs))
-    assert sizes == [4, 4, 2]
-
-
-def test_a_head_is_frozen_until_its_experience_comes(protocol):
-    benchmark = build_benchmark(protocol.benchmark, "task")
-    model = build_model(protocol.model, "task", benchmark)
-    first, second = benchmark.train_stream
-
-    def trainable() -> list[bool]:
-        return [head.classifier.weight.requires_grad for head in model.heads.classifiers.values()]
-
-    assert trainable() == [False, False]
-    model.train().adaptation(first)
-    assert trainable() == [True, False]
-    before = copy.deepcopy(model.state_dict())
-    model.eval().adaptation(second)
-    assert trainable() == [True, False]
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    model.train().adaptation(second)
-    assert trainable() == [True, True]

@@ -1,0 +1,128 @@
+"""A strategy's data from memory: the batches that its own loader would give, without reading sample by sample."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import Tensor
+from torch.utils.data import default_collate
+
+Columns = list[Tensor]  # inputs, targets and task labels, each of length N
+
+ROWS_AT_A_TIME = 256  # small enough for the processor's cache, and no second copy of a large dataset
+
+
+def columns_of(dataset: Any, device: torch.device) -> Columns:
+    """All samples of a dataset as one batch, its transforms applied once; on ``device``.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
+    n = len(dataset)
+    if n == 0:
+        raise ValueError("an experience has no samples")
+    columns: Columns = []
+    for start in range(0, n, ROWS_AT_A_TIME):
+        stop = min(start + ROWS_AT_A_TIME, n)
+        rows = default_collate([dataset[i] for i in range(start, stop)])
+        if not columns:
+            columns = [torch.empty(n, *part.shape[1:], dtype=part.dtype, device=device) for part in rows]
+        for column, part in zip(columns, rows, strict=True):
+            column[start:stop] = part
+    return columns
+
+
+class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
+    """Feeds a strategy from memory (on a GPU: from its memory), in an order that only the seed decides.
+
+    Avalanche's loader reads one sample at a time, in every epoch again, which costs about as much as a training
+    step of a small network. Here every sample is read once an experience, and a batch is an index into tensors. The
+    order has a generator of its own, so that methods see the same batches whatever else they draw. For data that
+    fits in memory and is not augmented at random. Samples of several tasks are shuffled like any others, where
+    Avalanche's loader would take equally many of each task into every batch.
+
+    Other plugins may add samples to :attr:`columns` between ``before_train_dataset_adaptation`` and
+    ``before_training_exp``, which is how replay does it.
+
+    Args:
+        seed: of the order.
+        iterations: batches that a training call has in all its epochs together, full ones only and reshuffled
+            whenever too few samples are left; None for epochs that have every sample once.
+    """
+
+    def __init__(self, seed: int, iterations: int | None = None) -> None:
+        super().__init__()
+        self.iterations = iterations
+        self._generator = torch.Generator().manual_seed(seed)
+        self._evaluated: dict[tuple[str, int], Columns] = {}
+        self.columns: Columns = []
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Read the data that the strategy is about to train on."""
+        self.columns = columns_of(strategy.adapted_dataset, strategy.device)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Put batches of it in the place of the strategy's loader."""
+        strategy.dataloader = Batches(self.columns, strategy.train_mb_size, self._generator, self.iterations)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Let the data go."""
+        self.columns = []
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """The same for evaluation, where an experience's data is read once and kept."""
+        key = strategy.experience.origin_stream.name, strategy.experience.current_experience
+        if key not in self._evaluated:
+            self._evaluated[key] = columns_of(strategy.adapted_dataset, strategy.device)
+        strategy.dataloader = Batches(self._evaluated[key], strategy.eval_mb_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_evaluated": {}, "columns": []}
+
+
+class Batches:
+    """Iterates over the rows of some columns, in batches.
+
+    Args:
+        columns: each with N rows.
+        batch_size: rows in a batch; the last of an epoch has what is left.
+        generator: draws the order, a new one each time; None keeps the rows' own.
+        iterations: how many batches, full ones only, over as many epochs as it takes; None for one epoch.
+
+    Raises:
+        ValueError: fewer rows than a batch has, where only full batches count.
+    """
+
+    def __init__(
+        self,
+        columns: Columns,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        iterations: int | None = None,
+    ) -> None:
+        if iterations is not None and len(columns[0]) < batch_size:
+            raise ValueError(f"an experience has {len(columns[0])} samples, fewer than a batch of {batch_size}")
+        self._columns = columns
+        self._batch_size = batch_size
+        self._generator = generator
+        self._iterations = iterations
+
+    def __len__(self) -> int:
+        return self._iterations or -(-len(self._columns[0]) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Columns]:
+        for rows in self._epoch() if self._iterations is None else self._full_batches():
+            yield [column[rows] for column in self._columns]
+
+    def _epoch(self) -> tuple[Tensor, ...]:
+        n, device = len(self._columns[0]), self._columns[0].device
+        order = torch.arange(n) if self._generator is None else torch.randperm(n, generator=self._generator)
+        return order.to(device).split(self._batch_size)
+
+    def _full_batches(self) -> Iterator[Tensor]:
+        left = self._iterations
+        while left:
+            for rows in self._epoch()[: min(left, len(self._columns[0]) // self._batch_size)]:
+                left -= 1
+                yield rows

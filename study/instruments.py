@@ -1,0 +1,114 @@
+"""What is read off a run beside its accuracy: loss, time, memory."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import Tensor, nn
+
+
+class Instruments(SupervisedPlugin, supports_distributed=False):
+    """Reads the training loss and the time of the last step, and ends a run that has diverged.
+
+    It must be the first of a strategy's plugins: it sees the loss before a penalty is added, and the end of training
+    before importance is measured.
+
+    Attributes:
+        last_step: ``time.perf_counter()`` when the latest experience's training steps were over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_step = 0.0
+        self._total: Tensor | None = None
+        self._steps = 0
+
+    @property
+    def training_loss(self) -> float:
+        """The mean loss over the steps of the latest experience, without penalty."""
+        return float("nan") if self._total is None else float(self._total) / self._steps
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Start anew."""
+        self._total, self._steps = None, 0
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add up the loss, on its device."""
+        loss = strategy.loss.detach().double()
+        self._total = loss if self._total is None else self._total + loss
+        self._steps += 1
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Look at the loss.
+
+        Raises:
+            FloatingPointError: it is NaN or infinite.
+        """
+        if self._total is not None and not torch.isfinite(self._total).all():
+            raise FloatingPointError(f"the training loss became {float(self._total)}; it must stay finite")
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Read the clock, and look at the parameters.
+
+        Raises:
+            FloatingPointError: one is NaN or infinite, as after a last step that was too large.
+        """
+        if strategy.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.last_step = time.perf_counter()
+        for name, p in strategy.model.named_parameters():
+            if not torch.isfinite(p).all():
+                raise FloatingPointError(f"parameter {name!r} became NaN or infinite")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the next :func:`peak_memory` be that from now on, where the system can tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return  # not allowed here; the peak is then that of the process so far
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on a GPU what PyTorch held at most, on a CPU the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def held_bytes(plugin: Any, model: nn.Module) -> int:
+    """Bytes of all tensors that a plugin holds, scratch included, those of the model itself not."""
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, dict):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, list | tuple | set):
+            for item in value:
+                visit(item)
+        elif isinstance(value, nn.Module) or type(value).__module__.startswith(("clreg_plugins", "study", "avalanche")):
+            visit(vars(value))
+
+    visit(vars(plugin))
+    return sum(size for pointer, size in found.items() if pointer not in own)

@@ -1,0 +1,107 @@
+"""The options that commands share, and what their values stand for."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from study.protocol import ProtocolError
+from study.records import RunRecord, RunStore
+from study.settings import suggestion
+
+AnyName = TypeVar("AnyName", bound=str)
+
+
+class Device(StrEnum):
+    """Where runs compute."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Mode(StrEnum):
+    """What W&B is told."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+Name = Annotated[str, typer.Argument(help="A protocol's name (see `clreg-study list`) or a path to a .toml file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, as in --set training.epochs=3; repeatable."),
+]
+Methods = Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")]
+Scenarios = Annotated[str | None, typer.Option("--scenario", help="Only these scenarios: task, domain, class.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a CPU.")]
+OnDevice = Annotated[Device, typer.Option("--device", help="Where runs compute.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets; by default $CLREG_DATA_ROOT, or data in this folder.")
+]
+Wandb = Annotated[Mode, typer.Option("--wandb", help="offline: written for `wandb sync` later; online: sent at once.")]
+Ray = Annotated[
+    str | None, typer.Option(help="Run on a Ray cluster: its address, auto, or local to start one on this machine.")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of the records; by default runs/<protocol>.")]
+Force = Annotated[bool, typer.Option("--force", help="Repeat runs that are finished already.")]
+TuningFolder = Annotated[
+    Path | None, typer.Option("--tuning", help="Records of the search; by default runs/<protocol>-tuning.")
+]
+
+
+def selected(option: str, value: str | None, allowed: list[AnyName]) -> list[AnyName]:
+    """The names in a comma-separated option, in the protocol's order; all of them without the option.
+
+    Raises:
+        ProtocolError: a name is not allowed.
+    """
+    if value is None:
+        return allowed
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in allowed:
+            raise ProtocolError(f"{option}: unknown name {name!r}{suggestion(name, allowed)}")
+    return [name for name in allowed if name in names]
+
+
+def stem(name: str) -> str:
+    """A protocol's name without the path and ending of its file."""
+    return Path(name).name.removesuffix(".toml")
+
+
+def records_folder(name: str) -> Path:
+    """Where the records of a protocol go by default."""
+    return Path("runs") / stem(name)
+
+
+def tuning_folder(name: str) -> Path:
+    """Where the records of the search for its hyperparameters go by default."""
+    return Path("runs") / f"{stem(name)}-tuning"
+
+
+def tuning_records(name: str, folder: Path | None) -> list[RunRecord]:
+    """The records of the search; none where there was none, unless a folder is named.
+
+    Raises:
+        RecordError: a record is damaged, or the named folder has none.
+    """
+    store = RunStore(folder or tuning_folder(name))
+    return store.read_all() if folder is not None or store.folder.is_dir() else []
+
+
+def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
+    """What ``PROTOCOL``, ``FOLDER``, ``PROTOCOL:METHOD`` or ``FOLDER:METHOD`` stands for.
+
+    Raises:
+        RecordError: there are no records.
+        ProtocolError: none of that method.
+    """
+    name, colon, method = argument.rpartition(":") if ":" in argument else (argument, "", "")
+    folder = Path(name) if Path(name).is_dir() else records_folder(name)
+    records = [record for record in RunStore(folder).read_all() if record.run.evaluated_on == "test"]
+    methods = sorted({record.run.label for record in records})
+    if colon and method not in methods:
+        raise ProtocolError(f"{argument}: no records of method {method!r} in {folder}{suggestion(method, methods)}")
+    return records, method or None

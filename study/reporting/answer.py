@@ -1,0 +1,121 @@
+"""The report's first paragraph: what came of it, in words that the findings decide."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from study.reporting.document import Statement
+from study.reporting.evidence import seeds_that_could_show
+from study.reporting.findings import Findings
+from study.reporting.numbers import count, enumeration, interval, points
+from study.reporting.results import MethodResult
+from study.settings import Scenario
+from study.statistics import FamilyComparison
+
+MOST_NAMES = 4  # in a sentence
+
+
+def answer(findings: Findings) -> tuple[Statement, ...]:
+    """What was reproduced, the best method of each scenario, whether seeds suffice, and what did not finish."""
+    statements = [*_published(findings)]
+    statements += [_best(findings, scenario) for scenario in findings.scenarios]
+    return (*statements, *_too_few_seeds(findings), _runs(findings))
+
+
+def _published(findings: Findings) -> Iterator[Statement]:
+    rows = findings.published
+    if not rows:
+        return
+    verdicts = Counter(row.comparison.verdict if row.comparison else "not run" for row in rows)
+    others = [
+        f"{verdicts[verdict]} {words}"
+        for verdict, words in (
+            ("above", "exceeded (above)"),
+            ("below", "not reached (below)"),
+            ("inconclusive", "inconclusive"),
+            ("not run", "without a finished run of ours"),
+        )
+        if verdicts[verdict]
+    ]
+    rest = f"; {enumeration(others)}" if others else ""
+    yield Statement("Published numbers", f"{verdicts['reproduced']} of {len(rows)} reproduced{rest}.")
+
+
+def _best(findings: Findings, scenario: Scenario) -> Statement:
+    lead = f"{scenario.capitalize()}-incremental"
+    learners = [result for result in findings.finished(scenario) if not result.is_reference]
+    references = [result for result in findings.finished(scenario) if result.is_reference]
+    if not learners:
+        return Statement(lead, "no run of a continual learner finished.")
+    best = max(learners, key=lambda result: result.accuracy.mean)
+    of = f"of {len(learners)} continual learners " if len(learners) > 1 else ""
+    most = " most," if len(learners) > 1 else ""
+    text = f"{of}`{best.method}` reaches{most} {_accuracy(best)}{_standing(best, learners, findings.pairs[scenario])}"
+    if references:
+        reached = enumeration(f"`{result.method}` {points(result.accuracy.mean)}%" for result in references)
+        text += f"; with all data at hand, {reached}"
+    return Statement(lead, f"{text}.")
+
+
+def _accuracy(result: MethodResult) -> str:
+    summary = result.accuracy
+    if summary.n == 1:
+        return f"{points(summary.mean)}% (1 seed, no interval)"
+    return f"{points(summary.mean)}% (95% interval {interval(summary.low, summary.high)}, {summary.n} seeds)"
+
+
+def _standing(best: MethodResult, learners: Sequence[MethodResult], pairs: Sequence[FamilyComparison]) -> str:
+    """How sure it is that the best is better than the others; empty where seeds are too few to say."""
+    others = [result.method for result in learners if result is not best]
+    with_best = {pair.b if pair.a == best.method else pair.a: pair for pair in pairs if best.method in (pair.a, pair.b)}
+    tested = [with_best[method] for method in others if method in with_best]
+    if not tested or not all(pair.reachable for pair in tested):
+        return ""
+    close = [method for method in others if method in with_best and not with_best[method].significant]
+    if not close:
+        return ", significantly more than every other"
+    if len(close) > MOST_NAMES:
+        return f", significantly more than {len(tested) - len(close)} of the {len(tested)} others"
+    return f", not shown to differ from {enumeration(f'`{method}`' for method in close)}"
+
+
+def _too_few_seeds(findings: Findings) -> Iterator[Statement]:
+    """One statement for the scenarios where no comparison could have become significant."""
+    short = {
+        scenario: pairs
+        for scenario, pairs in findings.pairs.items()
+        if pairs and not any(pair.reachable for pair in pairs)
+    }
+    if not short:
+        return
+    seeds = max(pair.comparison.n for pairs in short.values() for pair in pairs)
+    family = max(map(len, short.values()))
+    where = "" if len(short) == len(findings.pairs) else f" in the {enumeration(short)}-incremental scenario"
+    yield Statement(
+        "Seeds",
+        f"too few to tell methods apart{where}: with {count(seeds, 'seed')} and {count(family, 'comparison')} no "
+        f"difference can become significant; from {seeds_that_could_show(family)} seeds on one could.",
+    )
+
+
+def _runs(findings: Findings) -> Statement:
+    outcomes = Counter(record.outcome for runs in findings.selection.runs for record in runs.records)
+    total = sum(outcomes.values())
+    unfinished = [f"{outcomes[outcome]} {outcome}" for outcome in ("diverged", "failed") if outcomes[outcome]]
+    text = f"{outcomes['finished']} of {total} finished"
+    if unfinished:
+        text += f"; {enumeration(unfinished)}, and enter no mean"
+    missing = sum(len(seeds) for _, _, seeds in missing_runs(findings))
+    if missing:
+        text += f"; {missing} of the same seeds {'is' if missing == 1 else 'are'} missing"
+    return Statement("Runs", f"{text}.")
+
+
+def missing_runs(findings: Findings) -> list[tuple[Scenario, str, list[int]]]:
+    """Scenario, method and seeds of the runs without a record though others have that seed, for methods with any."""
+    seeds = sorted({record.run.seed for runs in findings.selection.runs for record in runs.records})
+    found = []
+    for runs in findings.selection.runs:
+        there = {record.run.seed for record in runs.records}
+        if len(there) < len(seeds):
+            found.append((runs.scenario, runs.method, [seed for seed in seeds if seed not in there]))
+    return found

@@ -1,0 +1,136 @@
+"""Ours against what was published, method against method, and methods over scenarios. In percent throughout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from study.protocol import Protocol, Published, PublishedNumber
+from study.reporting.results import MethodResult
+from study.settings import Scenario
+from study.statistics import (
+    FamilyComparison,
+    FriedmanResult,
+    PublishedComparison,
+    compare_paired,
+    compare_with_published,
+    friedman,
+    holm,
+)
+
+LEVEL = 0.05
+"""Of every test, and one minus the confidence of every interval."""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published number and ours.
+
+    Attributes:
+        scenario, method: which.
+        table: where it was published.
+        number: what was published.
+        comparison: with ours; None if no run of ours finished.
+    """
+
+    scenario: Scenario
+    method: str
+    table: Published
+    number: PublishedNumber
+    comparison: PublishedComparison | None
+
+
+def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
+    """Every number published for a protocol, by scenario, source and method, beside ours.
+
+    Args:
+        protocol: with the published numbers.
+        results: of all its scenarios; a method without one has nothing to compare.
+    """
+    by_method = {(result.scenario, result.method): result for result in results}
+    rows = []
+    for scenario in protocol.scenarios:
+        for table in protocol.published:
+            for method in protocol.methods:
+                number = table.results.get(method, {}).get(scenario)
+                if number is not None:
+                    ours = by_method.get((scenario, method))
+                    rows.append(PublishedRow(scenario, method, table, number, _compare(ours, table, number)))
+    return rows
+
+
+def _compare(ours: MethodResult | None, table: Published, number: PublishedNumber) -> PublishedComparison | None:
+    if ours is None or not ours.scores:
+        return None
+    return compare_with_published(
+        list(ours.scores.values()),
+        number.mean,
+        number.spread,
+        None if table.spread == "none" else table.spread,
+        table.n,
+        table.margin if number.margin is None else number.margin,
+        LEVEL,
+    )
+
+
+def all_pairs(results: Sequence[MethodResult]) -> list[FamilyComparison]:
+    """Every two methods of one scenario, paired by the seeds that both finished, with Holm's correction over them.
+
+    Two methods without a seed in common are no pair. Where all methods have the same seeds, this is
+    :func:`study.statistics.compare_family`.
+    """
+    found = []
+    for a, b in combinations(results, 2):
+        seeds = [seed for seed in a.scores if seed in b.scores]
+        if seeds:
+            paired = compare_paired([a.scores[s] for s in seeds], [b.scores[s] for s in seeds], 1 - LEVEL)
+            found.append((a.method, b.method, paired))
+    adjusted = holm([comparison.p for _, _, comparison in found]) if found else []
+    return [
+        FamilyComparison(a, b, c, float(p), bool(p <= LEVEL), c.p_smallest * len(found) <= LEVEL)
+        for (a, b, c), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def seeds_that_could_show(comparisons: int) -> int:
+    """How many seeds a family of so many comparisons needs for any of them to become significant.
+
+    Example:
+        >>> seeds_that_could_show(1), seeds_that_could_show(36)
+        (6, 11)
+    """
+    seeds = 1
+    while 2 / 2**seeds * comparisons > LEVEL:
+        seeds += 1
+    return seeds
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Methods ranked by their average accuracy in each of several scenarios.
+
+    Attributes:
+        scenarios: the blocks.
+        methods: those that finished in all of them.
+        result: Friedman's test and Nemenyi's critical difference.
+    """
+
+    scenarios: tuple[Scenario, ...]
+    methods: tuple[str, ...]
+    result: FriedmanResult
+
+    @property
+    def can_differ(self) -> bool:
+        """Whether any difference of average ranks could reach the critical one, which few blocks make too large."""
+        return self.result.critical_difference < len(self.methods) - 1
+
+
+def ranks_over_scenarios(results: Sequence[MethodResult]) -> Ranks | None:
+    """Friedman's test over scenarios; None with fewer than 2 of them, or 3 methods that finished in all."""
+    scores = {(r.scenario, r.method): r.accuracy.mean for r in results if r.accuracy is not None}
+    scenarios = tuple(dict.fromkeys(scenario for scenario, _ in scores))
+    names = dict.fromkeys(method for _, method in scores)
+    methods = tuple(method for method in names if all((scenario, method) in scores for scenario in scenarios))
+    if len(scenarios) < 2 or len(methods) < 3:
+        return None
+    table = [[scores[scenario, method] for method in methods] for scenario in scenarios]
+    return Ranks(scenarios, methods, friedman(table, LEVEL))

@@ -1,0 +1,1 @@
+"""One kind of figure a module: numbers in, an ``<svg>`` element out."""

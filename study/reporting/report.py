@@ -1,0 +1,103 @@
+"""From a protocol and its records to a folder that people read. Nothing is trained here."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from study.protocol import Protocol
+from study.records import ARCHIVE, RunRecord, write_archive, write_atomically
+from study.reporting.answer import answer
+from study.reporting.document import Document
+from study.reporting.figures.style import standalone
+from study.reporting.findings import Findings, find
+from study.reporting.html import to_html
+from study.reporting.latex import to_latex
+from study.reporting.markdown import to_markdown
+from study.reporting.sections.comparisons import comparisons_section
+from study.reporting.sections.cost import cost_section
+from study.reporting.sections.curves import curves_section
+from study.reporting.sections.published import published_section
+from study.reporting.sections.reproduction import reproduction_section
+from study.reporting.sections.results import results_section
+from study.reporting.sections.sensitivity import sensitivity_section
+from study.reporting.sections.unfinished import unfinished_section
+from study.reporting.selection import select
+from study.reporting.tabular import accuracy_table, runs_table, write_table
+
+TUNING_ARCHIVE = "tuning.jsonl.gz"
+PAGE = "index.html"
+OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|time|peak)-(task|domain|class)")
+
+
+def write_report(
+    name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: Sequence[RunRecord], folder: Path
+) -> Path:
+    """Write a report: README.md, index.html, tables.tex, figures, and the data behind them.
+
+    The same records give the same bytes in every file, and so do the records that the report itself keeps, but for
+    the sentence that says how many others were left out.
+
+    Args:
+        name: the protocol's; commands in the report use it.
+        protocol: what the report is about. It decides which records belong to it: see
+            :func:`study.reporting.selection.select`.
+        records: of its runs, in any order; others are left out.
+        tuning: of its search for λ; may be empty.
+        folder: for the report; it is made. Files of an earlier report in it are replaced.
+
+    Returns:
+        The path of the HTML page.
+
+    Raises:
+        ReportError: no record belongs to the protocol.
+        OSError: the folder cannot be written to.
+    """
+    findings = find(select(name, protocol, records, tuning))
+    document = compose(findings)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_figures(document, folder / "figures")
+    for file, text in (
+        ("README.md", to_markdown(document)),
+        (PAGE, to_html(document)),
+        ("tables.tex", to_latex(document)),
+    ):
+        write_atomically(folder / file, text.encode())
+    write_table(runs_table(findings.selection), folder / "results")
+    write_table(accuracy_table(findings.selection), folder / "accuracy")
+    write_archive(findings.selection.records, folder / ARCHIVE)
+    if findings.selection.tuning:
+        write_archive(findings.selection.tuning, folder / TUNING_ARCHIVE)
+    else:
+        (folder / TUNING_ARCHIVE).unlink(missing_ok=True)
+    return folder / PAGE
+
+
+def compose(findings: Findings) -> Document:
+    """The report in parts that each output renders in its own way; what has nothing to say is not in it."""
+    sections = (
+        published_section(findings),
+        results_section(findings),
+        comparisons_section(findings),
+        curves_section(findings),
+        sensitivity_section(findings),
+        cost_section(findings),
+        unfinished_section(findings),
+        reproduction_section(findings),
+    )
+    protocol = findings.protocol
+    return Document(
+        protocol.title,
+        tuple(" ".join(paragraph.split()) for paragraph in protocol.description.strip().split("\n\n")),
+        answer(findings),
+        tuple(section for section in sections if section is not None),
+    )
+
+
+def _write_figures(document: Document, folder: Path) -> None:
+    """Every figure as a file of its own; those of an earlier report that this one does not have go."""
+    for figure in document.figures:
+        write_atomically(folder / f"{figure.name}.svg", standalone(figure.svg).encode())
+    names = {figure.name for figure in document.figures}
+    for path in folder.glob("*.svg"):
+        if OUR_FIGURES.fullmatch(path.stem) and path.stem not in names:
+            path.unlink()

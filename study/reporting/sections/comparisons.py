@@ -1,0 +1,170 @@
+"""Method against method, and methods over scenarios."""
+
+import math
+from collections.abc import Sequence
+
+from study.reporting.document import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Gallery,
+    Paragraph,
+    Section,
+    Table,
+    section_by_scenario,
+)
+from study.reporting.evidence import LEVEL, Ranks, seeds_that_could_show
+from study.reporting.figures.ranks import ranks_figure
+from study.reporting.figures.style import looks
+from study.reporting.findings import Findings
+from study.reporting.numbers import (
+    NOTHING,
+    count,
+    effect_size,
+    enumeration,
+    interval,
+    p_equals,
+    p_value,
+    points,
+    signed_points,
+)
+from study.settings import Scenario
+from study.statistics import FamilyComparison, seeds_needed
+
+LONGEST_UNFOLDED = 10
+
+
+def comparisons_section(findings: Findings) -> Section | None:
+    """Every two methods of each scenario, and the methods' ranks over the scenarios."""
+    subsections = [_scenario(scenario, pairs) for scenario, pairs in findings.pairs.items() if pairs]
+    if not subsections:
+        return None
+    if findings.ranks is not None:
+        subsections.append(_ranks(findings, findings.ranks))
+    return section_by_scenario("comparisons", "Method against method", [Paragraph(_how())], subsections)
+
+
+def _how() -> str:
+    return (
+        "Average accuracy, paired by seed over the seeds that both finished: the mean difference in percentage points "
+        "with its 95% interval, and the p-value of a sign-flip permutation test (exact up to 16 seeds), then adjusted "
+        "by Holm's method for all comparisons of the scenario; that one decides. Wilcoxon's signed-rank test stands "
+        "beside it. Effect size: mean over standard deviation of the differences, bias-corrected. Seeds for 1 point: "
+        "how many it takes to find a difference of 1 percentage point with probability 0.8 at the level 0.05 divided "
+        "by the number of comparisons, which is on the safe side."
+    )
+
+
+def _scenario(scenario: Scenario, pairs: Sequence[FamilyComparison]) -> Section:
+    columns = (
+        Column("methods", "name"),
+        Column("finding", "name"),
+        Column("difference, 95% interval"),
+        Column("seeds"),
+        Column("p"),
+        Column("p (Holm)"),
+        Column("p (Wilcoxon)"),
+        Column("effect size"),
+        Column("seeds for 1 point"),
+    )
+    number = count(len(pairs), "comparison")
+    table = Table(
+        f"pairs-{scenario}",
+        f"{scenario.capitalize()}-incremental: differences of average accuracy, in percentage points",
+        columns,
+        tuple(_row(pair, len(pairs)) for pair in pairs),
+        tuple(_too_few(pairs)),
+        f"All {number}" if len(pairs) > LONGEST_UNFOLDED else None,
+    )
+    heading = f"{scenario.capitalize()}-incremental"
+    return Section(f"pairs-{scenario}", heading, (Paragraph(_in_words(pairs)), table))
+
+
+def _in_words(pairs: Sequence[FamilyComparison]) -> str:
+    tested = [pair for pair in pairs if pair.reachable]
+    if not tested:
+        return f"Too few seeds: none of {count(len(pairs), 'comparison')} could become significant."
+    significant = [pair for pair in tested if pair.significant]
+    text = f"Of {count(len(pairs), 'comparison')}, {len(significant)} are significant after Holm's correction."
+    if len(tested) < len(pairs):
+        text += f" {len(pairs) - len(tested)} have too few seeds to become so."
+    open_ones = [f"`{pair.a}` and `{pair.b}`" for pair in tested if not pair.significant]
+    if 0 < len(open_ones) <= 6:
+        text += f" Not shown to differ: {'; '.join(open_ones)}."
+    return text
+
+
+def _row(pair: FamilyComparison, family: int) -> tuple[Cell, ...]:
+    c = pair.comparison
+    bounds = interval(c.low, c.high)
+    difference = signed_points(c.difference)
+    seeds = None if math.isnan(c.sd) else seeds_needed(c.sd, 1.0, LEVEL / family)
+    return (
+        Cell(f"{pair.a} − {pair.b}", f"{pair.a} {pair.b}"),
+        _finding(pair),
+        Cell(difference if bounds == NOTHING else f"{difference} {bounds}", c.difference),
+        Cell(str(c.n), c.n),
+        _p(c.p),
+        _p(pair.p_holm),
+        _p(c.p_wilcoxon),
+        Cell(effect_size(c.effect_size), None if math.isnan(c.effect_size) else c.effect_size),
+        Cell(NOTHING if seeds is None else str(seeds), seeds),
+    )
+
+
+def _finding(pair: FamilyComparison) -> Cell:
+    if not pair.reachable:
+        text = f"too few seeds ({pair.comparison.n})"
+        return Cell(text, text)
+    if not pair.significant:
+        return Cell("no difference shown", "no difference shown")
+    text = f"{pair.a if pair.comparison.difference > 0 else pair.b} higher *"
+    return Cell(text, text, "significant")
+
+
+def _p(value: float) -> Cell:
+    return Cell(p_value(value), None if math.isnan(value) else value)
+
+
+def _too_few(pairs: Sequence[FamilyComparison]) -> list[str]:
+    notes = ["*: significant after Holm's correction."] if any(pair.significant for pair in pairs) else []
+    smallest = {pair.comparison.n: pair.comparison.p_smallest for pair in pairs if not pair.reachable}
+    for seeds, p in sorted(smallest.items()):
+        adjusted = min(1.0, p * len(pairs))
+        notes.append(
+            f"Too few seeds ({seeds}): smallest reachable {p_equals(p)}, after Holm's correction over "
+            f"{count(len(pairs), 'comparison')} {p_equals(adjusted)}; {seeds_that_could_show(len(pairs))} seeds could "
+            "reach 0.05."
+        )
+    return notes
+
+
+# ------------------------------------------------------------------------------- over scenarios
+
+
+def _ranks(findings: Findings, ranks: Ranks) -> Section:
+    result = ranks.result
+    where = f"{len(ranks.scenarios)} scenarios of this one benchmark ({enumeration(ranks.scenarios)})"
+    text = (
+        f"Methods ranked by mean average accuracy over the {where}, which are no independent benchmarks: read it as a "
+        f"description. Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and Davenport's "
+        f"{p_equals(result.p_f)}. Nemenyi's critical difference of average ranks is "
+        f"{points(result.critical_difference)}"
+    )
+    order = sorted(range(len(ranks.methods)), key=result.average_ranks.__getitem__)
+    if not ranks.can_differ:
+        best_to_worst = ", ".join(f"{ranks.methods[i]} {result.average_ranks[i]:.2f}" for i in order)
+        text += (
+            f", more than the {len(ranks.methods) - 1} that ranks of {len(ranks.methods)} methods can differ by: so "
+            f"few scenarios cannot tell methods apart by rank. Average ranks: {best_to_worst}."
+        )
+        return Section("ranks", "Over the scenarios", (Paragraph(text),))
+    alt = "Average ranks: " + ", ".join(f"{ranks.methods[i]} {result.average_ranks[i]:.2f}" for i in order) + "."
+    caption = (
+        f"Average ranks over {where}. Bars join methods whose ranks do not differ by the critical difference "
+        f"({points(result.critical_difference)})."
+    )
+    svg = ranks_figure("ranks", alt, ranks, looks(findings.protocol.methods))
+    blocks: tuple[Block, ...] = (Paragraph(f"{text}."), Gallery((Figure("ranks", caption, alt, svg),)))
+    return Section("ranks", "Over the scenarios", blocks)

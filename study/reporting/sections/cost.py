@@ -1,0 +1,90 @@
+"""Time and memory."""
+
+from study.reporting.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
+from study.reporting.figures.cost import PHASES, peak_memory_figure, time_figure
+from study.reporting.figures.style import looks
+from study.reporting.findings import Findings
+from study.reporting.numbers import BYTES, SECONDS, quantity, unit_for
+from study.reporting.results import MethodResult
+from study.settings import Scenario
+
+
+def cost_section(findings: Findings) -> Section | None:
+    """What a run of each method takes, a table and two figures a scenario."""
+    subsections = []
+    for scenario in findings.scenarios:
+        finished = findings.finished(scenario)
+        if finished:
+            blocks = (Gallery(_figures(findings, scenario, finished)), _table(scenario, finished))
+            subsections.append(Section(f"cost-{scenario}", f"{scenario.capitalize()}-incremental", blocks))
+    if not subsections:
+        return None
+    return section_by_scenario("cost", "Time and memory", [Paragraph(_how(findings))], subsections)
+
+
+def _how(findings: Findings) -> str:
+    text = (
+        "Means of a run over the seeds, in wall-clock time. Consolidation: measuring importance and all else that "
+        "plugins do after the last training step. Peak memory: the largest that the process (on a GPU: PyTorch there) "
+        "held. Plugin memory: what the method's plugin holds at the end, scratch included."
+    )
+    machines = {record.hardware for record in findings.selection.records if record.finished}
+    if len(machines) > 1:
+        text += (
+            f" The runs ran on {len(machines)} kinds of machines (see below): times are not comparable between them."
+        )
+    return text
+
+
+def _figures(findings: Findings, scenario: Scenario, finished: list[MethodResult]) -> tuple[Figure, ...]:
+    colors = looks(findings.protocol.methods)
+    alt = f"Time of a run, {scenario}-incremental: " + ", ".join(
+        f"{result.method} {quantity(_total(result), SECONDS)}" for result in finished
+    )
+    caption = f"Mean time of a run, {scenario}-incremental."
+    svg = time_figure(f"time-{scenario}", f"{alt}.", finished, colors)
+    figures = [Figure(f"time-{scenario}", caption, f"{alt}.", svg)]
+    measured = [result for result in finished if result.peak_memory is not None]
+    if measured:
+        alt = f"Peak memory of a run, {scenario}-incremental: " + ", ".join(
+            f"{result.method} {quantity(result.peak_memory, BYTES)}" for result in measured
+        )
+        svg = peak_memory_figure(f"peak-{scenario}", f"{alt}.", measured, colors)
+        figures.append(Figure(f"peak-{scenario}", f"Peak memory of a run, {scenario}-incremental.", f"{alt}.", svg))
+    return tuple(figures)
+
+
+def _table(scenario: Scenario, finished: list[MethodResult]) -> Table:
+    seconds = unit_for([_total(result) for result in finished], SECONDS)
+    peak = unit_for([result.peak_memory for result in finished], BYTES)
+    plugin = unit_for([result.plugin_memory for result in finished], BYTES)
+    columns = (
+        Column("method", "name"),
+        Column(f"a run, {seconds.name}"),
+        *(Column(f"{phase}, {seconds.name}") for phase in PHASES),
+        Column("consolidation / training"),
+        Column(f"peak memory, {peak.name}"),
+        Column(f"plugin memory, {plugin.name}"),
+        Column("examples stored"),
+    )
+    rows = []
+    for result in finished:
+        phases = {phase: result.mean_seconds(phase) or 0.0 for phase in PHASES}
+        share = phases["consolidation"] / phases["training"] if phases["training"] else None
+        examples = max((r.memory_examples for r in result.finished if r.memory_examples is not None), default=None)
+        rows.append(
+            (
+                Cell(result.method, result.method),
+                *(Cell(seconds.text(value), value) for value in (_total(result), *phases.values())),
+                Cell("–" if share is None else f"{share:.3f}", share),
+                Cell(peak.text(result.peak_memory), result.peak_memory),
+                Cell(plugin.text(result.plugin_memory), result.plugin_memory),
+                Cell("–" if examples is None else str(examples), examples),
+            )
+        )
+    caption = f"{scenario.capitalize()}-incremental: time and memory of a run"
+    return Table(f"cost-{scenario}", caption, columns, tuple(rows))
+
+
+def _total(result: MethodResult) -> float:
+    return sum(result.mean_seconds(phase) or 0.0 for phase in PHASES)

@@ -1,0 +1,100 @@
+"""Published numbers and ours."""
+
+import math
+
+from study.protocol import Published
+from study.reporting.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
+from study.reporting.evidence import PublishedRow
+from study.reporting.findings import Findings
+from study.reporting.numbers import NOTHING, interval, p_value, points, signed_points, with_interval
+
+NO_RUN = "no finished run"
+
+
+def published_section(findings: Findings) -> Section | None:
+    """Every published number of the protocol, ours, the tests, and the verdict."""
+    if not findings.published:
+        return None
+    tables = findings.protocol.published
+    subsections = []
+    for scenario in dict.fromkeys(row.scenario for row in findings.published):
+        rows = [row for row in findings.published if row.scenario == scenario]
+        subsections.append(
+            Section(f"published-{scenario}", f"{scenario.capitalize()}-incremental", (_table(scenario, rows, tables),))
+        )
+    return section_by_scenario("published", "Published and ours", (Paragraph(_how()), *_sources(findings)), subsections)
+
+
+def _how() -> str:
+    return (
+        "`reproduced`: an equivalence test (two one-sided t-tests, TOST) shows that ours lies within the margin of "
+        "the published mean. `above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: "
+        "neither. All tests at the 0.05 level; average accuracy over all experiences at the end, in percent."
+    )
+
+
+def _sources(findings: Findings) -> list[Paragraph]:
+    several = len(findings.protocol.published) > 1
+    return [
+        Paragraph(f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}")
+        for index, table in enumerate(findings.protocol.published, 1)
+    ]
+
+
+def _spread(table: Published) -> str:
+    runs = f"{table.n} runs" if table.n else "a number of runs that it does not say"
+    kind = {"sd": "± is the standard deviation over", "sem": "± is the standard error of the mean over"}
+    return f"Without a spread; over {runs}." if table.spread == "none" else f"{kind[table.spread]} {runs}."
+
+
+def _table(scenario: str, rows: list[PublishedRow], tables: list[Published]) -> Table:
+    columns = [
+        Column("method", "name"),
+        Column("verdict", "name"),
+        Column("published %"),
+        Column("ours %, 95% interval"),
+        Column("seeds"),
+        Column("difference, 95% interval"),
+        Column("margin"),
+        Column("p (Welch)"),
+        Column("p (TOST)"),
+        Column("what limits it", "prose"),
+    ]
+    if len(tables) > 1:
+        columns.insert(1, Column("source"))
+    cells = [_row(row, tables) for row in rows]
+    if not any(row[-1].text for row in cells):
+        columns, cells = columns[:-1], [row[:-1] for row in cells]
+    caption = f"{scenario.capitalize()}-incremental: published and our average accuracy"
+    return Table(f"published-{scenario}", caption, tuple(columns), tuple(cells))
+
+
+def _row(row: PublishedRow, tables: list[Published]) -> tuple[Cell, ...]:
+    number, comparison = row.number, row.comparison
+    source = tables.index(row.table) + 1
+    first = [Cell(row.method, row.method), *([Cell(str(source), source)] if len(tables) > 1 else [])]
+    spread = "" if number.spread is None else f" ± {points(number.spread)}"
+    published = Cell(points(number.mean) + spread, number.mean)
+    margin = row.table.margin if number.margin is None else number.margin
+    if comparison is None:
+        nothing = Cell(NOTHING)
+        rest = (published, nothing, Cell("0", 0), nothing, Cell(points(margin), margin), nothing, nothing, Cell(""))
+        return (*first, Cell(NO_RUN, NO_RUN), *rest)
+    difference = signed_points(comparison.difference)
+    bounds = interval(comparison.low, comparison.high)
+    return (
+        *first,
+        Cell(comparison.verdict, comparison.verdict, comparison.verdict),
+        published,
+        Cell(with_interval(comparison.ours), comparison.ours.mean),
+        Cell(str(comparison.ours.n), comparison.ours.n),
+        Cell(difference if bounds == NOTHING else f"{difference} {bounds}", comparison.difference),
+        Cell(points(margin), margin),
+        _p(comparison.p),
+        _p(comparison.p_tost),
+        Cell(comparison.reason, comparison.reason or None),
+    )
+
+
+def _p(value: float) -> Cell:
+    return Cell(p_value(value), None if math.isnan(value) else value)

@@ -1,0 +1,114 @@
+"""How to get the same numbers: commands, versions, machines, commits, and the protocol."""
+
+from collections import Counter
+from collections.abc import Iterable
+from importlib import resources
+
+from study.protocol import Protocol, parse_protocol, protocol_names
+from study.records import RunRecord
+from study.reporting.document import Cell, Code, Column, Paragraph, Section, Table
+from study.reporting.findings import Findings
+from study.reporting.numbers import count, enumeration
+from study.reporting.toml import to_toml
+
+
+def reproduction_section(findings: Findings) -> Section:
+    """What someone else needs to get the same numbers."""
+    text = protocol_text(findings.name, findings.protocol)
+    return Section(
+        "reproduction",
+        "How to reproduce",
+        (
+            Paragraph(
+                "On the same kind of CPU and with the same versions, the same seed gives the same accuracies to the "
+                "last bit. `records.jsonl.gz` holds the records of every run of this report, `results.csv` and "
+                "`results.parquet` a row a run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy "
+                "matrices (accuracies there are from 0 to 1)."
+            ),
+            Code("\n".join(_commands(findings, is_packaged(findings.name, findings.protocol))), "sh"),
+            Paragraph(_provenance(findings)),
+            _versions(findings),
+            _machines(findings),
+            Code(text.rstrip("\n"), "toml", "The protocol"),
+        ),
+    )
+
+
+def is_packaged(name: str, protocol: Protocol) -> bool:
+    """Whether the protocol is, unchanged, the one of that name which comes with the package."""
+    return name in protocol_names() and parse_protocol(_packaged_text(name), name) == protocol
+
+
+def protocol_text(name: str, protocol: Protocol) -> str:
+    """The protocol as a file: the package's own where it is that, comments included, and otherwise all it says."""
+    return _packaged_text(name) if is_packaged(name, protocol) else to_toml(protocol)
+
+
+def _packaged_text(name: str) -> str:
+    return (resources.files("study") / "protocols" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _commands(findings: Findings, packaged: bool) -> list[str]:
+    name = findings.name if packaged else f"{findings.name}.toml"
+    there = list(dict.fromkeys(runs.method for runs in findings.selection.runs))
+    methods = [method for method in findings.protocol.methods if method in there]
+    subset = "" if len(methods) == len(findings.protocol.methods) else f" --methods {','.join(methods)}"
+    if len(findings.scenarios) < len(findings.protocol.scenarios):
+        subset += f" --scenario {','.join(findings.scenarios)}"
+    seeds = 1 + max(record.run.seed for record in findings.selection.records)
+    folder = f"reports/{findings.name}"
+    searched = bool(findings.selection.tuning)
+    device = " --device cuda" if {r.run.device for r in findings.selection.records} == {"cuda"} else ""
+    return [
+        *([f"clreg-study tune {name}{device}"] if searched else []),
+        f"clreg-study run {name} --seeds {seeds}{subset}{device}",
+        f"clreg-study report {name} --records runs/{findings.name} --out {folder}",
+        "# the same report from the records in it, without training anything:",
+        f"clreg-study report {name} --records {folder} --out {folder}-again",
+    ]
+
+
+def _provenance(findings: Findings) -> str:
+    records = findings.selection.records
+    days = sorted(record.ended[:10] for record in records)
+    when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+    commits = Counter(record.commit or "no commit known" for record in records)
+    text = f"{count(len(records), 'run')}, ended {when}. Code: {_counted(commits)}."
+    if any(commit.endswith("+") for commit in commits):
+        text += ' A "+" says that files differed from the commit.'
+    resumed = sum(record.resumed > 0 for record in records)
+    if resumed:
+        text += f" {count(resumed, 'run')} went on from a checkpoint."
+    left_out = findings.selection.left_out_sentence
+    return f"{text} {left_out}" if left_out else text
+
+
+def _counted(counter: Counter[str]) -> str:
+    items = sorted(counter.items())
+    return items[0][0] if len(items) == 1 else enumeration(f"{name} ({count(n, 'run')})" for name, n in items)
+
+
+def _versions(findings: Findings) -> Table:
+    records = findings.selection.records
+    packages = sorted({package for record in records for package in record.versions})
+    rows = [(Cell(package, package), Cell(_counted(_of_each(records, package)))) for package in packages]
+    return Table("versions", "Versions", (Column("package", "name"), Column("version", "name")), tuple(rows))
+
+
+def _of_each(records: Iterable[RunRecord], package: str) -> Counter[str]:
+    return Counter(record.versions.get(package, "not installed") for record in records)
+
+
+def _machines(findings: Findings) -> Table:
+    counter = Counter(record.hardware for record in findings.selection.records)
+    rows = [
+        (
+            Cell(hardware.processor, hardware.processor),
+            Cell(hardware.gpu or "–", hardware.gpu),
+            Cell(hardware.system, hardware.system),
+            Cell(str(runs), runs),
+        )
+        for hardware, runs in sorted(counter.items(), key=lambda item: item[0].model_dump_json())
+    ]
+    columns = (Column("processor", "name"), Column("GPU", "name"), Column("system", "name"), Column("runs"))
+    return Table("machines", "Machines", columns, tuple(rows))

@@ -1,0 +1,147 @@
+"""What each method reached in each scenario."""
+
+from collections.abc import Sequence
+
+from study.reporting.answer import missing_runs
+from study.reporting.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
+from study.reporting.figures.accuracy import accuracy_figure
+from study.reporting.figures.cost import PHASES
+from study.reporting.figures.style import looks
+from study.reporting.findings import Findings
+from study.reporting.numbers import (
+    BYTES,
+    NOTHING,
+    SECONDS,
+    Unit,
+    enumeration,
+    option,
+    points,
+    strength,
+    unit_for,
+    with_interval,
+)
+from study.reporting.results import MethodResult
+from study.settings import Method, Scenario, takes_strength
+from study.statistics import Summary
+
+
+def results_section(findings: Findings) -> Section:
+    """Accuracy, forgetting, transfer, time and memory of every method, a table and a figure a scenario."""
+    subsections = [
+        Section(f"results-{scenario}", f"{scenario.capitalize()}-incremental", (_table(findings, scenario),))
+        for scenario in findings.scenarios
+    ]
+    return section_by_scenario("results", "Results", [Paragraph(_how(findings)), *_gallery(findings)], subsections)
+
+
+def _how(findings: Findings) -> str:
+    chosen = ""
+    if any(takes_strength(method) for method in findings.protocol.methods.values()):
+        chosen = f" How λ was chosen: {findings.protocol.strength_source.strip().rstrip('.')}."
+    return (
+        "Means over the seeds with 95% intervals. Average accuracy: over all experiences at the end. Forgetting: what "
+        "was lost of the best accuracy before the end. Backward transfer: accuracy at the end less that right after "
+        f"learning. Learning accuracy: right after learning. Time and memory: means of a run.{chosen}"
+    )
+
+
+def _gallery(findings: Findings) -> list[Gallery]:
+    figures = tuple(_figure(findings, scenario) for scenario in findings.scenarios if findings.finished(scenario))
+    return [Gallery(figures)] if figures else []
+
+
+def _figure(findings: Findings, scenario: Scenario) -> Figure:
+    finished = findings.finished(scenario)
+    published = {}
+    for row in findings.published:
+        if row.scenario == scenario and row.comparison is not None:
+            published.setdefault(row.method, row.number)
+    reached = ", ".join(f"{result.method} {points(result.accuracy.mean)}" for result in finished)
+    alt = f"Average accuracy in percent, {scenario}-incremental: {reached}."
+    caption = (
+        f"Average accuracy, {scenario}-incremental. Small dots are seeds, large ones their means with 95% intervals"
+        f"{', hollow diamonds published means' if published else ''}."
+    )
+    name = f"accuracy-{scenario}"
+    svg = accuracy_figure(name, alt, finished, looks(findings.protocol.methods), published)
+    return Figure(name, caption, alt, svg)
+
+
+def _table(findings: Findings, scenario: Scenario) -> Table:
+    results = findings.of(scenario)
+    seconds = [unit_for([result.mean_seconds(phase) for result in results], SECONDS) for phase in PHASES]
+    peak = unit_for([result.peak_memory for result in results], BYTES)
+    plugin = unit_for([result.plugin_memory for result in results], BYTES)
+    columns = (
+        Column("method", "name"),
+        Column("average accuracy %"),
+        Column("forgetting %"),
+        Column("backward transfer %"),
+        Column("learning accuracy %"),
+        Column("seeds"),
+        Column("λ"),
+        *(Column(f"{phase}, {unit.name}") for phase, unit in zip(PHASES, seconds, strict=True)),
+        Column(f"peak memory, {peak.name}"),
+        Column(f"plugin memory, {plugin.name}"),
+    )
+    return Table(
+        f"results-{scenario}",
+        f"{scenario.capitalize()}-incremental: what each method reached",
+        columns,
+        tuple(_row(findings, result, seconds, peak, plugin) for result in results),
+        tuple(_notes(findings, scenario)),
+    )
+
+
+def _row(
+    findings: Findings, result: MethodResult, seconds: Sequence[Unit], peak: Unit, plugin: Unit
+) -> tuple[Cell, ...]:
+    searched = _searched_options(findings.protocol.methods[result.method], result.settings)
+    metrics = (result.accuracy, result.forgetting, result.backward_transfer, result.learning_accuracy)
+    return (
+        Cell(result.method, result.method),
+        *(_mean(metric) for metric in metrics),
+        _seeds(result),
+        Cell(strength(result.strength) + searched, result.strength),
+        *(quantity_cell(result.mean_seconds(phase), unit) for phase, unit in zip(PHASES, seconds, strict=True)),
+        quantity_cell(result.peak_memory, peak),
+        quantity_cell(result.plugin_memory, plugin),
+    )
+
+
+def quantity_cell(value: float | None, unit: Unit) -> Cell:
+    """A time or a memory in its column's unit."""
+    return Cell(unit.text(value), value)
+
+
+def _mean(summary: Summary | None) -> Cell:
+    return Cell(with_interval(summary), None if summary is None else summary.mean)
+
+
+def _seeds(result: MethodResult) -> Cell:
+    """How many seeds the means are over, and how many runs enter none."""
+    text = str(len(result.finished))
+    for outcome in ("diverged", "failed"):
+        number = sum(record.outcome == outcome for record in result.unfinished)
+        text += f", {number} {outcome}" if number else ""
+    return Cell(text, len(result.finished), "problem" if result.unfinished else "")
+
+
+def _searched_options(protocols: Method, chosen: Method) -> str:
+    """Options that the search chose and that are not those of the protocol."""
+    ours, theirs = chosen.model_dump(), protocols.model_dump()
+    return "".join(f", {key} = {option(value)}" for key, value in ours.items() if value != theirs[key])
+
+
+def _notes(findings: Findings, scenario: Scenario) -> list[str]:
+    notes = []
+    if any(result.finished and not result.is_sequential for result in findings.of(scenario)):
+        notes.append(f"{NOTHING}: training on all experiences at once has no forgetting and no transfer.")
+    for where, method, seeds in missing_runs(findings):
+        if where == scenario:
+            notes.append(f"`{method}` has no run with seed {enumeration(map(str, seeds))}.")
+    there = {result.method for result in findings.of(scenario)}
+    not_run = [method for method in findings.protocol.methods if method not in there]
+    if not_run:
+        notes.append(f"Not run: {enumeration(f'`{method}`' for method in not_run)}.")
+    return notes

@@ -1,0 +1,28 @@
+"""Samples in, a result dataclass out: how sure a mean is, which method is better, whether a published number holds.
+
+Samples are paired by seed: entry s of two vectors comes from the same seed. All numbers of one call have one unit,
+the caller's. What is resampled at random is drawn with a fixed seed: equal input gives equal output.
+"""
+
+from study.statistics.families import FamilyComparison, compare_family, holm
+from study.statistics.paired import PairedComparison, compare_paired
+from study.statistics.power import minimal_detectable, seeds_needed
+from study.statistics.published import PublishedComparison, compare_with_published
+from study.statistics.ranks import FriedmanResult, friedman
+from study.statistics.summary import Summary, summarize
+
+__all__ = [
+    "FamilyComparison",
+    "FriedmanResult",
+    "PairedComparison",
+    "PublishedComparison",
+    "Summary",
+    "compare_family",
+    "compare_paired",
+    "compare_with_published",
+    "friedman",
+    "holm",
+    "minimal_detectable",
+    "seeds_needed",
+    "summarize",
+]

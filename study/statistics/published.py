@@ -1,0 +1,137 @@
+"""Our samples against a published number: reproduced, missed, or impossible to say."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from study.statistics.samples import ROUNDING, check_fraction
+from study.statistics.summary import Summary, summarize
+
+Verdict = Literal["reproduced", "above", "below", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class PublishedComparison:
+    """Our samples against a published mean.
+
+    Attributes:
+        ours: our samples' mean and its interval at confidence 1 − α.
+        difference: ours − published.
+        low, high: Welch's interval of the difference at confidence 1 − α.
+        statistic, df, p: Welch's two-sided t-test of no difference.
+        p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
+        margin: the difference that still counts as the same number.
+        verdict: ``"reproduced"`` (p_tost < α), else ``"above"`` or ``"below"`` (p < α), else ``"inconclusive"``.
+        reason: what limits the comparison, in words; empty if nothing does.
+    """
+
+    ours: Summary
+    difference: float
+    low: float
+    high: float
+    statistic: float
+    df: float
+    p: float
+    p_tost: float
+    margin: float
+    verdict: Verdict
+    reason: str
+
+
+def compare_with_published(
+    samples: ArrayLike,
+    published_mean: float,
+    published_spread: float | None,
+    spread_kind: Literal["sd", "sem"] | None,
+    published_n: int | None,
+    margin: float,
+    alpha: float = 0.05,
+) -> PublishedComparison:
+    """Whether a published number was reproduced, missed, or cannot be judged with so few seeds.
+
+    Welch's t-test (1947) from summary statistics, and two one-sided ones against ±margin (TOST: Schuirmann 1987;
+    with Welch's degrees of freedom as in Lakens 2017). A difference can be significant and yet equivalent; then the
+    number is reproduced. A number published without a spread is taken as exact (one-sample tests).
+    Where neither side varies, the tests take their limits for a vanishing spread: p is 0 or 1.
+
+    Args:
+        samples: shape (n,), n ≥ 1, one score a seed. With one alone nothing can be tested: p-values are NaN.
+        published_mean: in the unit of ``samples``, as are ``published_spread`` and ``margin``.
+        published_spread: ≥ 0; None if none was published, and then ``spread_kind`` and ``published_n`` are not used.
+        spread_kind: what the spread is: ``"sd"`` over the runs or ``"sem"``, the standard error of their mean.
+        published_n: number of runs behind the published mean; at least 2 where a spread is given.
+        margin: > 0.
+        alpha: level of all tests, in (0, 1).
+
+    Raises:
+        ValueError: a value outside these ranges, a spread without kind or runs, NaN or infinity.
+
+    Example:
+        >>> found = compare_with_published([96.8, 97.1, 97.0, 97.3, 96.9], 97.0, 0.2, "sd", 10, margin=0.5)
+        >>> round(found.difference, 2), round(found.p, 2), round(found.p_tost, 4), found.verdict
+        (0.02, 0.86, 0.0009, 'reproduced')
+    """
+    check_fraction(alpha, "alpha")
+    _check_published(published_mean, published_spread, spread_kind, published_n, margin)
+    ours = summarize(samples, 1 - alpha)
+    difference = ours.mean - published_mean
+    if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
+        difference = 0.0
+    reasons = [] if published_spread is not None else ["the number was published without a spread: taken as exact"]
+    if ours.n == 1:
+        reasons.insert(0, "a single run of ours has no spread: nothing can be tested")
+        nothing = (math.nan,) * 6
+        return PublishedComparison(ours, difference, *nothing, margin, "inconclusive", "; ".join(reasons))
+
+    error, df = _standard_error(ours, published_spread, spread_kind, published_n)
+    statistic = _in_errors(difference, error)
+    p = 2 * float(stats.t.sf(abs(statistic), df))
+    p_above_lower = float(stats.t.sf(_in_errors(difference + margin, error), df))
+    p_below_upper = float(stats.t.cdf(_in_errors(difference - margin, error), df))
+    p_tost = max(p_above_lower, p_below_upper)
+    verdict: Verdict = "inconclusive"
+    if p_tost < alpha:
+        verdict = "reproduced"
+    elif p < alpha:
+        verdict = "above" if difference > 0 else "below"
+    half_width = float(stats.t.isf(alpha / 2, df)) * error
+    low, high = difference - half_width, difference + half_width
+    return PublishedComparison(
+        ours, difference, low, high, statistic, df, p, p_tost, margin, verdict, "; ".join(reasons)
+    )
+
+
+def _check_published(mean: float, spread: float | None, spread_kind: str | None, n: int | None, margin: float) -> None:
+    if not math.isfinite(mean):
+        raise ValueError(f"published_mean must be finite, not {mean}")
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin must be positive and finite, not {margin}")
+    if spread is None:
+        return
+    if not 0 <= spread < math.inf:
+        raise ValueError(f"published_spread must be at least 0 and finite, or None, not {spread}")
+    if spread_kind not in ("sd", "sem"):
+        raise ValueError(f"spread_kind must be 'sd' or 'sem' where a spread is given, not {spread_kind!r}")
+    if n is None or n < 2:
+        raise ValueError(f"published_n must be at least 2 where a spread is given, not {n}")
+
+
+def _standard_error(ours: Summary, spread: float | None, spread_kind: str | None, n: int | None) -> tuple[float, float]:
+    """Of the difference of the means, and its degrees of freedom (Welch 1947; Satterthwaite 1946)."""
+    our_error = ours.sd / math.sqrt(ours.n)
+    if spread is None or n is None:
+        return our_error, ours.n - 1.0
+    published_error = spread / math.sqrt(n) if spread_kind == "sd" else spread
+    error = math.hypot(our_error, published_error)
+    share = (our_error / error) ** 2 if error else 0.5  # of the variance; 0/0 := 0.5
+    return error, 1 / (share**2 / (ours.n - 1) + (1 - share) ** 2 / (n - 1))
+
+
+def _in_errors(difference: float, error: float) -> float:
+    """``difference`` in units of its standard error; where that is 0, infinite or (for 0/0) 0."""
+    if error > 0:
+        return difference / error
+    return math.copysign(math.inf, difference) if difference else 0.0

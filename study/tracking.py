@@ -1,0 +1,348 @@
+"""Weights & Biases: a run's settings, history and accuracy matrix, offline unless asked otherwise.
+
+Avalanche's own ``WandBLogger`` calls functions that wandb no longer has. This one gives every experience one row of
+the history, so that a run that is resumed goes on with the next row, and wandb joins the parts by the run's id.
+
+Nothing here imports torch, Avalanche or wandb before a run is logged: a parent that only waits needs none of them.
+"""
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from numbers import Real
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from study.errors import StudyError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 255  # exit codes; 255 is what wandb itself gives a run ended by Ctrl-C
+
+SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",  # what the program prints is no part of the record
+    "program": "clreg-study",  # in place of the path of the script
+    "symlink": False,  # runs side by side would fight over "latest-run"
+    "disable_git": True,  # the address of a remote may hold credentials; the commit is in the config
+    "disable_code": True,
+    "save_code": False,
+    "label_disable": True,  # would read the script
+    "x_disable_meta": True,  # command line, user, host
+    "x_disable_machine_info": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "x_transaction_log_flush_interval": 0.1,  # s; a run that is killed loses what was not written yet
+    "finish_timeout": 120.0,  # s, when online; what was not sent by then is on disk, for `wandb sync`
+}
+
+QUANTILES = {"median": 0.5, "quantile_90": 0.9, "quantile_99": 0.99}
+SAMPLE = 2**17  # at most so many values of Ω, evenly spaced, make its quantiles
+
+
+class TrackingError(StudyError):
+    """A run cannot be tracked as asked, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs are tracked.
+
+    Attributes:
+        mode: "offline" writes to the folder and sends nothing, "online" sends to W&B as well, "disabled" does nothing.
+        folder: parent of wandb's folder ``wandb``; made if need be; by default the current one.
+        project: W&B's name for what belongs together.
+    """
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    folder: Path = Path()
+    project: str = "clreg"
+
+
+def check_tracking(tracking: Tracking) -> None:
+    """Find out before any training whether runs can be tracked, without a prompt and without the network.
+
+    Raises:
+        TrackingError: the folder cannot be written to, or the mode is "online" and there is no valid API key.
+    """
+    if tracking.mode == "disabled":
+        return
+    try:
+        tracking.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=tracking.folder):
+            pass
+    except OSError as error:  # wandb would go on in the system's folder for temporary files
+        raise TrackingError(
+            f"W&B's folder {tracking.folder} cannot be written to ({error.strerror or error}); "
+            "name another, or use --wandb disabled"
+        ) from error
+    if tracking.mode == "online" and (problem := _problem_with_the_key(tracking)):
+        raise TrackingError(
+            f"{problem}; run `wandb login` or set WANDB_API_KEY, or use --wandb offline and `wandb sync` later"
+        )
+
+
+def _problem_with_the_key(tracking: Tracking) -> str | None:
+    from wandb.errors import AuthenticationError
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    with _surroundings(tracking):
+        host = wandb_setup.singleton().settings.base_url
+        try:  # what wandb.init does, less the prompt
+            key = wbauth.authenticate_session(host=host, source="clreg", prompt=False, update_session=False)
+        except AuthenticationError as error:
+            return f"W&B's API key is not valid ({error})"
+    return None if key else f"there is no API key for W&B at {host}"
+
+
+class WandbLogger:
+    """One run in W&B: a logger for Avalanche's evaluator, with what only the study knows beside.
+
+    A failure of wandb is a warning, once a run, and never ends the training. The first logger of a process starts
+    wandb's service process, which the next ones use as well and which ends with the process.
+
+    Args:
+        tracking: where; with mode "disabled" every method returns at once.
+        run_id: W&B's id. A run of this id that was tracked before goes on: online in the same place; offline in a
+            second folder ``offline-run-*-<run_id>``, which ``wandb sync`` joins to the first.
+        name, group, job_type, tags: for people; the group is the protocol, the job type the method.
+        config: all that determines the run, as JSON can say it, nested or flat; stored as it is, so no secrets.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        *,
+        run_id: str,
+        name: str,
+        group: str,
+        job_type: str,
+        config: Mapping[str, Any],
+        tags: Iterable[str] = (),
+    ) -> None:
+        self._tracking = tracking
+        self._run: Any = None
+        self._failed = False
+        self._metrics: dict[str, float] = {}  # Avalanche's, of the row to come
+        self._experience: int | None = None  # in training, and without its row yet
+        if tracking.mode == "disabled":
+            return
+        import wandb
+        from avalanche.logging import BaseLogger
+
+        BaseLogger.register(WandbLogger)  # as a base class it would be imported with this module, for seconds
+        with self._warning_once():
+            self._run = wandb.init(
+                id=run_id,
+                name=name,
+                group=group,
+                job_type=job_type,
+                config=dict(config),
+                tags=tuple(tags),
+                project=tracking.project,
+                dir=tracking.folder.resolve(),
+                mode=tracking.mode,
+                resume="allow",
+                reinit="create_new",  # leaves a run of somebody else in this process alone
+                settings=wandb.Settings(**SETTINGS),
+            )
+            self._run.define_metric("experience")
+            self._run.define_metric("*", step_metric="experience")
+        if self._run is None:
+            _abandon_service()
+
+    # ------------------------------------------------------------- Avalanche's evaluator
+
+    def log_metrics(self, metric_values: list[Any]) -> None:
+        """Take Avalanche's metrics, as every logger of its does."""
+        from avalanche.logging import BaseLogger
+
+        BaseLogger.log_metrics(self, metric_values)
+
+    def log_single_metric(self, name: str, value: Any, x_plot: int) -> None:
+        """Put a number into the row of the experience; of several under one name, the last.
+
+        Anything else is left out: pictures and weights would make a run many times larger, and ``finish`` draws the
+        accuracies. So is ``x_plot``, which counts iterations where the history counts experiences.
+        """
+        if self._run is not None and (isinstance(value, Real) or getattr(value, "shape", None) == ()):
+            self._metrics[name] = float(value)
+
+    def before_training_exp(self, strategy: Any, metric_values: list[Any], **kwargs: Any) -> None:
+        """Write the row of the experience before, where nobody calls ``after_experience``."""
+        self._write_metrics()
+        self._experience = int(strategy.experience.current_experience)
+
+    # ----------------------------------------------------------------------- the study
+
+    def after_experience(
+        self,
+        experience: int,
+        *,
+        accuracy: Sequence[float],
+        loss: Sequence[float],
+        training_loss: float,
+        seconds: Mapping[str, float],
+        importance: "Mapping[str, Tensor] | None",
+    ) -> None:
+        """Write one row of the history, with all that Avalanche's metrics have said since the last one.
+
+        Args:
+            experience: index of the experience that was trained on, the row's step; of several at once, the last.
+            accuracy, loss: shape (T,), on every experience of the stream; the accuracy in [0, 1].
+            training_loss: over the last epoch.
+            seconds: wall-clock time by what it was spent on.
+            importance: Ω by parameter name; None for methods without.
+        """
+        if self._run is None:
+            return
+        row = {
+            "experience": experience,
+            "average_accuracy": fmean(accuracy[: experience + 1]),
+            "training_loss": training_loss,
+            **{f"accuracy/experience_{i}": value for i, value in enumerate(accuracy)},
+            **{f"loss/experience_{i}": value for i, value in enumerate(loss)},
+            **{f"seconds/{name}": value for name, value in seconds.items()},
+            **_importance_statistics(importance or {}),
+        }
+        self._write(experience, {**self._metrics, **row})
+
+    def finish(self, *, outcome: str, accuracy: Sequence[Sequence[float]], summary: Mapping[str, Any]) -> None:
+        """Add the accuracy matrix, as a table and as a picture, and the summary, and end the run.
+
+        Args:
+            outcome: "finished", or how else the run ended, which W&B shows as failed.
+            accuracy: shape (K, T), in [0, 1]; K = 0 if the run failed that early.
+            summary: single values, by name.
+        """
+        if self._run is None:
+            return
+        self._write_metrics()
+        finished = outcome == "finished"
+        with self._warning_once():
+            self._run.summary.update({"outcome": outcome, **self._metrics, **summary})
+            if finished and accuracy:
+                self._run.log(_matrix(accuracy), commit=True)
+            elif accuracy:  # a run that failed may go on later, and its next row is that of an experience
+                self._run.summary.update(_matrix(accuracy))
+        self._end(SUCCEEDED if finished else FAILED)
+
+    def close(self) -> None:
+        """End without an outcome, as on an interrupt: the run can go on later, under the same id."""
+        if self._run is not None:
+            self._write_metrics()
+            self._end(INTERRUPTED)
+
+    # --------------------------------------------------------------------------- wandb
+
+    def _write_metrics(self) -> None:
+        if self._run is not None and self._experience is not None and self._metrics:
+            self._write(self._experience, {**self._metrics, "experience": self._experience})
+
+    def _write(self, experience: int, row: dict[str, float]) -> None:
+        self._metrics, self._experience = {}, None
+        with self._warning_once():
+            # committed at once: a row that waits for more under its step is lost if the run is killed
+            self._run.log(row, step=experience, commit=True)
+
+    def _end(self, exit_code: int) -> None:
+        with self._warning_once():
+            self._run.finish(exit_code=exit_code)
+        self._run = None
+        if self._failed:
+            _abandon_service()
+
+    @contextmanager
+    def _warning_once(self) -> Iterator[None]:
+        try:
+            with _surroundings(self._tracking):
+                yield
+        except Exception as error:  # wandb's own, the system's, plain ones: a full disk, a killed service, no network
+            message = f"W&B failed, the run goes on without ({type(error).__name__}: {error})"
+            if not self._failed:
+                warnings.warn(message, RuntimeWarning, stacklevel=4)
+            self._failed = True
+
+
+def _abandon_service() -> None:
+    """Let the next run start a new service: the one there may be dead, and wandb would go on asking it."""
+    import wandb
+
+    with suppress(Exception, SystemExit):  # teardown exits where the service did not end well
+        wandb.teardown()
+
+
+@contextmanager
+def _surroundings(tracking: Tracking) -> Iterator[None]:
+    """What wandb takes from nowhere but environment variables, and nothing of what it does to ``sys``."""
+    folder = str(tracking.folder.resolve() / "wandb")  # for tables and logs, too, which would go to the home directory
+    ours = {"WANDB_SILENT": "true", "WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder}
+    if tracking.mode == "offline":
+        ours["WANDB_ERROR_REPORTING"] = "false"  # otherwise wandb reports on its use over the network, offline too
+    before = {name: os.environ.get(name) for name in ours}
+    hooks = sys.exit, sys.excepthook  # a service puts its own in their place, which print every exception once more
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        sys.exit, sys.excepthook = hooks
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+
+
+# ---------------------------------------------------------------------------- contents
+
+
+def _importance_statistics(importance: "Mapping[str, Tensor]") -> dict[str, float]:
+    """Mean, maximum, share of zeros and quantiles of Ω, of each parameter and of all; nothing for no Ω."""
+    import torch
+
+    values = {name: omega.detach().float().flatten().cpu() for name, omega in importance.items() if omega.numel()}
+    if values:
+        values["total"] = torch.cat(list(values.values()))
+    statistics = {}
+    for name, omega in values.items():
+        sample = omega[:: -(-len(omega) // SAMPLE)]
+        quantiles = sample.quantile(torch.tensor(list(QUANTILES.values()))).tolist()
+        numbers = {"mean": omega.mean(), "max": omega.max(), "zeros": 1 - omega.count_nonzero() / len(omega)}
+        numbers |= dict(zip(QUANTILES, quantiles, strict=True))
+        statistics |= {f"importance/{name}/{key}": float(value) for key, value in numbers.items()}
+    return statistics
+
+
+def _matrix(accuracy: Sequence[Sequence[float]]) -> dict[str, Any]:
+    import wandb
+
+    columns = ["after experience", *(f"experience {i}" for i in range(len(accuracy[0])))]
+    table = wandb.Table(columns=columns, data=[[k, *row] for k, row in enumerate(accuracy)])
+    return {"accuracy_matrix": table, "accuracy_heat_map": wandb.Image(_heat_map(accuracy))}
+
+
+def _heat_map(accuracy: Sequence[Sequence[float]]) -> "Image":
+    """The accuracy matrix as a picture. Drawn without pyplot, whose backend belongs to the program around."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    rows, columns = len(accuracy), len(accuracy[0])
+    width, height = 0.6 * columns + 1.0, 0.6 * rows + 0.8  # inches: cells, and room for the labels
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0.8 / width, 0.6 / height, 0.6 * columns / width, 0.6 * rows / height))
+    axes.set(xlabel="accuracy on experience", ylabel="after experience", xticks=range(columns), yticks=range(rows))
+    axes.imshow(accuracy, vmin=0, vmax=1)
+    for k, row in enumerate(accuracy):
+        for i, value in enumerate(row):
+            axes.text(i, k, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white")
+    picture = BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    return Image.open(picture)

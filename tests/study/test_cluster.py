@@ -1,0 +1,66 @@
+"""On a real Ray cluster, which is started on this machine."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from study.cluster import ClusterError
+from study.conditions import Conditions
+from study.execution import LOST, execute
+from study.records import Run, RunStore
+from study.training import perform
+
+ray = pytest.importorskip("ray")
+
+HERE = Conditions(Path())
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::ResourceWarning:ray")
+
+
+class Deadly(Run):
+    """A run whose process dies, as one does that is killed for its memory."""
+
+    def __setstate__(self, state: dict) -> None:
+        if ray.is_initialized():
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__setstate__(state)
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_leave() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_of, tmp_path):
+    store = RunStore(tmp_path)
+    conditions = Conditions(Path(), store.under_way)
+    runs = [run_of("ewc"), run_of("si", seed=1)]
+    failing = run_of("ewc", strength=-1.0)
+    records = {record.id: record for record in execute([*runs, failing], store, conditions, 2, "local")}
+    for run in runs:
+        here = perform(run, HERE)
+        assert records[run.id].error is None
+        assert (records[run.id].accuracy, records[run.id].loss) == (here.accuracy, here.loss)
+        assert store.read(run) == records[run.id]
+    assert records[failing.id].outcome == "failed"
+    assert "reg_lambda" in records[failing.id].last_line
+    assert not any(store.under_way.glob("*.pt"))
+    assert not ray.is_initialized()
+
+
+def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, monkeypatch):
+    deadly = Deadly(**dict(run_of(seed=3)))
+    store = RunStore(tmp_path)
+    records = {record.run.seed: record for record in execute([deadly, run_of()], store, HERE, 1, "local")}
+    assert records[3].error == LOST
+    assert store.read(run_of(seed=3)) is None
+    assert records[0].finished
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "ray://localhost:1", "nonsense", "localhost:99999999"])
+def test_an_address_without_a_cluster_is_named_at_once(run_of, tmp_path, address):
+    with pytest.raises(ClusterError, match=f"no Ray cluster at '{address}'"):
+        list(execute([run_of()], RunStore(tmp_path), HERE, 1, address))

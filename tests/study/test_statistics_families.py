@@ -1,0 +1,96 @@
+"""Several methods over the same seeds."""
+
+import math
+
+import numpy as np
+import pytest
+
+from study.statistics import compare_family, compare_paired, holm
+
+
+def test_holm_as_demsar_works_it_out():
+    # Demšar 2006, section 3.2.2: 0.016, 0.019 and 0.607 against α/3, α/2 and α: the first two reject
+    # (Bonferroni would not reject the second)
+    assert holm([0.607, 0.016, 0.019]) == pytest.approx([0.607, 0.048, 0.048])
+
+
+def test_holm_multiplies_by_how_many_are_left():
+    assert holm([0.01, 0.02, 0.03, 0.3]) == pytest.approx([0.04, 0.06, 0.06, 0.3])
+
+
+def test_holm_never_exceeds_one():
+    assert holm([0.6, 0.7, 0.8]).tolist() == [1, 1, 1]
+
+
+def test_what_could_not_be_tested_does_not_count_in_the_family():
+    adjusted = holm([math.nan, 0.04, 0.01, math.nan])
+    assert adjusted[1:3] == pytest.approx([0.04, 0.02])
+    assert np.isnan(adjusted[[0, 3]]).all()
+    assert np.isnan(holm([math.nan])).all()
+    assert holm([]).shape == (0,)
+
+
+@pytest.mark.parametrize(("bad", "named"), [([0.1, 1.5], "not 1.5"), ([-0.1], "not -0.1"), ([[0.1]], r"\(1, 1\)")])
+def test_what_are_no_p_values_is_refused(bad: list, named: str):
+    with pytest.raises(ValueError, match=named):
+        holm(bad)
+
+
+def _steps_apart(n_methods: int, n_seeds: int) -> dict[str, list[float]]:
+    """Each method better than the one before it, on all seeds, so that every p is the smallest possible."""
+    return {f"m{k}": [k + 0.1 * seed for seed in range(n_seeds)] for k in range(n_methods)}
+
+
+def test_all_pairs_in_the_order_of_the_scores():
+    scores = {name: np.random.default_rng(k).normal(size=6) for k, name in enumerate("xyz")}
+    found = compare_family(scores, alpha=0.1)
+    assert [(c.a, c.b) for c in found] == [("x", "y"), ("x", "z"), ("y", "z")]
+    assert [c.comparison for c in found] == [compare_paired(scores[c.a], scores[c.b], 0.9) for c in found]
+    assert [c.p_holm for c in found] == pytest.approx(holm([c.comparison.p for c in found]))
+
+
+def test_all_against_a_baseline_are_a_smaller_family():
+    found = compare_family(_steps_apart(4, 8), baseline="m1")
+    assert [(c.a, c.b) for c in found] == [("m0", "m1"), ("m2", "m1"), ("m3", "m1")]
+    assert [np.sign(c.comparison.difference) for c in found] == [-1, 1, 1]
+    assert {c.p_holm for c in found} == {3 * 2 / 2**8}
+
+
+@pytest.mark.parametrize(
+    ("n_methods", "n_seeds", "reachable"),
+    [
+        (2, 5, False),  # 2/2⁵ = 0.0625
+        (2, 6, True),  # 2/2⁶ = 0.03125
+        (3, 6, False),  # three times that
+        (3, 7, True),  # 3 · 2/2⁷ = 0.046875
+        (4, 7, False),  # 6 · 2/2⁷ = 0.09375
+        (4, 8, True),  # 6 · 2/2⁸ = 0.046875
+        (2, 1, False),
+    ],
+)
+def test_too_few_seeds_are_told_from_no_difference(n_methods: int, n_seeds: int, reachable: bool):
+    found = compare_family(_steps_apart(n_methods, n_seeds))
+    assert {c.reachable for c in found} == {reachable}
+    assert {c.significant for c in found} == {reachable}, "where all p are the smallest, what can be reached is"
+
+
+def test_enough_seeds_without_a_difference_are_not_significant():
+    [found] = compare_family({"a": [1, 2, 3, 4, 5, 6, 7], "b": [2, 1, 4, 3, 6, 5, 7]})
+    assert found.reachable
+    assert not found.significant
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "named"),
+    [
+        ({"ewc": [1, 2], "mas": [1, 2, 3]}, {}, r"'ewc': 2, 'mas': 3"),
+        ({"ewc": [1, 2], "mas": [[1, 2]]}, {}, r"'mas'.*\(1, 2\)"),
+        ({"ewc": [1, 2], "mas": [1, math.nan]}, {}, "'mas'.*nan"),
+        ({"ewc": [1, 2]}, {}, r"\['ewc'\]"),
+        ({"ewc": [1, 2], "mas": [1, 2]}, {"baseline": "si"}, r"\['ewc', 'mas'\], not 'si'"),
+        ({"ewc": [1, 2], "mas": [1, 2]}, {"alpha": 5}, "alpha .* not 5"),
+    ],
+)
+def test_bad_input_is_named(scores: dict, options: dict, named: str):
+    with pytest.raises(ValueError, match=named):
+        compare_family(scores, **options)
