@@ -15,6 +15,7 @@ test: $(READY)
 
 study: $(READY)
 	$(BIN)/clreg-study run digits
+	$(BIN)/clreg-study report digits
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
@@ -225,12 +226,23 @@ def compare(
 def cost(
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every measured mode has.")] = 15,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of PyTorch.")] = usable_cpus(),
+    study_only: Annotated[
+        bool, typer.Option("--study", help="Only what the study costs over a bare loop, on Split MNIST.")
+    ] = False,
+    data_root: DataRoot = None,
 ) -> None:
     """Measure what the plugins cost, as ratios within this one process."""
     import torch  # here, since the other commands need not wait for it to be imported
 
     from study import cost as measured
+    from study.data import default_root
 
+    if study_only:
+        with _errors_without_traceback():
+            ratios = measured.study_ratios(data_root or default_root())
+        typer.echo("training in the study over the bare loop, Split MNIST, MLP 400-400, 1 thread, by experience:")
+        typer.echo("  " + "  ".join(f"{ratio:.2f}" for ratio in ratios) + f"  median {median(ratios):.2f}")
+        return
     torch.set_num_threads(threads)
     for hidden in (400, 1000):
         typer.echo(f"training step over that without penalty, MLP 784-{hidden}-{hidden}-10, {threads} threads:")

@@ -1,10 +1,13 @@
-"""What the plugins cost: a training step over the step without penalty, an importance pass in training epochs.
+"""What the plugins cost: a training step over the step without penalty, an importance pass in training epochs; and what
+the study costs over a bare loop.
 
 All modes take turns within one process, and only ratios are reported: the machine's speed drifts, its ratios hold.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
@@ -23,6 +26,11 @@ from clreg_plugins import (
     fisher_diagonal,
     mas_importance,
 )
+from study.batches import columns_of
+from study.conditions import Conditions
+from study.protocol import load_protocol
+from study.records import Run
+from study.training import Learner
 
 PLUGINS: dict[str, Callable[[], RegularizationPlugin]] = {
     "L2": lambda: L2Plugin(1.0),
@@ -101,6 +109,66 @@ def pass_ratios(rounds: int, samples: int = 12_000) -> dict[str, float]:
     return {name: median(a / b for a, b in zip(times[name], times["epoch"], strict=True)) for name in PASSES}
 
 
+def study_ratios(root: Path, iterations: int = 2000) -> list[float]:
+    """The time of the study's training over that of the same loop in bare PyTorch, on Split MNIST.
+
+    Both train a MLP 784-400-400-2 with Adam on batches of 128, experience by experience in turns, in one thread; the
+    study with all it does meanwhile, reading the data and the checkpoint included, evaluation and consolidation not.
+
+    Args:
+        root: folder of the data.
+        iterations: of each experience.
+
+    Returns:
+        A ratio an experience, in their order.
+
+    Raises:
+        DataError: the data is not there.
+    """
+    overrides = [f"training.iterations={iterations}"]
+    protocol = load_protocol("vandeven2018-split-mnist-domain", overrides)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run.of("cost", protocol, "domain", "none", seed=0)
+            learner = Learner(run, Conditions(root, checkpoints=Path(folder)))
+            bare = _mlp(400, classes=2)
+            optimizer = torch.optim.Adam(bare.parameters(), lr=run.training.learning_rate)
+            ratios = []
+            for index, experience in enumerate(learner.benchmark.train_stream):
+                inputs, targets, _ = columns_of(experience.dataset, torch.device("cpu"))
+                generator = torch.Generator().manual_seed(index)
+                loop = _bare_loop(bare, optimizer, inputs.flatten(1), targets, iterations, generator)
+                alone = _seconds(loop)
+                learner.learn(index)
+                ratios.append(learner.state.seconds.training[-1] / alone)
+            return ratios
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _bare_loop(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    iterations: int,
+    generator: torch.Generator,
+) -> Callable[[], None]:
+    def loop() -> None:
+        left = iterations
+        while left:
+            order = torch.randperm(len(inputs), generator=generator)
+            for rows in order.split(BATCH_SIZE)[: min(left, len(inputs) // BATCH_SIZE)]:
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs[rows]), targets[rows]).backward()
+                optimizer.step()
+                left -= 1
+
+    return loop
+
+
 def strategy_stub(hidden: int, device: str = "cpu") -> tuple[SimpleNamespace, torch.optim.Optimizer]:
     """What a plugin asks of a strategy in a step, without the rest of Avalanche; and an Adam for its MLP."""
     model = _mlp(hidden).to(device)
@@ -132,9 +200,10 @@ def _step(hidden: int, plugin: RegularizationPlugin | None, inputs: Tensor, targ
     return step
 
 
-def _mlp(hidden: int) -> nn.Module:
+def _mlp(hidden: int, classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+    layers = [nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+    return nn.Sequential(*layers)
 
 
 def _images(n: int) -> tuple[Tensor, Tensor]:

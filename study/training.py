@@ -182,9 +182,10 @@ class Learner:
         done = len(self.state.accuracy)
         self.checkpoint.report(done, len(self.calls), self._accuracy_so_far())
         for index in range(done, len(self.calls)):
-            self._learn(index)
+            self.learn(index)
 
-    def _learn(self, index: int) -> None:
+    def learn(self, index: int) -> None:
+        """Train on one experience, the next one, evaluate on all, and keep a checkpoint."""
         state, run = self.state, self.run
         began = time.perf_counter()
         # What Adam keeps of a past experience goes on moving the heads of past tasks for some steps, if a penalty

@@ -27,14 +27,14 @@ def what_came_of(record: RunRecord) -> tuple:
 
 
 def stop_before(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = training.Learner._learn
+    learn = training.Learner.learn
 
     def stopping(self: training.Learner, at: int) -> None:
         if at == index:
             raise Stopped
         learn(self, at)
 
-    monkeypatch.setattr(training.Learner, "_learn", stopping)
+    monkeypatch.setattr(training.Learner, "learn", stopping)
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])

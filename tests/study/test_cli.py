@@ -55,7 +55,7 @@ def test_a_study_ends_in_a_table_and_is_not_repeated(one_run, tmp_path, monkeypa
 
 
 def test_force_starts_from_the_beginning_and_not_from_a_checkpoint(one_run, tmp_path, monkeypatch):
-    learn = Learner._learn
+    learn = Learner.learn
 
     def interrupted_in_the_second(self: Learner, index: int) -> None:
         if index == 1:
@@ -63,7 +63,7 @@ def test_force_starts_from_the_beginning_and_not_from_a_checkpoint(one_run, tmp_
         learn(self, index)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "_learn", interrupted_in_the_second)
+        patched.setattr(Learner, "learn", interrupted_in_the_second)
         assert call(*one_run).exit_code == 130
     assert len(list((tmp_path / "out" / "under-way").glob("*.pt"))) == 1
     assert call(*one_run, "--force").exit_code == 0
@@ -86,7 +86,9 @@ def test_a_failed_run_shows_in_the_exit_status_and_is_tried_again_a_diverged_one
     monkeypatch.setattr(training, "perform", diverge)
     assert "1 of 1 runs failed (1 diverged)" in call(*one_run).stderr
     monkeypatch.setattr(training, "perform", never)
-    assert call(*one_run).exit_code == 1
+    again = call(*one_run)
+    assert again.exit_code == 1
+    assert "1 of 1 runs are finished already" in again.stderr, again.output
 
 
 def test_every_method_and_scenario_makes_a_row(protocol, protocol_file, tmp_path, monkeypatch):
@@ -126,7 +128,7 @@ def test_set_replaces_a_setting_and_its_runs_are_others(one_run, tmp_path, monke
 
 
 def test_the_progress_shows_the_accuracy_of_what_is_running(one_run, tmp_path, monkeypatch):
-    learn, reported = Learner._learn, threading.Event()
+    learn, reported = Learner.learn, threading.Event()
 
     def slowly(self: Learner, index: int) -> None:
         learn(self, index)
@@ -135,7 +137,7 @@ def test_the_progress_shows_the_accuracy_of_what_is_running(one_run, tmp_path, m
             time.sleep(1.5)
         reported.set()
 
-    monkeypatch.setattr(Learner, "_learn", slowly)
+    monkeypatch.setattr(Learner, "learn", slowly)
     result = CliRunner().invoke(app, list(map(str, one_run)), env={"FORCE_COLOR": "1", "COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "experience 1 of 2" in result.stderr

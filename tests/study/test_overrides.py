@@ -66,6 +66,24 @@ def test_a_wrong_override_is_an_error_that_names_it_and_what_is_allowed(override
         load_protocol("digits", [override])
 
 
+@pytest.mark.parametrize(
+    ("name", "override", "said"),
+    [
+        ("fisher-split-cifar10-task", "benchmark.padding=2", "model.name = 'resnet18_reduced' takes CIFAR's images of"),
+        ("split-cifar100-task", "benchmark.name=split_mnist", "[benchmark]: mean = [0.507, 0.487, 0.441]: images of"),
+        (
+            "vandeven2018-permuted-mnist-task",
+            "benchmark.class_order=random",
+            "[benchmark]: class_order = 'random': every experience of permuted_mnist has all classes",
+        ),
+        ("split-fmnist-task", "training.epochs=4", "[training]: exactly one of epochs and iterations says how long"),
+    ],
+)
+def test_an_override_must_fit_the_rest_of_the_protocol(name, override, said):
+    with pytest.raises(ProtocolError, match=re.escape(f"{name}.toml with --set {override}: {said}")):
+        load_protocol(name, [override])
+
+
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", "training..epochs=3", "two words=3", ""])
 def test_what_is_not_key_and_value_is_an_error_that_shows_an_example(override):
     with pytest.raises(ProtocolError) as caught:

@@ -52,15 +52,16 @@ def test_seconds_add_up():
     assert Seconds(training=[1.0, 2.0], consolidation=[0.5], evaluation=[0.25]).total == 3.75
 
 
-def test_a_crash_while_writing_leaves_the_old_record_whole(run_of, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", ["fsync", "replace"])
+def test_a_crash_while_writing_leaves_the_old_record_whole(run_of, tmp_path, monkeypatch, at):
     store = RunStore(tmp_path)
     old = record(run_of())
     store.write(old)
 
-    def crash(descriptor: int) -> None:
+    def crash(*arguments: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(records.os, "fsync", crash)
+    monkeypatch.setattr(records.os, at, crash)
     with pytest.raises(OSError, match="full"):
         store.write(record(run_of(), [[1.0, 1.0], [1.0, 1.0]]))
     assert store.read(old.run) == old

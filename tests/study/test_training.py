@@ -124,7 +124,7 @@ def test_a_run_that_fails_gives_a_record_that_says_how(run_of, monkeypatch):
     def fail(self: object, index: int) -> None:
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(training.Learner, "_learn", fail)
+    monkeypatch.setattr(training.Learner, "learn", fail)
     record = perform(run_of(), HERE)
     assert record.outcome == "failed"
     assert record.last_line == "RuntimeError: no such thing"
@@ -140,7 +140,7 @@ def test_a_run_whose_loss_is_not_finite_has_diverged(run_of, method, rate):
 
 
 def test_a_run_that_diverges_late_keeps_what_it_had(run_of, monkeypatch):
-    learn = training.Learner._learn
+    learn = training.Learner.learn
 
     def nan_in_the_second(self: training.Learner, index: int) -> None:
         if index == 1:
@@ -148,7 +148,7 @@ def test_a_run_that_diverges_late_keeps_what_it_had(run_of, monkeypatch):
         learn(self, index)
 
     complete = matrix(run_of())
-    monkeypatch.setattr(training.Learner, "_learn", nan_in_the_second)
+    monkeypatch.setattr(training.Learner, "learn", nan_in_the_second)
     record = perform(run_of(), HERE)
     assert record.outcome == "diverged"
     assert record.accuracy == complete[:1]
