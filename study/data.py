@@ -161,10 +161,10 @@ def _download(dataset: type, root: Path) -> None:
         missing = ", ".join(path.name for path in _missing(dataset, root))
         if not missing:
             return  # what is wrong with the files that came, their sums will tell
+        problem = " ".join(f"{type(error).__name__}: {error}".split())  # torchvision's are of several lines
         raise DataError(
-            f"{name} is not in {folder}, where {missing} should be, and could not be downloaded "
-            f"({type(error).__name__}: {error}); put torchvision's files there, or name the folder that they are in "
-            "with --data-root or CLREG_DATA_ROOT"
+            f"{name} is not in {folder}, where {missing} should be, and could not be downloaded ({problem}); put "
+            "torchvision's files there, or name the folder that they are in with --data-root or CLREG_DATA_ROOT"
         ) from error
 
 

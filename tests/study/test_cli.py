@@ -180,7 +180,7 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
         (["run", "digits", "--set", "training.epoch=3"], "[training]: unknown key 'epoch'; did you mean 'epochs'?"),
         (["run", "digits", "--set", "training.epochs"], "--set training.epochs: allowed is KEY=VALUE"),
         (["run", "digits", "--device", "cuda"], "--device cuda: this machine has no GPU"),
-        (["run", "hsu2018-split-mnist-task", "--data-root", "/nowhere"], "MNIST is not in /nowhere"),
+        (["run", "hsu2018-split-mnist-task", "--data-root", "nowhere"], "MNIST is not in nowhere"),
         (["run", "digits", "--ray", "localhost:1"], "no Ray cluster at 'localhost:1'"),
         (["status", "digits", "--out", "nowhere"], "there are no records in nowhere"),
         (["report", "digits", "--records", "nowhere"], "there are no records in nowhere"),

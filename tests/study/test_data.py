@@ -33,7 +33,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(self: Any) -> None:
-        raise OSError("Name or service not known")
+        raise OSError("Name or service\nnot known")
 
     for dataset in set(data.TORCHVISION.values()):
         monkeypatch.setattr(dataset, "download", download)
@@ -129,6 +129,7 @@ def test_missing_data_is_an_error_that_says_what_to_do(tmp_path, offline):
     assert said.startswith(f"CIFAR100 is not in {tmp_path / 'nowhere' / 'cifar-100-python'}, where train, test, meta ")
     assert "could not be downloaded (OSError: Name or service not known)" in said
     assert "--data-root or CLREG_DATA_ROOT" in said
+    assert "\n" not in said
 
 
 def test_only_the_missing_files_are_named(tmp_path, monkeypatch, offline):

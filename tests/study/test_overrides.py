@@ -13,7 +13,7 @@ def test_an_override_has_the_type_of_its_toml_value_and_a_bare_word_is_a_string(
     overrides = [
         "training.epochs=3",
         "training.learning_rate = 0.5",
-        "training.optimizer=sgd",
+        "training.optimizer = sgd",
         'model.unseen_classes="masked"',
         "scenarios=['class']",
         "methods.si.clip=false",
