@@ -8,7 +8,8 @@ from rich.console import Console
 from study.conditions import Conditions
 from study.execution import execute
 from study.progress import StudyProgress
-from study.records import Run, RunRecord, RunStore
+from study.records import Run, RunRecord
+from study.store import RunStore
 
 
 class Interrupted(Exception):

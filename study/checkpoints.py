@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from study.records import Matrix, Run, Seconds, write_atomically
+from study.records import Matrix, Run, Seconds
+from study.store import write_atomically
 
 
 @dataclass

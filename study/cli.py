@@ -37,8 +37,9 @@ from study.options import (
     tuning_records,
 )
 from study.protocol import FIRST_TUNING_SEED, Protocol, ProtocolError, load_protocol, protocol_names
-from study.records import Run, RunRecord, RunStore, read_archive
+from study.records import Run, RunRecord
 from study.settings import suggestion
+from study.store import RunStore, read_archive
 from study.tracking import Tracking, check_tracking
 from study.tuning import choose, resolve, tuning_runs
 

@@ -9,7 +9,8 @@ from typing import Any
 from study.conditions import Conditions
 from study.errors import StudyError
 from study.execution import LOST, keep
-from study.records import Run, RunRecord, RunStore, record_of
+from study.records import Run, RunRecord, record_of
+from study.store import RunStore
 
 
 class ClusterError(StudyError):

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 
 from study.conditions import Conditions
-from study.records import Run, RunRecord, RunStore, record_of
+from study.records import Run, RunRecord, record_of
+from study.store import RunStore
 
 LOST = "the process of this run died (killed, or out of memory?)"
 

@@ -7,8 +7,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from study.protocol import ProtocolError
-from study.records import RunRecord, RunStore
+from study.records import RunRecord
 from study.settings import suggestion
+from study.store import RunStore
 
 AnyName = TypeVar("AnyName", bound=str)
 

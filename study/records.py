@@ -1,37 +1,25 @@
-"""What determines a run, what came of it, and where that is kept: one JSON file a run, written atomically."""
+"""What determines a run, and what came of it."""
 
-import gzip
 import hashlib
 import json
-import os
 import platform
 import subprocess
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from study.errors import StudyError
 from study.protocol import Protocol
 from study.settings import Benchmark, Method, Model, Scenario, Training
 
 PACKAGES_THAT_DECIDE = ("clreg", "torch", "torchvision", "avalanche-lib", "numpy", "scikit-learn")
-ARCHIVE = "records.jsonl.gz"
 
 Matrix = list[list[float]]
 Outcome = Literal["finished", "diverged", "failed"]
-
-
-class RecordError(StudyError):
-    """A record that cannot be read, or a folder of records that cannot be used, and why."""
 
 
 class Frozen(BaseModel):
@@ -268,119 +256,3 @@ def _processor() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or "unknown"
-
-
-# ------------------------------------------------------------------------------- the store
-
-
-@dataclass(frozen=True)
-class RunStore:
-    """A folder of records. It is made when the first record is written."""
-
-    folder: Path
-
-    def path(self, run: Run) -> Path:
-        """Where the record of a run is, or would be."""
-        return self.folder / run.file_name
-
-    @property
-    def under_way(self) -> Path:
-        """The folder of the checkpoints of runs that have begun and not ended."""
-        return self.folder / "under-way"
-
-    def read(self, run: Run) -> RunRecord | None:
-        """The record of a run; None if there is none.
-
-        Raises:
-            RecordError: the file is not a record.
-        """
-        path = self.path(run)
-        try:
-            return _parse(path.read_bytes(), path)
-        except FileNotFoundError:
-            return None
-
-    def read_all(self) -> list[RunRecord]:
-        """Every record of the folder, and of an archive in it, in the order of their files' names.
-
-        Raises:
-            RecordError: there is none, or a file is not a record.
-        """
-        records = {}
-        archive = self.folder / ARCHIVE
-        if archive.is_file():
-            records = {record.run.file_name_with(record.id): record for record in read_archive(archive)}
-        records |= {path.name: _parse(path.read_bytes(), path) for path in self.folder.glob("*.json")}
-        if not records:
-            raise RecordError(f"there are no records in {self.folder}; `clreg-study run` writes them")
-        return [records[name] for name in sorted(records)]
-
-    def write(self, record: RunRecord) -> None:
-        """Write a record so that a reader, or a crash, sees either the whole of it or nothing."""
-        write_atomically(self.path(record.run), (record.model_dump_json(indent=1) + "\n").encode())
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other studies from writing to the folder; the lock goes with the process that holds it.
-
-        Raises:
-            RecordError: another study writes to it.
-            OSError: the folder cannot be written to.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FileLock(self.folder / ".lock", timeout=0).acquire()
-        except Timeout:
-            raise RecordError(
-                f"another study is writing to {self.folder}; wait for it, or name another --out"
-            ) from None
-        with lock:
-            for cut_short in (*self.folder.glob("*.tmp"), *self.under_way.glob("*.tmp")):
-                cut_short.unlink(missing_ok=True)  # by a kill amid a write
-            yield
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader, or a crash, sees either the old one or the new one.
-
-    Raises:
-        OSError: the folder is full or cannot be written to; the old file is as it was then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_archive(records: Sequence[RunRecord], path: Path) -> None:
-    """Write records into one compressed file, the same bytes for the same records."""
-    lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
-    write_atomically(path, gzip.compress(lines, mtime=0))
-
-
-def read_archive(path: Path) -> list[RunRecord]:
-    """The records of an archive.
-
-    Raises:
-        RecordError: the file is not an archive of records.
-    """
-    try:
-        lines = gzip.decompress(path.read_bytes()).splitlines()
-    except (OSError, EOFError, zlib.error) as error:
-        raise RecordError(f"{path} is not an archive of records: {error}") from error
-    if not lines:
-        raise RecordError(f"{path} is empty")
-    return [_parse(line, path) for line in lines]
-
-
-def _parse(text: bytes, path: Path) -> RunRecord:
-    try:
-        return RunRecord.model_validate_json(text)
-    except ValidationError as error:
-        raise RecordError(f"{path} is not a record of this version; delete it to run it again") from error

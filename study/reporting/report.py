@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.protocol import Protocol
-from study.records import ARCHIVE, RunRecord, write_archive, write_atomically
+from study.records import RunRecord
 from study.reporting.answer import answer
 from study.reporting.document import Document
 from study.reporting.figures.style import standalone
@@ -23,6 +23,7 @@ from study.reporting.sections.sensitivity import sensitivity_section
 from study.reporting.sections.unfinished import unfinished_section
 from study.reporting.selection import select
 from study.reporting.tabular import accuracy_table, runs_table, write_table
+from study.store import ARCHIVE, write_archive, write_atomically
 
 TUNING_ARCHIVE = "tuning.jsonl.gz"
 PAGE = "index.html"

@@ -28,7 +28,7 @@ def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[Met
 def scenario_table(title: str, scenario: Scenario, results: Sequence[MethodResult]) -> Table:
     """Average accuracy and forgetting of each method, in percent, with 95% intervals."""
     table = Table(title=f"{title}, {scenario}-incremental", title_justify="left")
-    table.add_column("method")
+    table.add_column("method", min_width=max((len(result.method) for result in results), default=0))
     for heading in ("λ", "seeds", "average accuracy %", "95% interval", "forgetting %", "95% interval"):
         table.add_column(heading, justify="right")
     for result in results:

@@ -11,7 +11,8 @@ from study import training
 from study.checkpoints import Checkpoint
 from study.conditions import Conditions
 from study.execution import keep
-from study.records import Run, RunRecord, RunStore
+from study.records import Run, RunRecord
+from study.store import RunStore
 from study.training import perform
 
 METHODS = ["naive", "l2", "ewc", "online_ewc", "mas", "si", "lwf", "replay-matched", "cumulative"]

@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 from study import training
 from study.cli import app
 from study.conditions import Conditions
-from study.records import Run, RunRecord, RunStore, record_of
+from study.records import Run, RunRecord, record_of
+from study.store import RunStore
 from study.training import Learner
 
 

@@ -10,7 +10,8 @@ import pytest
 from study.cluster import ClusterError
 from study.conditions import Conditions
 from study.execution import LOST, execute
-from study.records import Run, RunStore
+from study.records import Run
+from study.store import RunStore
 from study.training import perform
 
 ray = pytest.importorskip("ray")

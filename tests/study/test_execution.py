@@ -12,7 +12,8 @@ import pytest
 from study import training
 from study.conditions import Conditions
 from study.execution import LOST, execute
-from study.records import Run, RunRecord, RunStore, record_of
+from study.records import Run, RunRecord, record_of
+from study.store import RunStore
 from study.training import perform
 
 HERE = Conditions(Path())

@@ -7,17 +7,9 @@ from pathlib import Path
 import pytest
 
 from study import records
-from study.records import (
-    ARCHIVE,
-    RecordError,
-    RunRecord,
-    RunStore,
-    Seconds,
-    git_commit,
-    read_archive,
-    record_of,
-    write_archive,
-)
+from study import store as stores
+from study.records import RunRecord, Seconds, git_commit, record_of
+from study.store import ARCHIVE, RecordError, RunStore, read_archive, write_archive
 
 
 def record(run, accuracy: list[list[float]] = ((0.5, 0.5), (1 / 3, 1.0)), **more: object) -> RunRecord:
@@ -61,7 +53,7 @@ def test_a_crash_while_writing_leaves_the_old_record_whole(run_of, tmp_path, mon
     def crash(*arguments: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(records.os, at, crash)
+    monkeypatch.setattr(stores.os, at, crash)
     with pytest.raises(OSError, match="full"):
         store.write(record(run_of(), [[1.0, 1.0], [1.0, 1.0]]))
     assert store.read(old.run) == old

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from study.protocol import PublishedNumber
-from study.reporting.figures.style import FONT, INK, Look, draw
+from study.reporting.figures.style import FONT, INK, MUTED, Look, draw, within_percent
 from study.reporting.numbers import points
 from study.reporting.results import MethodResult
 
@@ -17,7 +17,7 @@ def accuracy_figure(
     looks: Mapping[str, Look],
     published: Mapping[str, PublishedNumber],
 ) -> str:
-    """A row a method: small dots are seeds, the large one their mean with its interval, a diamond what was published.
+    """A row a method: the mean with its interval, small dots below for the seeds, a diamond what was published.
 
     Args:
         name, alt: as :func:`draw` has them.
@@ -31,7 +31,7 @@ def accuracy_figure(
         for row, result in enumerate(results):
             look, summary = looks[result.method], result.accuracy
             scores = list(result.scores.values())
-            axes.plot(scores, [row] * len(scores), "o", markersize=3.2, alpha=0.45, color=look.color, mew=0)
+            axes.plot(scores, [row + 0.28] * len(scores), "o", markersize=3, alpha=0.6, color=look.color, mew=0)
             axes.plot([summary.low, summary.high], [row, row], color=look.color, linewidth=2.4, solid_capstyle="butt")
             axes.plot(summary.mean, row, marker=look.marker, markersize=6.5, color=look.color)
             if result.method in published:
@@ -39,10 +39,13 @@ def accuracy_figure(
                 axes.plot(mean, row, marker="D", markersize=8, markerfacecolor="none", color=INK, mew=1.1)
             axes.text(1.02, row, points(summary.mean), transform=axes.get_yaxis_transform(), va="center")
         axes.set_yticks(range(len(results)), [result.method for result in results])
-        axes.set_ylim(len(results) - 0.4, -0.6)
+        axes.set_ylim(len(results) - 0.4, -0.55)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("average accuracy %")
-        axes.set_title("%", loc="right", x=1.1, fontsize=FONT - 1)
+        axes.set_xlim(*within_percent(*axes.get_xlim()))
+        axes.text(
+            1.02, -0.75, "mean", transform=axes.get_yaxis_transform(), va="center", fontsize=FONT - 1, color=MUTED
+        )
 
     return draw(name, alt, 0.75 + 0.29 * len(results), paint)

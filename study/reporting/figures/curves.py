@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from study.reporting.figures.style import Look, draw, label_ends, margin_for
+from study.reporting.figures.style import Look, draw, label_ends, margin_for, within_percent
 from study.statistics import Summary
 
 
@@ -27,12 +27,13 @@ def curves_figure(name: str, alt: str, curves: Sequence[Curve], looks: Mapping[s
         looks: of the methods.
         title: which accuracy is drawn.
     """
+    opacity = min(0.16, 0.8 / len(curves))  # of bands: many on top of each other still let the lines be seen
     last = max(len(curve.summaries) for curve in curves)
     height = max(2.8, 1.03 + 0.19 * len(curves))
 
     def paint(figure: Figure) -> None:
         right = 1 - margin_for([curve.method for curve in curves]) - 0.05
-        axes = figure.add_axes((0.12, 0.47 / height, right - 0.12, 1 - (0.47 + 0.3) / height))
+        axes = figure.add_axes((0.15, 0.47 / height, right - 0.15, 1 - (0.47 + 0.3) / height))
         ends = []
         for curve in curves:
             look = looks[curve.method]
@@ -40,13 +41,13 @@ def curves_figure(name: str, alt: str, curves: Sequence[Curve], looks: Mapping[s
             x = range(1, last + 1)
             mean = [summary.mean for summary in summaries]
             axes.fill_between(
-                x, [s.low for s in summaries], [s.high for s in summaries], color=look.color, alpha=0.16, linewidth=0
+                x, [s.low for s in summaries], [s.high for s in summaries], color=look.color, alpha=opacity, linewidth=0
             )
             marker = look.marker if len(curve.summaries) > 1 and last <= 10 else None
             axes.plot(x, mean, color=look.color, linestyle=look.dashes, marker=marker, clip_on=False)
             ends.append((curve.method, mean[-1], look, last))
         axes.set_xlim(1 - 0.04 * (last - 1), last)
-        axes.set_ylim(*axes.get_ylim())
+        axes.set_ylim(*within_percent(*axes.get_ylim()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("experiences learned")
         axes.set_ylabel("accuracy %")

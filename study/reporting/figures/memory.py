@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from study.reporting.figures.style import Look, draw, label_ends, margin_for
+from study.reporting.figures.style import Look, draw, label_ends, margin_for, within_percent
 from study.reporting.numbers import BYTES, unit_for
 from study.reporting.results import MethodResult
 
@@ -25,7 +25,7 @@ def memory_figure(name: str, alt: str, results: Sequence[MethodResult], looks: M
 
     def paint(figure: Figure) -> None:
         right = 1 - margin_for([result.method for result in results]) - 0.05
-        axes = figure.add_axes((0.12, 0.47 / height, right - 0.12, 1 - (0.47 + 0.12) / height))
+        axes = figure.add_axes((0.15, 0.47 / height, right - 0.15, 1 - (0.47 + 0.12) / height))
         axes.set_xscale("log", base=2)
         smallest, largest = (f(result.plugin_memory for result in holding) for f in (min, max))
         axes.set_xlim(smallest / 2, largest * 2)
@@ -35,7 +35,7 @@ def memory_figure(name: str, alt: str, results: Sequence[MethodResult], looks: M
             look, summary = looks[result.method], result.accuracy
             axes.plot([result.plugin_memory] * 2, [summary.low, summary.high], color=look.color, linewidth=1.4)
             axes.plot(result.plugin_memory, summary.mean, marker=look.marker, markersize=6.5, color=look.color)
-        axes.set_ylim(*axes.get_ylim())
+        axes.set_ylim(*within_percent(*axes.get_ylim()))
         axes.set_xticks(_powers_of_two(smallest / 2, largest * 2))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_bytes(value)))

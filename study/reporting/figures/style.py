@@ -27,6 +27,8 @@ _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)))
 
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -99,7 +101,7 @@ def draw(
     with matplotlib.style.context(["default", _STYLE]):
         figure = Figure(figsize=(WIDTH, height), layout=layout)
         paint(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return _element(buffer.getvalue(), name, alt)
 
 
@@ -125,7 +127,6 @@ def css() -> str:
 def _element(text: str, name: str, alt: str) -> str:
     """The element alone, with ids of its own and only those that something refers to."""
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*</defs>\s*", "", text)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
@@ -138,6 +139,11 @@ def _element(text: str, name: str, alt: str) -> str:
     opening = f'<svg viewBox="{size.group(0)[9:-1]}" width="{float(size[1]) * 4 / 3:.0f}" role="img"'
     text = re.sub(r"<svg[^>]*>", lambda _: f'{opening} aria-label="{html.escape(alt)}">', text, count=1)
     return re.sub(r"[ \t]*\n", "\n", text).strip()
+
+
+def within_percent(low: float, high: float) -> tuple[float, float]:
+    """Limits of an axis of accuracies: no further than 0 and 100, whatever intervals reach, but for a little room."""
+    return max(low, -1.5), min(high, 101.5)
 
 
 # ------------------------------------------------------------------------------- labels in place of a legend

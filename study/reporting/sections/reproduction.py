@@ -14,6 +14,7 @@ from study.reporting.toml import to_toml
 
 def reproduction_section(findings: Findings) -> Section:
     """What someone else needs to get the same numbers."""
+    packaged = is_packaged(findings.name, findings.protocol)
     text = protocol_text(findings.name, findings.protocol)
     return Section(
         "reproduction",
@@ -25,7 +26,8 @@ def reproduction_section(findings: Findings) -> Section:
                 "`results.parquet` a row a run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy "
                 "matrices (accuracies there are from 0 to 1)."
             ),
-            Code("\n".join(_commands(findings, is_packaged(findings.name, findings.protocol))), "sh"),
+            *([] if packaged else [Paragraph(f"`{findings.name}.toml` is the protocol at the end of this report.")]),
+            Code("\n".join(_commands(findings, packaged)), "sh"),
             Paragraph(_provenance(findings)),
             _versions(findings),
             _machines(findings),

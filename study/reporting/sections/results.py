@@ -59,7 +59,7 @@ def _figure(findings: Findings, scenario: Scenario) -> Figure:
     reached = ", ".join(f"{result.method} {points(result.accuracy.mean)}" for result in finished)
     alt = f"Average accuracy in percent, {scenario}-incremental: {reached}."
     caption = (
-        f"Average accuracy, {scenario}-incremental. Small dots are seeds, large ones their means with 95% intervals"
+        f"Average accuracy, {scenario}-incremental. Means with 95% intervals, and a small dot a seed"
         f"{', hollow diamonds published means' if published else ''}."
     )
     name = f"accuracy-{scenario}"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from study.conditions import Conditions
 from study.metrics import average_accuracy, forgetting
-from study.records import RunStore
 from study.reporting.report import write_report
+from study.store import RunStore
 from study.training import perform
 from tests.study.reporting.reading import html_tables, latex_tables, markdown_tables, row
 

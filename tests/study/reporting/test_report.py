@@ -1,22 +1,18 @@
 """What a report says equals what the records say, worked out here in other ways, and the same in all outputs."""
 
 import itertools
-import re
-import subprocess
-import sys
-from pathlib import Path
+import math
 
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.power import TTestPower
 
-from study.records import read_archive
 from study.reporting.selection import ReportError
 from tests.study.reporting.reading import html_tables, latex_tables, markdown_tables, row
 from tests.study.reporting.synthetic import (
     LAST,
     LEARNED_FIRST,
-    TEXT,
     all_records,
     failed,
     record,
@@ -31,15 +27,6 @@ PAIRS = "Class-incremental: differences of average accuracy, in percentage point
 SEARCH = "Class-incremental: the search for λ"
 COST = "Class-incremental: time and memory of a run"
 UNFINISHED = "Runs that diverged or failed"
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on every method over 4 seeds, with the search, in which one run failed and one diverged."""
-    protocol = toy()
-    records = all_records(protocol)
-    records += [failed(protocol, "ewc", 4), failed(protocol, "naive", 5, "diverged")]
-    return written(tmp_path_factory.mktemp("complete"), records, search_records(protocol))
 
 
 def accuracies(method: str) -> np.ndarray:
@@ -198,6 +185,8 @@ def test_pairs_are_tested_by_flipping_signs_and_too_few_seeds_get_no_star(comple
     assert found["difference, 95% interval"] == mean_and_interval(b - a)
     assert found["p"] == p_text(sign_flip_p(a, b)) == "0.125"
     assert (found["p (Holm)"], found["seeds"], found["finding"]) == ("1.000", "4", "too few seeds (4)")
+    needed = TTestPower().solve_power(effect_size=1 / (b - a).std(ddof=1), alpha=0.05 / 10, power=0.8)
+    assert found["seeds for 1 point"] == str(math.ceil(needed))
     text = (complete / "README.md").read_text()
     assert "Too few seeds (4): smallest reachable p = 0.125" in text
     assert "**Seeds:** too few to tell methods apart: with 4 seeds and 10 comparisons" in text
@@ -327,62 +316,3 @@ def test_no_records_are_an_error_that_says_what_writes_them(tmp_path):
     with pytest.raises(ReportError, match=r"no records to report on; `clreg-study run toy` writes them"):
         written(tmp_path / "new", [])
     assert not (tmp_path / "new").exists()
-
-
-# ------------------------------------------------------------------------------- the same bytes
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_the_same_records_in_any_order_give_the_same_bytes(complete, tmp_path):
-    again = written(tmp_path, read_archive(complete / "records.jsonl.gz")[::-1], search_records(toy())[::-1])
-    first, second = contents(complete), contents(again)
-    assert first.keys() == second.keys()
-    assert {name for name in first if first[name] != second[name]} == set()
-    assert {Path(name).suffix for name in first} == {".md", ".html", ".tex", ".svg", ".csv", ".parquet", ".gz"}
-
-
-def test_a_new_process_writes_the_same_bytes_from_the_reports_own_archives(complete, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from study.records import read_archive\n"
-        "from tests.study.reporting.synthetic import toy, written\n"
-        "folder, out = map(Path, sys.argv[1:])\n"
-        "archives = [read_archive(folder / name) for name in ('records.jsonl.gz', 'tuning.jsonl.gz')]\n"
-        "written(out, *archives)\n"
-        "assert 'torch' not in sys.modules, 'a report needs no torch'\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(complete), str(tmp_path / "again")], check=True, timeout=120)
-    assert contents(tmp_path / "again") == contents(complete)
-
-
-def test_the_page_and_the_figures_are_written_whole(complete):
-    text = (complete / "README.md").read_text()
-    named = set(re.findall(r"\(figures/([\w-]+)\.svg\)", text))
-    assert named == {path.stem for path in (complete / "figures").iterdir()}
-    page = (complete / "index.html").read_text()
-    assert page.count("<svg") == len(named) == 16
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)), "ids of the page must be unique"
-    for reference in re.findall(r'(?:xlink:href="#|url\(#|href="#|aria-labelledby=")([^")]+)', page):
-        assert reference in ids
-
-
-def test_reports_of_an_earlier_time_leave_nothing_and_files_of_others_stay(tmp_path, without_figures):
-    (tmp_path / "figures").mkdir()
-    for name in ("mine.svg", "curve-domain.svg"):
-        (tmp_path / "figures" / name).write_text("<svg/>")
-    folder = written(tmp_path, all_records(toy()))
-    assert (folder / "figures" / "mine.svg").exists()
-    assert not (folder / "figures" / "curve-domain.svg").exists()
-
-
-def test_what_is_special_in_markdown_html_and_latex_is_escaped(complete):
-    assert "# Toy & \\<Digits>" in (complete / "README.md").read_text()
-    assert "numbers_made \\*up\\* by hand" in (complete / "README.md").read_text()
-    assert "<title>Toy &amp; &lt;Digits&gt;</title>" in (complete / "index.html").read_text()
-    latex = (complete / "tables.tex").read_text()
-    assert r"x\_1 | $<$y$>$ \& 50\% of \{z\}" in latex
-    assert not re.search(r"[^\x00-\x7f]", latex), "LaTeX of any age reads ASCII"
-    assert TEXT.strip().splitlines()[0] in (complete / "README.md").read_text()
