@@ -125,7 +125,7 @@ def test_set_replaces_a_setting_and_its_runs_are_others(one_run, tmp_path, monke
     assert call(*one_run).exit_code == 0
     assert call(*one_run, "--set", "training.epochs=3", "--set", "strength.ewc.class=7").exit_code == 0
     records = RunStore(tmp_path / "out").read_all()
-    assert sorted((r.run.training.epochs, r.run.strength) for r in records) == [(1, 1e6), (3, 7.0)]
+    assert sorted((r.run.training.epochs, r.run.strength) for r in records) == [(1, 1e7), (3, 7.0)]
 
 
 def test_the_progress_shows_the_accuracy_of_what_is_running(one_run, tmp_path, monkeypatch):

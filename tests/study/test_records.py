@@ -94,7 +94,7 @@ def test_a_damaged_archive_is_named(run_of, tmp_path, broken):
 
 
 def test_two_studies_do_not_write_to_one_folder(tmp_path):
-    other = "import sys; from pathlib import Path; from study.records import RunStore\n"
+    other = "import sys; from pathlib import Path; from study.store import RunStore\n"
     other += "with RunStore(Path(sys.argv[1])).locked(): print('locked', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", other, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

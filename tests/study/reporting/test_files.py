@@ -66,7 +66,7 @@ def test_the_same_records_in_any_order_give_the_same_bytes(complete, tmp_path):
 
 def test_a_new_process_writes_the_same_bytes_from_the_reports_own_archives(complete, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from study.records import read_archive\n"
+        "import sys; from pathlib import Path; from study.store import read_archive\n"
         "from tests.study.reporting.synthetic import toy, written\n"
         "folder, out = map(Path, sys.argv[1:])\n"
         "archives = [read_archive(folder / name) for name in ('records.jsonl.gz', 'tuning.jsonl.gz')]\n"
