@@ -6,7 +6,7 @@ from contextlib import closing
 from rich.console import Console
 
 from study.conditions import Conditions
-from study.execution import execute
+from study.execution import LOST, execute
 from study.progress import StudyProgress
 from study.records import Run, RunRecord
 from study.store import RunStore
@@ -43,7 +43,7 @@ def carry_out(
         store: of the records; no other study may write to it meanwhile.
         conditions: of the runs.
         jobs: how many at a time.
-        force: perform all of them, from the start.
+        force: perform all of them, from the start; what they came to before is put aside.
         cluster: see :func:`execute`.
         terminal: to show the progress on.
 
@@ -54,17 +54,18 @@ def carry_out(
         ClusterError: the cluster cannot be used.
     """
     with store.locked():
+        if force:
+            store.put_aside(runs)  # at once, so that after an interrupt the rest is done without --force
         records: dict[str, RunRecord] = {}
         for run in runs:
-            record = None if force else store.read(run)
+            record = store.read(run)
             if record is not None and record.outcome != "failed":
                 records[run.id] = record
-            elif force:
-                for path in store.under_way.glob(f"{run.id}.*"):
-                    path.unlink(missing_ok=True)
-        missing = [run for run in runs if run.id not in records]
-        if records:
-            terminal.print(f"{len(records)} of {len(runs)} runs are finished already, in {store.folder}")
+        ended_before = sum(run.id in records for run in runs)
+        if ended_before:
+            terminal.print(f"{ended_before} of {len(runs)} runs have ended already, in {store.folder}")
+        # methods of equal settings are one run under two names
+        missing = list({run.id: run for run in runs if run.id not in records}.values())
         jobs = max(1, min(jobs, len(missing)))
         progress = StudyProgress(terminal, len(missing), jobs, store.under_way)
         try:
@@ -73,5 +74,9 @@ def carry_out(
                     records[record.id] = record
                     progress.advance(record)
         except KeyboardInterrupt:
-            raise Interrupted(sum(record.finished for record in records.values())) from None
-    return [records[run.id] for run in runs]
+            raise Interrupted(sum(run.id in records and records[run.id].finished for run in runs)) from None
+        under_own_names = [records[run.id].model_copy(update={"run": run}) for run in runs]
+        for record in under_own_names:
+            if record.run.label != records[record.id].run.label and record.error != LOST:
+                store.write(record)
+    return under_own_names

@@ -1,8 +1,10 @@
 """What an interrupted run goes on from: its whole state after the latest experience, written atomically."""
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,17 @@ from study.records import Matrix, Run, Seconds
 from study.store import write_atomically
 
 
+@cache
+def code_hash() -> str:
+    """Hash of all source files of the two packages: what one version of them began, another does not go on with."""
+    root = Path(__file__).parents[1]
+    sources = sorted(path for package in ("clreg_plugins", "study") for path in (root / package).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 @dataclass
 class State:
     """A run after so many experiences, pickled as a whole, so that nothing that it consists of can be forgotten.
@@ -20,6 +33,8 @@ class State:
     Attributes:
         model: with its buffers and which of its parameters learn.
         plugins: of the strategy, in their order, with the order of the data and all that a method holds.
+        tracked_as: the run's id in W&B.
+        code: hash of the code that it is a state of.
         optimizer: its ``state_dict``; None before the first experience.
         random: the state of torch's global generators, for each device.
         accuracy, loss, training_loss, seconds, resumed: as in the record.
@@ -27,6 +42,8 @@ class State:
 
     model: nn.Module
     plugins: list[Any]
+    tracked_as: str
+    code: str = field(default_factory=lambda: code_hash())
     optimizer: dict[str, Any] | None = None
     random: dict[str, Tensor] = field(default_factory=dict)
     accuracy: Matrix = field(default_factory=list)
@@ -78,7 +95,7 @@ class Checkpoint:
             state = torch.load(self.path, weights_only=False)  # our own file, in the study's own folder
         except Exception:  # cut short, or of other code: whatever unpickling says, it cannot be gone on from
             return None
-        return state if isinstance(state, State) else None
+        return state if isinstance(state, State) and vars(state).get("code") == code_hash() else None
 
     def report(self, experiences: int, of: int, accuracy: float | None) -> None:
         """Say how far the run has come.

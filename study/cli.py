@@ -77,15 +77,17 @@ def show(name: Name, overrides: Overrides = None) -> None:
     with _errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         console = Console(highlight=False)
-        console.print(f"[bold]{protocol.title}[/bold]\n{' '.join(protocol.description.split())}\n")
+        console.print(protocol.title, style="bold", markup=False)
+        console.print(" ".join(protocol.description.split()) + "\n", markup=False)
         for key in ("benchmark", "model", "training"):
             settings = getattr(protocol, key).model_dump(exclude_none=True).items()
-            console.print(f"{key}: " + ", ".join(f"{option} = {value}" for option, value in settings))
+            console.print(f"{key}: " + ", ".join(f"{option} = {value}" for option, value in settings), markup=False)
         console.print(f"scenarios: {', '.join(protocol.scenarios)}; seeds: {protocol.seeds}")
-        console.print(f"λ: {protocol.strength_source}\n")
+        console.print(f"λ: {protocol.strength_source}\n", markup=False)
         console.print(protocol_table(protocol))
         for table in protocol.published:
-            console.print(f"published: {table.source} ({sum(map(len, table.results.values()))} numbers)")
+            numbers = sum(map(len, table.results.values()))
+            console.print(f"published: {table.source} ({numbers} numbers)", markup=False)
 
 
 @app.command()
@@ -179,9 +181,10 @@ def status(name: Name, out: Out = None, overrides: Overrides = None) -> None:
     with _errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         store = RunStore(out or records_folder(name))
-        console = Console(highlight=False)
-        console.print(status_table(protocol, store.read_all()))
         running = runs_under_way(store.under_way)
+        records = store.read_all(or_none=bool(running))
+        console = Console(highlight=False)
+        console.print(status_table(protocol, records))
         if running:
             console.print("begun and not ended:")
             console.print(under_way_table(running))
@@ -293,14 +296,14 @@ def _carry_out(
         check_cluster(ray)
     tracking = Tracking(wandb.value, store.folder.absolute())
     check_tracking(tracking)
-    conditions = Conditions(_checked_data(protocol, device, data_root), store.under_way.absolute(), tracking)
+    root = _checked_data(protocol, None if ray else device, data_root)
+    conditions = Conditions(root, store.under_way.absolute(), tracking)
     try:
         return carry_out(
             runs,
             store,
             conditions,
-            # a cluster knows itself how many it can take at a time
-            jobs=jobs or (usable_cpus() if ray in (None, "local") else len(runs)),
+            jobs=jobs or _jobs(device, ray, len(runs)),
             force=force,
             cluster=ray,
             terminal=terminal,
@@ -313,8 +316,9 @@ def _carry_out(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _checked_data(protocol: Protocol, device: Device, data_root: Path | None) -> Path:
-    if protocol.benchmark.name == "split_digits" and device is Device.cpu and data_root is None:
+def _checked_data(protocol: Protocol, device: Device | None, data_root: Path | None) -> Path:
+    """The root of the data, which is there, as is the device, where it is this machine that needs it."""
+    if protocol.benchmark.name == "split_digits" and device is not Device.cuda and data_root is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported
     import torch
 
@@ -327,12 +331,18 @@ def _checked_data(protocol: Protocol, device: Device, data_root: Path | None) ->
     return root.absolute()
 
 
+def _jobs(device: Device, ray: str | None, runs: int) -> int:
+    if ray not in (None, "local"):
+        return runs  # a cluster knows itself how many it can take at a time
+    return 1 if device is Device.cuda else usable_cpus()  # one run does not share a GPU's memory with another
+
+
 def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:
     bad = [record for record in records if not record.finished]
     if bad:
         diverged = sum(record.outcome == "diverged" for record in bad)
         typer.echo(
-            f"{len(bad)} of {len(records)} runs failed ({diverged} diverged); their records hold the tracebacks",
+            f"{len(bad)} of {len(records)} runs failed ({diverged} diverged); the records hold what happened",
             err=True,
         )
         raise typer.Exit(SOME_RUNS_FAILED)

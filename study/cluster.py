@@ -9,7 +9,7 @@ from typing import Any
 from study.conditions import Conditions
 from study.errors import StudyError
 from study.execution import LOST, keep
-from study.records import Run, RunRecord, record_of
+from study.records import Run, RunRecord, record_of, versions
 from study.store import RunStore
 
 
@@ -35,17 +35,23 @@ def execute_on_cluster(
 
     Raises:
         OSError: a record cannot be written.
-        ClusterError: Ray is not installed, or there is no cluster at the address.
+        ClusterError: Ray is not installed, there is no cluster at the address, or it lacks a GPU or the versions asked
+            for.
     """
+    runs = list(runs)
     ray = _connected(address, jobs)
     try:
+        if any(run.device == "cuda" for run in runs) and not ray.cluster_resources().get("GPU"):
+            raise ClusterError(f"--device cuda: the Ray cluster at {address!r} has no GPU; allowed: cpu")
         task = ray.remote(max_retries=0)(_perform)
         waiting, under_way = deque(runs), {}
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
                 run = waiting.popleft()
                 gpus = 1 if run.device == "cuda" else 0
-                under_way[task.options(num_cpus=1, num_gpus=gpus, name=str(run)).remote(run, conditions)] = run
+                under_way[
+                    task.options(num_cpus=1, num_gpus=gpus, name=str(run)).remote(run, conditions, versions())
+                ] = run
             ended, _ = ray.wait(list(under_way), num_returns=1)
             for reference in ended:
                 record = _result(ray, reference, under_way.pop(reference))
@@ -56,7 +62,14 @@ def execute_on_cluster(
         ray.shutdown()  # with it end the runs under way
 
 
-def _perform(run: Run, conditions: Conditions) -> RunRecord:
+def _perform(run: Run, conditions: Conditions, asked_for: dict[str, str]) -> RunRecord:
+    if versions() != asked_for:
+        differing = [
+            f"{name} {versions().get(name)} instead of {v}"
+            for name, v in asked_for.items()
+            if versions().get(name) != v
+        ]
+        raise ClusterError(f"a machine of the cluster has other versions: {', '.join(differing)}; install the same")
     from study.training import perform
 
     return perform(run, conditions)

@@ -86,9 +86,12 @@ def _perform_and_store(run: Run, store: RunStore, conditions: Conditions) -> Run
 
 
 def keep(record: RunRecord, store: RunStore, conditions: Conditions) -> None:
-    """Write a record, and only then let go of the checkpoint that the run could have gone on from."""
+    """Write a record, and only then let go of the checkpoint that the run could have gone on from.
+
+    A run that failed, for instance for want of memory, keeps it: it will be tried again.
+    """
     store.write(record)
-    if conditions.checkpoints is not None:
+    if conditions.checkpoints is not None and record.outcome != "failed":
         for path in conditions.checkpoints.glob(f"{record.id}.*"):
             path.unlink(missing_ok=True)
 

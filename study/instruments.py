@@ -1,13 +1,16 @@
 """What is read off a run beside its accuracy: loss, time, memory."""
 
+import gc
 import resource
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
+from avalanche.core import BasePlugin, SupervisedPlugin
 from torch import Tensor, nn
 
 
@@ -67,7 +70,9 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
 
 def reset_peak_memory(device: torch.device) -> None:
     """Let the next :func:`peak_memory` be that from now on, where the system can tell."""
+    gc.collect()  # an earlier run in this process is a cycle of strategy and plugins
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         try:
@@ -88,16 +93,37 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def held_bytes(plugin: Any, model: nn.Module) -> int:
-    """Bytes of all tensors that a plugin holds, scratch included, those of the model itself not."""
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a plugin's tensors.
+
+    Attributes:
+        state: what it has to keep, as importance, anchor, or stored examples: what pickles with it.
+        scratch: what it keeps at hand only to be fast.
+    """
+
+    state: int
+    scratch: int
+
+
+def held_bytes(plugin: Any, model: nn.Module) -> Held:
+    """What a plugin holds, each tensor counted once; the model's own tensors and other plugins' are not counted."""
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    state = _sizes(plugin, lambda value: value.__getstate__())
+    everything = _sizes(plugin, vars)
+    counted = sum(size for pointer, size in state.items() if pointer not in own)
+    return Held(counted, sum(size for pointer, size in everything.items() if pointer not in own | state.keys()))
+
+
+def _sizes(plugin: Any, contents: Callable[[Any], Any]) -> dict[int, int]:
+    """The bytes of each storage that can be reached from a plugin, by address."""
     found: dict[int, int] = {}
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # with the values, so that none that was made on the way lends its id to another
 
     def visit(value: Any) -> None:
-        if id(value) in seen:
+        if id(value) in seen or (isinstance(value, BasePlugin) and value is not plugin):
             return
-        seen.add(id(value))
+        seen[id(value)] = value
         if isinstance(value, Tensor):
             storage = value.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
@@ -107,8 +133,10 @@ def held_bytes(plugin: Any, model: nn.Module) -> int:
         elif isinstance(value, list | tuple | set):
             for item in value:
                 visit(item)
-        elif isinstance(value, nn.Module) or type(value).__module__.startswith(("clreg_plugins", "study", "avalanche")):
+        elif isinstance(value, nn.Module):
             visit(vars(value))
+        elif type(value).__module__.startswith(("clreg_plugins", "study", "avalanche", "tests")):
+            visit(contents(value))
 
-    visit(vars(plugin))
-    return sum(size for pointer, size in found.items() if pointer not in own)
+    visit(plugin)
+    return found

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from study.protocol import Protocol
-from study.records import RunRecord
+from study.records import Run, RunRecord
 
 
 def runs_under_way(folder: Path, within: float | None = None) -> list[dict]:
@@ -71,7 +72,7 @@ class StudyProgress:
         """A run has ended."""
         if not record.finished:
             self.not_finished += 1
-            self.console.print(f"{record.outcome}: {record.run}: {record.last_line}", style="red")
+            self.console.print(f"{record.outcome}: {record.run}: {record.last_line}", style="red", markup=False)
         left = int(self._bar.tasks[0].total - self._bar.tasks[0].completed) - 1
         self._bar.update(self._task, advance=1, running=min(self.jobs, left), failed=self.not_finished)
 
@@ -85,20 +86,33 @@ def under_way_table(running: list[dict]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for said in running:
         accuracy = "–" if said["accuracy"] is None else f"{100 * said['accuracy']:.1f}% so far"
-        table.add_row(said["run"], f"experience {said['experiences']} of {said['of']}", accuracy)
+        table.add_row(escape(said["run"]), f"experience {said['experiences']} of {said['of']}", accuracy)
     return table
 
 
 def status_table(protocol: Protocol, records: Sequence[RunRecord]) -> Table:
     """How many seeds of each method in each scenario have finished, diverged or failed."""
-    table = Table(title=f"{protocol.title}: runs by outcome, of {protocol.seeds} seeds", title_justify="left")
+    table = Table(title=escape(f"{protocol.title}: runs by outcome, of {protocol.seeds} seeds"), title_justify="left")
     table.add_column("scenario")
     table.add_column("method")
     for outcome in ("finished", "diverged", "failed"):
         table.add_column(outcome, justify="right")
-    counts = Counter((record.run.scenario, record.run.label, record.outcome) for record in records)
+    own = [record for record in records if _belongs(record.run, protocol)]
+    counts = Counter((record.run.scenario, record.run.label, record.outcome) for record in own)
     for scenario in protocol.scenarios:
         for method in protocol.methods:
             found = [counts[scenario, method, outcome] for outcome in ("finished", "diverged", "failed")]
             table.add_row(scenario, method, *(str(n) if n else "–" for n in found))
+    if len(own) < len(records):
+        table.caption = f"{len(records) - len(own)} records of other settings are not counted"
     return table
+
+
+def _belongs(run: Run, protocol: Protocol) -> bool:
+    """Whether a protocol means a run, whatever λ and options a search chose for it."""
+    if run.scenario not in protocol.scenarios or run.label not in protocol.methods or run.evaluated_on != "test":
+        return False
+    strength = protocol.strength_of(run.label, run.scenario)
+    if strength != "tuned" and (run.method, run.strength) != (protocol.methods[run.label], strength):
+        return False
+    return (run.benchmark, run.model, run.training) == (protocol.benchmark, protocol.model, protocol.training)

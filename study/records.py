@@ -123,9 +123,10 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """The commit that the code is at, with "+" behind it if files differ from it; None outside a checkout."""
+    """The commit that the code is at, with "+" behind it if files differ from it; None outside its own checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    try:
+    try:  # an installed copy may lie in somebody else's checkout, which does not track it
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no", ".", "../clreg_plugins"],
@@ -184,7 +185,9 @@ class RunRecord(Frozen):
         training_loss: mean over the steps of each experience, penalty not included.
         seconds: see :class:`Seconds`.
         peak_memory: bytes, the largest that the process (on a GPU: PyTorch there) held in the run.
-        plugin_memory: bytes that the method's plugin holds at the end, scratch included.
+        plugin_memory: bytes that the method has to keep from one experience to the next: importance and anchor, stored
+            examples, a copy of the model.
+        plugin_scratch: bytes that its plugin holds beside, only to be fast.
         memory_examples: of replay: how many examples its memory holds in full.
         resumed: how often the run was continued from a checkpoint.
         error: of a run that did not finish: the traceback.
@@ -201,6 +204,7 @@ class RunRecord(Frozen):
     seconds: Seconds
     peak_memory: int | None = None
     plugin_memory: int = 0
+    plugin_scratch: int = 0
     memory_examples: int | None = None
     resumed: int = 0
     error: str | None = None

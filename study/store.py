@@ -48,8 +48,11 @@ class RunStore:
         except FileNotFoundError:
             return None
 
-    def read_all(self) -> list[RunRecord]:
+    def read_all(self, *, or_none: bool = False) -> list[RunRecord]:
         """Every record of the folder, and of an archive in it, in the order of their files' names.
+
+        Args:
+            or_none: whether there may be none.
 
         Raises:
             RecordError: there is none, or a file is not a record.
@@ -59,13 +62,23 @@ class RunStore:
         if archive.is_file():
             records = {record.run.file_name_with(record.id): record for record in read_archive(archive)}
         records |= {path.name: _parse(path.read_bytes(), path) for path in self.folder.glob("*.json")}
-        if not records:
+        if not records and not or_none:
             raise RecordError(f"there are no records in {self.folder}; `clreg-study run` writes them")
         return [records[name] for name in sorted(records)]
 
     def write(self, record: RunRecord) -> None:
         """Write a record so that a reader, or a crash, sees either the whole of it or nothing."""
         write_atomically(self.path(record.run), (record.model_dump_json(indent=1) + "\n").encode())
+
+    def put_aside(self, runs: Sequence[Run]) -> None:
+        """Move the records of runs into the folder ``superseded``, and forget their checkpoints."""
+        aside = self.folder / "superseded"
+        for run in runs:
+            if self.path(run).exists():
+                aside.mkdir(exist_ok=True)
+                os.replace(self.path(run), aside / run.file_name)
+            for path in self.under_way.glob(f"{run.id}.*"):
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

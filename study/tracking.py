@@ -199,7 +199,7 @@ class WandbLogger:
         Args:
             experience: index of the experience that was trained on, the row's step; of several at once, the last.
             accuracy, loss: shape (T,), on every experience of the stream; the accuracy in [0, 1].
-            training_loss: over the last epoch.
+            training_loss: over the steps of the experience, without penalty.
             seconds: wall-clock time by what it was spent on.
             importance: Ω by parameter name; None for methods without.
         """

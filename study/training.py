@@ -1,6 +1,7 @@
 """One run: all that determines it in, its record out."""
 
 import hashlib
+import secrets
 import time
 import traceback
 import warnings
@@ -21,7 +22,7 @@ from study.benchmarks import build_benchmark
 from study.checkpoints import Checkpoint, State
 from study.conditions import Conditions
 from study.data import Encoding
-from study.instruments import Instruments, held_bytes, peak_memory, reset_peak_memory
+from study.instruments import Held, Instruments, held_bytes, peak_memory, reset_peak_memory
 from study.methods import build_optimizer, build_plugin, strategy_of
 from study.metrics import average_accuracy
 from study.models import build_model
@@ -45,25 +46,31 @@ def perform(run: Run, conditions: Conditions) -> RunRecord:
     Raises:
         OSError: a checkpoint cannot be written; the one before is kept.
     """
-    devices = [torch.cuda.current_device()] if run.device == "cuda" else []
-    with _one_thread(), torch.random.fork_rng(devices=devices):
-        learner: Learner | None = None
-        outcome: Outcome = "finished"
-        error = None
+    try:
+        with _one_thread(), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
+            return _performed(run, conditions)
+    except RuntimeError:  # the GPU cannot be used at all; what happens later is caught within
+        return record_of(run, "failed", error=traceback.format_exc())
+
+
+def _performed(run: Run, conditions: Conditions) -> RunRecord:
+    learner: Learner | None = None
+    outcome: Outcome = "finished"
+    error = None
+    try:
         try:
-            try:
-                learner = Learner(run, conditions)
-                learner.learn_all()
-            except FloatingPointError:
-                outcome, error = "diverged", traceback.format_exc()
-            except OSError:
-                raise  # of the machine, not of the run
-            except Exception:  # whatever a method or model does wrong ends this run, not the study
-                outcome, error = "failed", traceback.format_exc()
-            return learner.record(outcome, error) if learner else record_of(run, outcome, error=error)
-        finally:
-            if learner is not None:
-                learner.logger.close()  # interrupted: W&B's run can go on later
+            learner = Learner(run, conditions)
+            learner.learn_all()
+        except FloatingPointError:
+            outcome, error = "diverged", traceback.format_exc()
+        except OSError:
+            raise  # of the machine, not of the run
+        except Exception:  # whatever a method or model does wrong ends this run, not the study
+            outcome, error = "failed", traceback.format_exc()
+        return learner.record(outcome, error) if learner else record_of(run, outcome, error=error)
+    finally:
+        if learner is not None:
+            learner.logger.close()  # interrupted: W&B's run can go on later
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -102,7 +109,7 @@ class Learner:
         self.state = self._begin() if state is None else state
         self.logger = WandbLogger(
             conditions.tracking,
-            run_id=run.id,
+            run_id=self.state.tracked_as,
             name=str(run),
             group=run.protocol,
             job_type=run.label,
@@ -142,7 +149,11 @@ class Learner:
             batches=batches,
             encoding=Encoding.of(run.benchmark),
         )
-        return State(model, [Instruments(), batches, *([plugin] if plugin else [])])
+        return State(
+            model,
+            [Instruments(), batches, *([plugin] if plugin else [])],
+            tracked_as=f"{run.id}-{secrets.token_hex(4)}",  # repeated with --force, it is another run to W&B
+        )
 
     def _strategy(self) -> Naive:
         run, model = self.run, self.state.model
@@ -187,14 +198,14 @@ class Learner:
     def learn(self, index: int) -> None:
         """Train on one experience, the next one, evaluate on all, and keep a checkpoint."""
         state, run = self.state, self.run
-        began = time.perf_counter()
+        began = self._now()
         # What Adam keeps of a past experience goes on moving the heads of past tasks for some steps, if a penalty
         # gives them a gradient, be it 0; "reset" avoids that, "keep" is what most published code does.
         reset = run.training.optimizer_state == "reset"
         self.strategy.train(self.calls[index], eval_streams=[], reset_optimizer_state=reset)
-        consolidated = time.perf_counter()
+        consolidated = self._now()
         accuracy, loss = self._evaluate()
-        evaluated = time.perf_counter()
+        evaluated = self._now()
         instruments = state.plugins[0]
         state.seconds.training.append(instruments.last_step - began)
         state.seconds.consolidation.append(consolidated - instruments.last_step)
@@ -217,6 +228,12 @@ class Learner:
         if index + 1 < len(self.calls):
             self.checkpoint.save(state)
         self.checkpoint.report(index + 1, len(self.calls), self._accuracy_so_far())
+
+    def _now(self) -> float:
+        """The clock, when all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def _evaluate(self) -> tuple[list[float], list[float]]:
         """Accuracy and mean loss on each experience of the test stream, in order."""
@@ -244,6 +261,7 @@ class Learner:
     def record(self, outcome: Outcome, error: str | None) -> RunRecord:
         """The record of the run, told to W&B as well."""
         state, plugin = self.state, self.method_plugin
+        held = Held(0, 0) if plugin is None else held_bytes(plugin, state.model)
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         record = record_of(
             self.run,
@@ -254,7 +272,8 @@ class Learner:
             training_loss=state.training_loss,
             seconds=state.seconds,
             peak_memory=peak_memory(self.device),
-            plugin_memory=0 if plugin is None else held_bytes(plugin, state.model),
+            plugin_memory=held.state,
+            plugin_scratch=held.scratch,
             memory_examples=plugin.capacity if isinstance(plugin, ReplayMemory) else None,
             resumed=state.resumed,
             gpu=gpu,

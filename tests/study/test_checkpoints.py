@@ -91,6 +91,18 @@ def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_be
         assert what_came_of(record) == what_came_of(perform(run, Conditions(Path())))
 
 
+def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkeypatch):
+    run, conditions = run_of("ewc"), Conditions(Path(), checkpoints=tmp_path)
+    with monkeypatch.context() as patched:
+        stop_before(1, patched)
+        patched.setattr("study.checkpoints.code_hash", lambda: "another")
+        with pytest.raises(Stopped):
+            perform(run, conditions)
+    record = perform(run, conditions)
+    assert record.resumed == 0
+    assert what_came_of(record) == what_came_of(perform(run, Conditions(Path())))
+
+
 def test_a_full_disk_ends_the_study_and_not_the_run(run_of, tmp_path, monkeypatch):
     run, conditions = run_of("ewc"), Conditions(Path(), checkpoints=tmp_path)
 

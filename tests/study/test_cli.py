@@ -51,7 +51,7 @@ def test_a_study_ends_in_a_table_and_is_not_repeated(one_run, tmp_path, monkeypa
     second = call(*one_run)
     assert second.exit_code == 0, second.output
     assert second.stdout == first.stdout
-    assert "1 of 1 runs are finished already" in second.stderr
+    assert "1 of 1 runs have ended already" in second.stderr
     assert isinstance(call(*one_run, "--force").exception, AssertionError)
 
 
@@ -72,6 +72,72 @@ def test_force_starts_from_the_beginning_and_not_from_a_checkpoint(one_run, tmp_
     assert record.resumed == 0
 
 
+def test_force_puts_the_old_records_aside_at_once_so_that_the_rest_follows_without_it(one_run, tmp_path, monkeypatch):
+    three = [*one_run, "--seeds", 3]
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*three).exit_code == 0
+
+    def better_until_seed_1(run: Run, conditions: Conditions) -> RunRecord:
+        if run.seed == 1:
+            raise KeyboardInterrupt
+        return finished(run, accuracy=0.75)
+
+    monkeypatch.setattr(training, "perform", better_until_seed_1)
+    assert call(*three, "--force").exit_code == 130
+    assert len(list((tmp_path / "out" / "superseded").glob("*.json"))) == 3
+    monkeypatch.setattr(training, "perform", lambda run, conditions: finished(run, accuracy=0.75))
+    goes_on = call(*three)
+    assert "1 of 3 runs have ended already" in goes_on.stderr
+    assert {record.accuracy[-1][0] for record in RunStore(tmp_path / "out").read_all()} == {0.75}
+
+
+def test_two_names_for_equal_settings_are_performed_once_and_both_reported(one_run, tmp_path, monkeypatch):
+    performed = []
+
+    def once(run: Run, conditions: Conditions) -> RunRecord:
+        performed.append(run.seed)
+        return finished(run)
+
+    monkeypatch.setattr(training, "perform", once)
+    twins = ["--set", 'methods.twin={kind = "naive"}', "--methods", "naive,twin", "--seeds", 2]
+    result = call(*one_run, *twins)
+    assert result.exit_code == 0, result.output
+    assert performed == [0, 1]
+    for name in ("naive", "twin"):
+        (row,) = [line.replace("│", " ").split() for line in result.stdout.splitlines() if f" {name} " in line]
+        assert row[:3] == [name, "–", "2"], row
+    assert "4 of 4 runs have ended already" in call(*one_run, *twins).stderr
+    assert performed == [0, 1]
+
+
+def test_status_tells_of_the_first_run_before_it_has_ended(protocol_file, tmp_path):
+    begun = tmp_path / "out" / "under-way" / "x.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text(json.dumps({"run": "class-incremental [si], seed 9", "experiences": 0, "of": 5, "accuracy": None}))
+    result = call("status", protocol_file, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "class-incremental [si], seed 9" in result.stdout
+
+
+def test_status_does_not_count_runs_of_other_settings(one_run, protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    call(*one_run, "--seeds", 2)
+    call(*one_run, "--set", "training.epochs=3")
+    shown = call("status", protocol_file, "--out", tmp_path / "out").stdout
+    (row,) = [line.replace("│", " ").split() for line in shown.splitlines() if "class" in line and " ewc " in line]
+    assert row == ["class", "ewc", "2", "–", "–"]
+    assert "1 records of other settings" in shown
+
+
+def test_brackets_are_text(one_run, monkeypatch):
+    def fail(run: Run, conditions: Conditions) -> RunRecord:
+        return record_of(run, "failed", error="RuntimeError: [enforce fail at [/opt/x] here]")
+
+    monkeypatch.setattr(training, "perform", fail)
+    assert "[enforce fail at [/opt/x] here]" in " ".join(call(*one_run).stderr.split())
+    assert "Split [/digits] [draft]" in call("show", "digits", "--set", 'title="Split [/digits] [draft]"').stdout
+
+
 def test_a_failed_run_shows_in_the_exit_status_and_is_tried_again_a_diverged_one_is_not(one_run, monkeypatch):
     def fail(run: Run, conditions: Conditions) -> RunRecord:
         return record_of(run, "failed", error="Traceback\nRuntimeError: out of luck")
@@ -89,7 +155,7 @@ def test_a_failed_run_shows_in_the_exit_status_and_is_tried_again_a_diverged_one
     monkeypatch.setattr(training, "perform", never)
     again = call(*one_run)
     assert again.exit_code == 1
-    assert "1 of 1 runs are finished already" in again.stderr, again.output
+    assert "1 of 1 runs have ended already" in again.stderr, again.output
 
 
 def test_every_method_and_scenario_makes_a_row(protocol, protocol_file, tmp_path, monkeypatch):
@@ -117,7 +183,7 @@ def test_an_interrupt_keeps_what_finished_and_says_how_to_go_on(protocol_file, t
     monkeypatch.setattr(training, "perform", finished)
     goes_on = call(*arguments, "--out", tmp_path / "out")
     assert goes_on.exit_code == 0
-    assert "1 of 5 runs are finished already" in goes_on.stderr
+    assert "1 of 5 runs have ended already" in goes_on.stderr
 
 
 def test_set_replaces_a_setting_and_its_runs_are_others(one_run, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from study.cluster import ClusterError
 from study.conditions import Conditions
@@ -59,6 +60,19 @@ def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_o
     assert records[3].error == LOST
     assert store.read(run_of(seed=3)) is None
     assert records[0].finished
+
+
+def test_a_machine_with_other_versions_is_named_before_it_trains(run_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("study.cluster.versions", lambda: {"torch": "0.1"})  # the driver's; the worker has its own
+    with pytest.raises(ClusterError, match=r"has other versions: torch .* instead of 0\.1"):
+        list(execute([run_of()], RunStore(tmp_path), HERE, 1, "local"))
+
+
+def test_a_cluster_without_a_gpu_is_not_asked_for_one(run_of, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ClusterError, match="has no GPU"):
+        list(execute([run_of(device="cuda")], RunStore(tmp_path), HERE, 1, "local"))
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "ray://localhost:1", "nonsense", "localhost:99999999"])

@@ -79,6 +79,24 @@ def test_the_checkpoint_goes_when_the_record_is_there_and_not_before(run_of, tmp
     assert list(store.under_way.iterdir()) == []
 
 
+def test_a_run_that_fails_keeps_its_checkpoint_for_the_next_try(run_of, tmp_path, monkeypatch):
+    store, run, learn = RunStore(tmp_path), run_of("ewc"), training.Learner.learn
+    conditions = Conditions(Path(), store.under_way)
+
+    def out_of_memory(self: training.Learner, index: int) -> None:
+        if index == 1:
+            raise MemoryError
+        learn(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Learner, "learn", out_of_memory)
+        (failed,) = execute([run], store, conditions, jobs=1)
+    assert failed.outcome == "failed"
+    (record,) = execute([run], store, conditions, jobs=1)
+    assert record.resumed == 1
+    assert record.accuracy == perform(run, HERE).accuracy
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file: Path, tmp_path: Path):
     out = tmp_path / "records"

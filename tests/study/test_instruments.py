@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from study.instruments import Instruments, held_bytes, peak_memory, reset_peak_memory
+from study.instruments import Held, Instruments, held_bytes, peak_memory, reset_peak_memory
 
 CPU = torch.device("cpu")
 
@@ -51,8 +51,22 @@ def test_bytes_held_are_those_of_every_tensor_once_and_none_of_the_models():
     plugin = Holder(
         a={"x": tensor, "again": tensor[3:7]}, b=[torch.zeros(5, dtype=torch.uint8)], c=nn.Linear(2, 1), d=model.weight
     )
-    assert held_bytes(plugin, model) == 400 + 5 + 4 * 3
-    assert held_bytes(Holder(other=Holder()), model) == 0
+    assert held_bytes(plugin, model) == Held(state=400 + 5 + 4 * 3, scratch=0)
+
+
+class Quick(Holder):
+    """Holds two tensors, one of which it could do without."""
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "scratch": None}
+
+
+def test_scratch_is_what_does_not_pickle_and_other_plugins_are_not_counted():
+    quick = Quick(kept=torch.zeros(10), scratch=torch.zeros(3))
+    neighbour = Instruments()
+    neighbour._total = torch.zeros(1000)
+    holder = Holder(quick=quick, neighbour=neighbour)
+    assert held_bytes(holder, nn.Linear(2, 2)) == Held(state=40, scratch=12)
 
 
 def test_the_peak_of_memory_is_that_since_the_reset():
