@@ -41,11 +41,17 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         self.capacity: int | None = None  # in examples
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Add the memory to the data, and hand the sum to the strategy."""
+        """Add the memory to the data, and hand the sum to the strategy.
+
+        Raises:
+            ValueError: at the first experience, if the memory cannot hold an example of each.
+        """
         self._new = self.batches.columns
+        if self.capacity is None:
+            self.capacity = self._capacity(self._new[0][0].numel(), len(strategy.experience.origin_stream))
         if self.stored:
             past = [torch.cat(parts) for parts in zip(*self.stored, strict=True)]
-            past[0] = self._decode(past[0])
+            past[0] = self._as(self._new[0].dtype, past[0])
             times = max(1, len(self._new[0]) // len(past[0]))
             self.batches.columns = [torch.cat([new, *[old] * times]) for new, old in zip(self._new, past, strict=True)]
             self.batches.before_training_exp(strategy)
@@ -53,15 +59,9 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Store examples of the experience that ends, and make room for them."""
         inputs, targets, tasks = self._new
-        if self.capacity is None:
-            self.capacity = self._examples(inputs[0])
         share = self.capacity // (len(self.stored) + 1)
-        if share == 0:
-            raise ValueError(
-                f"a memory of {self.capacity} examples is too small for {len(self.stored) + 1} experiences"
-            )
         chosen = [self._draw(columns, share) for columns in [*self.stored, [inputs, targets, tasks]]]
-        chosen[-1][0] = self._encode(chosen[-1][0])
+        chosen[-1][0] = self._as(getattr(torch, self.settings.storage), chosen[-1][0])
         self.stored = chosen
         self._new = []
 
@@ -69,19 +69,28 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         rows = torch.randperm(len(columns[0]), generator=self._generator)[:share]
         return [column[rows.to(column.device)] for column in columns]
 
-    def _examples(self, image: Tensor) -> int:
+    def _capacity(self, pixels: int, n_experiences: int) -> int:
         """How many examples fit, by the bytes of their pixels."""
         size = self.settings
         if size.examples is not None:
-            return size.examples
-        memory = size.memory_bytes if size.memory_bytes is not None else size.copies * self.copy_bytes
-        return memory // (image.numel() * (1 if size.storage == "uint8" else torch.float32.itemsize))
+            key, capacity = f"examples = {size.examples}", size.examples
+        else:
+            copies = size.memory_bytes is None
+            key = f"copies = {size.copies}" if copies else f"memory_bytes = {size.memory_bytes}"
+            memory = size.copies * self.copy_bytes if copies else size.memory_bytes
+            capacity = memory // (pixels * getattr(torch, size.storage).itemsize)
+        if capacity < n_experiences:
+            raise ValueError(
+                f"{key}: a memory of {capacity} examples is too small for {n_experiences} experiences; allowed: at "
+                "least one example of each"
+            )
+        return capacity
 
-    def _encode(self, inputs: Tensor) -> Tensor:
-        return self.encoding.encode(inputs) if self.settings.storage == "uint8" else inputs
-
-    def _decode(self, stored: Tensor) -> Tensor:
-        return self.encoding.decode(stored) if self.settings.storage == "uint8" else stored
+    def _as(self, dtype: torch.dtype, inputs: Tensor) -> Tensor:
+        """Inputs as bytes or as what a model takes, whichever they are."""
+        if inputs.dtype == dtype:
+            return inputs
+        return self.encoding.encode(inputs) if dtype == torch.uint8 else self.encoding.decode(inputs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_new": []}

@@ -5,16 +5,24 @@ from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.training.supervised import Cumulative, JointTraining
 from torch import Tensor
 from torch.utils.data import default_collate
+
+from study.data import Encoding
 
 Columns = list[Tensor]  # inputs, targets and task labels, each of length N
 
 ROWS_AT_A_TIME = 256  # small enough for the processor's cache, and no second copy of a large dataset
 
 
-def columns_of(dataset: Any, device: torch.device) -> Columns:
+def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = None) -> Columns:
     """All samples of a dataset as one batch, its transforms applied once; on ``device``.
+
+    Args:
+        dataset: of samples that can be collated.
+        device: for the columns.
+        encoding: keeps the inputs as bytes, a quarter of the memory; None keeps them as they are.
 
     Raises:
         ValueError: the dataset is empty.
@@ -26,6 +34,8 @@ def columns_of(dataset: Any, device: torch.device) -> Columns:
     for start in range(0, n, ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, n)
         rows = default_collate([dataset[i] for i in range(start, stop)])
+        if encoding is not None:
+            rows[0] = encoding.encode(rows[0])
         if not columns:
             columns = [torch.empty(n, *part.shape[1:], dtype=part.dtype, device=device) for part in rows]
         for column, part in zip(columns, rows, strict=True):
@@ -49,22 +59,33 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         seed: of the order.
         iterations: batches that a training call has in all its epochs together, full ones only and reshuffled
             whenever too few samples are left; None for epochs that have every sample once.
+        encoding: that the inputs were decoded with; on a CPU they are then kept as bytes, a quarter of the memory, and
+            decoded batch by batch to the same bits. None keeps them as they are.
     """
 
-    def __init__(self, seed: int, iterations: int | None = None) -> None:
+    def __init__(self, seed: int, iterations: int | None = None, encoding: Encoding | None = None) -> None:
         super().__init__()
         self.iterations = iterations
+        self._encoding = encoding if encoding is not None and encoding.is_exact() else None
         self._generator = torch.Generator().manual_seed(seed)
         self._evaluated: dict[tuple[str, int], Columns] = {}
         self.columns: Columns = []
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Read the data that the strategy is about to train on."""
-        self.columns = columns_of(strategy.adapted_dataset, strategy.device)
+        self.columns = self._read(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Put batches of it in the place of the strategy's loader."""
-        strategy.dataloader = Batches(self.columns, strategy.train_mb_size, self._generator, self.iterations)
+        """Put batches of it in the place of the strategy's loader.
+
+        Raises:
+            ValueError: this experience, or one to come, is smaller than a batch, where only full batches count.
+        """
+        if self.iterations is not None:
+            _check_sizes(strategy)
+        strategy.dataloader = Batches(
+            self.columns, strategy.train_mb_size, self._generator, self.iterations, self._encoding
+        )
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Let the data go."""
@@ -74,11 +95,28 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         """The same for evaluation, where an experience's data is read once and kept."""
         key = strategy.experience.origin_stream.name, strategy.experience.current_experience
         if key not in self._evaluated:
-            self._evaluated[key] = columns_of(strategy.adapted_dataset, strategy.device)
-        strategy.dataloader = Batches(self._evaluated[key], strategy.eval_mb_size)
+            self._evaluated[key] = self._read(strategy)
+        strategy.dataloader = Batches(self._evaluated[key], strategy.eval_mb_size, encoding=self._encoding)
+
+    def _read(self, strategy: Any) -> Columns:
+        # a GPU divides by a constant in another way than a CPU: decoded there, inputs would differ in their last bit
+        encoding = self._encoding if strategy.device.type == "cpu" else None
+        return columns_of(strategy.adapted_dataset, strategy.device, encoding)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_evaluated": {}, "columns": []}
+
+
+def _check_sizes(strategy: Any) -> None:
+    """Whether every experience fills a batch: asked at the first, so that a run does not fail at a later one."""
+    if isinstance(strategy, Cumulative | JointTraining):
+        return  # what they train on never shrinks
+    sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]
+    if strategy.train_mb_size > min(sizes):
+        raise ValueError(
+            f"training.batch_size = {strategy.train_mb_size}: experience {sizes.index(min(sizes))} has {min(sizes)} "
+            f"samples, and iterations have full batches only; allowed: at most {min(sizes)}"
+        )
 
 
 class Batches:
@@ -89,6 +127,7 @@ class Batches:
         batch_size: rows in a batch; the last of an epoch has what is left.
         generator: draws the order, a new one each time; None keeps the rows' own.
         iterations: how many batches, full ones only, over as many epochs as it takes; None for one epoch.
+        encoding: of the first column, if that holds bytes.
 
     Raises:
         ValueError: fewer rows than a batch has, where only full batches count.
@@ -100,6 +139,7 @@ class Batches:
         batch_size: int,
         generator: torch.Generator | None = None,
         iterations: int | None = None,
+        encoding: Encoding | None = None,
     ) -> None:
         if iterations is not None and len(columns[0]) < batch_size:
             raise ValueError(f"an experience has {len(columns[0])} samples, fewer than a batch of {batch_size}")
@@ -107,13 +147,17 @@ class Batches:
         self._batch_size = batch_size
         self._generator = generator
         self._iterations = iterations
+        self._encoding = encoding if columns[0].dtype == torch.uint8 else None
 
     def __len__(self) -> int:
         return self._iterations or -(-len(self._columns[0]) // self._batch_size)
 
     def __iter__(self) -> Iterator[Columns]:
         for rows in self._epoch() if self._iterations is None else self._full_batches():
-            yield [column[rows] for column in self._columns]
+            batch = [column[rows] for column in self._columns]
+            if self._encoding is not None:
+                batch[0] = self._encoding.decode(batch[0])
+            yield batch
 
     def _epoch(self) -> tuple[Tensor, ...]:
         n, device = len(self._columns[0]), self._columns[0].device

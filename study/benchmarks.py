@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from study.data import Encoding, Images, load_images
+from study.data import DataError, Encoding, Images, load_images
 from study.settings import CLASSES, Benchmark, Scenario
 
 
@@ -62,7 +62,7 @@ def build_benchmark(
         validation_fraction: the share of that part, in (0, 1).
 
     Raises:
-        DataError: the data is not there, or is damaged.
+        DataError: the data is not there, or is damaged, or a class gets no sample in a part of it.
         ValueError: validation data is asked for without its share.
     """
     if (evaluated_on == "validation") != (validation_fraction is not None):
@@ -71,9 +71,9 @@ def build_benchmark(
         )
     train, held_out = load_images(settings.name, root)
     if settings.test_fraction is not None:
-        train, held_out = _split(train, settings.test_fraction, settings.split_seed)
+        train, held_out = _split(train, "benchmark.test_fraction", settings.test_fraction, settings.split_seed)
     if validation_fraction is not None:
-        train, held_out = _split(train, validation_fraction, settings.split_seed)
+        train, held_out = _split(train, "tuning.validation_fraction", validation_fraction, settings.split_seed)
     parts = _permuted if settings.name == "permuted_mnist" else _by_class
     streams = zip(*parts(settings, (train, held_out), generator), strict=True)
     train_stream, test_stream = (
@@ -139,9 +139,20 @@ def _decode(settings: Benchmark, pixels: Tensor) -> Tensor:
     return Encoding.of(settings).decode(F.pad(pixels, [settings.padding] * 4))
 
 
-def _split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+def _split(images: Images, key: str, fraction: float, seed: int) -> tuple[Images, Images]:
     """Images in two stratified parts, the second with ``fraction`` of them; each in its old order."""
     indices = torch.arange(len(images.targets)).numpy()
-    parts = train_test_split(indices, test_size=fraction, stratify=images.targets.numpy(), random_state=seed)
-    first, second = (torch.from_numpy(part).sort().values for part in parts)
+    classes, counts = images.targets.unique(return_counts=True)
+    try:
+        parts = train_test_split(indices, test_size=fraction, stratify=images.targets.numpy(), random_state=seed)
+    except ValueError:  # fewer samples in a part than there are classes
+        parts = []
+    rows = [torch.from_numpy(part).sort().values for part in parts]
+    if not rows or any(len(images.targets[part].unique()) < len(classes) for part in rows):
+        fewest = int(counts.min())
+        raise DataError(
+            f"{key} = {fraction}: a class gets no sample in one of the two parts; the smallest class has {fewest}; "
+            f"allowed: about {1 / fewest:.2g} to {1 - 1 / fewest:.4g}"
+        )
+    first, second = rows
     return Images(images.pixels[first], images.targets[first]), Images(images.pixels[second], images.targets[second])

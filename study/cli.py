@@ -39,14 +39,13 @@ from study.options import (
 from study.protocol import FIRST_TUNING_SEED, Protocol, ProtocolError, load_protocol, protocol_names
 from study.records import Run, RunRecord
 from study.settings import suggestion
-from study.store import RunStore, read_archive
+from study.store import RunStore
 from study.tracking import Tracking, check_tracking
 from study.tuning import choose, resolve, tuning_runs
 
 SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
 
 FIGURES = ["two-parameters"]
-TUNING_ARCHIVE = "tuning.jsonl.gz"
 
 app = typer.Typer(
     help="Continual-learning protocols over seeds, with the methods of clreg.",
@@ -205,8 +204,7 @@ def report(
         protocol = load_protocol(name, overrides or ())
         folder = records or records_folder(name)
         found = RunStore(folder).read_all()
-        archive = folder / TUNING_ARCHIVE
-        searched = read_archive(archive) if tuning is None and archive.is_file() else tuning_records(name, tuning)
+        searched = tuning_records(name, tuning, beside=folder)
         from study.reporting.report import write_report  # here, since the other commands need not wait for matplotlib
 
         page = write_report(stem(name), protocol, found, searched, out or folder / "report")

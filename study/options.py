@@ -9,7 +9,8 @@ import typer
 from study.protocol import ProtocolError
 from study.records import RunRecord
 from study.settings import suggestion
-from study.store import RunStore
+from study.store import RecordError, RunStore, read_archive
+from study.tuning import TUNING_ARCHIVE
 
 AnyName = TypeVar("AnyName", bound=str)
 
@@ -32,7 +33,11 @@ class Mode(StrEnum):
 Name = Annotated[str, typer.Argument(help="A protocol's name (see `clreg-study list`) or a path to a .toml file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, as in --set training.epochs=3; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a setting, as in --set training.epochs=3; KEY= without a value removes it; repeatable.",
+    ),
 ]
 Methods = Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")]
 Scenarios = Annotated[str | None, typer.Option("--scenario", help="Only these scenarios: task, domain, class.")]
@@ -82,14 +87,34 @@ def tuning_folder(name: str) -> Path:
     return Path("runs") / f"{stem(name)}-tuning"
 
 
-def tuning_records(name: str, folder: Path | None) -> list[RunRecord]:
+def tuning_records(name: str, folder: Path | None, beside: Path | None = None) -> list[RunRecord]:
     """The records of the search; none where there was none, unless a folder is named.
 
+    Args:
+        name: the protocol's.
+        folder: of the search, or of a report on it, as ``--tuning`` names it; by default the one that
+            ``clreg-study tune`` writes to.
+        beside: a folder of records that goes before the default if it is that of a report, which keeps its search.
+
     Raises:
-        RecordError: a record is damaged, or the named folder has none.
+        RecordError: a record is damaged, or the named folder has none of a search.
     """
-    store = RunStore(folder or tuning_folder(name))
-    return store.read_all() if folder is not None or store.folder.is_dir() else []
+    if folder is None:
+        archived = beside is not None and (beside / TUNING_ARCHIVE).is_file()
+        return _of_a_search(beside if archived else tuning_folder(name))
+    found = _of_a_search(folder)
+    if not found:
+        raise RecordError(f"there are no records of a search in {folder}; `clreg-study tune {name}` writes them")
+    return found
+
+
+def _of_a_search(folder: Path) -> list[RunRecord]:
+    archive = folder / TUNING_ARCHIVE
+    if archive.is_file():
+        return read_archive(archive)
+    if not any(folder.glob("*.json")):
+        return []
+    return [record for record in RunStore(folder).read_all() if record.run.evaluated_on == "validation"]
 
 
 def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:

@@ -11,34 +11,46 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from study.errors import StudyError
+from study.overrides import ProtocolError, apply_override
 from study.settings import (
     Benchmark,
     Fraction,
     Method,
     Model,
+    Replay,
     Scenario,
     Table,
     Training,
     suggestion,
     takes_strength,
 )
+from study.wording import in_words
 
 FIRST_TUNING_SEED = 1000  # a report's seeds are 0, 1, 2, ... below it: no report uses a seed that λ was chosen on
 
 Strength = Annotated[float, Field(ge=0)]
-EXPECTED = ": input should be "  # how pydantic's errors of a wrong type or value begin
 
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "allowed: any text but an empty one")
+    return text
+
+
+def _in_percent(mean: float) -> float:
+    if 0 < mean <= 1:  # no table has so low an accuracy, but many give it as a share
+        raise PydanticCustomError("share", "allowed: percent, as in 97.5 for a share of 0.975")
+    return mean
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
 MethodName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of file names
-Percent = Annotated[float, Field(ge=0, le=100)]
+Percent = Annotated[float, Field(ge=0, le=100), AfterValidator(_in_percent)]
 Spread = Annotated[float, Field(ge=0)]
 Margin = Annotated[float, Field(gt=0)]
-
-
-class ProtocolError(StudyError):
-    """A protocol that cannot be used, and why."""
 
 
 class PublishedNumber(Table):
@@ -66,7 +78,7 @@ class Published(Table):
         results: by method and scenario.
     """
 
-    source: str
+    source: Text
     spread: Literal["sd", "sem", "none"]
     n: Annotated[int, Field(ge=1)] | None = None
     margin: Margin
@@ -122,7 +134,7 @@ class Protocol(Table):
         tuning: the search for λ.
     """
 
-    title: str
+    title: Text
     description: str
     scenarios: Annotated[list[Scenario], Field(min_length=1)]
     seeds: Annotated[int, Field(ge=1, le=FIRST_TUNING_SEED)]
@@ -142,6 +154,16 @@ class Protocol(Table):
                 f"model.name = {self.model.name!r} takes CIFAR's images of 3 x 32 x 32 pixels, without padding; "
                 "'mlp' takes any"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _memories_hold_an_example_of_each_experience(self) -> "Protocol":
+        n = self.benchmark.experiences
+        for name, method in self.methods.items():
+            if isinstance(method, Replay) and method.examples is not None and method.examples < n:
+                raise ValueError(
+                    f"methods.{name}.examples = {method.examples}: allowed: at least {n}, one of each experience"
+                )
         return self
 
     @model_validator(mode="after")
@@ -169,9 +191,22 @@ class Protocol(Table):
         return self
 
     @model_validator(mode="after")
-    def _published_numbers_have_a_method(self) -> "Protocol":
+    def _nothing_is_listed_twice(self) -> "Protocol":
+        _unique("scenarios", self.scenarios)
+        if self.tuning:
+            _unique("tuning.seeds", self.tuning.seeds)
+            for method, options in self.tuning.grid.items():
+                for option, values in options.items():
+                    _unique(f"tuning.grid.{method}.{option}", values)
+        return self
+
+    @model_validator(mode="after")
+    def _published_numbers_have_a_method_and_a_scenario(self) -> "Protocol":
         for index, table in enumerate(self.published):
             _known(f"published.{index}.results", table.results, self.methods, "method")
+            for name, by_scenario in table.results.items():
+                key = f"published.{index}.results.{name}"
+                _known(key, by_scenario, self.scenarios, "scenario in this protocol")
         return self
 
     def strength_of(self, method: str, scenario: Scenario) -> float | Literal["tuned"] | None:
@@ -194,7 +229,7 @@ class Protocol(Table):
         try:
             return type(settings).model_validate(settings.model_dump() | options), float(strength)
         except ValidationError as error:
-            problems = [f"{key}.{line}" for line in _lines(error)]
+            problems = [f"{key}.{line}" for line in in_words(error)]
             raise ValueError("; ".join(problems)) from None
 
 
@@ -202,6 +237,12 @@ def _known(key: str, names: Mapping[str, Any], allowed: Sequence[str] | Mapping[
     for name in names:
         if name not in allowed:
             raise ValueError(f"{key}.{name}: no such {what}{suggestion(name, allowed)}")
+
+
+def _unique(key: str, values: Sequence[Any]) -> None:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{key} holds {value!r} twice; allowed: each value once")
 
 
 # ------------------------------------------------------------------------------- files
@@ -218,7 +259,8 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
     Args:
         name: as ``clreg-study list`` has it, or a path.
         overrides: ``key=value`` with a TOML key and a TOML value, as ``training.epochs=3``; they replace what the file
-            says and are validated like it. A string may go without its quotes.
+            says and are validated like it. A string may go without its quotes. ``key=`` with nothing after it removes
+            the key, as in ``training.epochs=`` beside ``training.iterations=10``.
 
     Raises:
         ProtocolError: there is none, or the file or an override does not say what it must.
@@ -247,78 +289,12 @@ def parse_protocol(text: str, file: str, overrides: Sequence[str] = ()) -> Proto
     except tomllib.TOMLDecodeError as error:
         raise ProtocolError(f"{file} is not TOML: {error}") from error
     for override in overrides:
-        _apply(override, data)
+        apply_override(override, data)
     source = file if not overrides else f"{file} with --set {' '.join(overrides)}"
     try:
         return Protocol.model_validate(data)
     except ValidationError as error:
-        raise ProtocolError("\n".join(f"{source}: {line}" for line in _lines(error))) from error
-
-
-def _apply(override: str, data: dict[str, Any]) -> None:
-    key, _, value = override.partition("=")
-    *tables, last = _path(key, override)
-    for depth, part in enumerate(tables):
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise ProtocolError(f"--set {override}: {'.'.join(tables[: depth + 1])} is not a table")
-    try:
-        data[last] = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        data[last] = value.strip()  # a bare word, which a shell has left without its quotes
-
-
-def _path(key: str, override: str) -> list[str]:
-    """The parts of a TOML key: of ``strength."si-c0.1".domain`` three."""
-    path: list[str] = []
-    try:
-        parts = tomllib.loads(f"{key} = 0") if "=" in override else {}
-    except tomllib.TOMLDecodeError:
-        parts = {}
-    while isinstance(parts, dict) and len(parts) == 1:
-        ((part, parts),) = parts.items()
-        path.append(part)
-    if not path:
-        raise ProtocolError(f"--set {override}: allowed is KEY=VALUE, as in --set training.epochs=3")
-    return path
-
-
-def _lines(error: ValidationError) -> list[str]:
-    """pydantic's errors, a line each: ``key = value: what is wrong and what is allowed``."""
-    alternatives: dict[str, list[str]] = {}  # where a value may be of several types, pydantic names each by itself
-    for item in error.errors(include_url=False):
-        subject, problem = _in_words(item)
-        known = alternatives.setdefault(subject, [])
-        if problem not in known:
-            known.append(problem)
-    lines = []
-    for subject, (first, *others) in alternatives.items():
-        separated = [other for other in others if not other.startswith(EXPECTED)]
-        merged = [first, *(other.removeprefix(EXPECTED) for other in others if other.startswith(EXPECTED))]
-        lines += [f"{subject}{problem}" for problem in (", or ".join(merged), *separated)]
-    return lines
-
-
-def _in_words(error: Any) -> tuple[str, str]:
-    """One error of pydantic's: what it is about, and what is wrong with that and what is allowed."""
-    location = list(error["loc"])
-    if location[:1] == ["methods"] and len(location) > 2:
-        del location[2]  # pydantic inserts the kind of the method there
-    # and the type or literal of a union that it tried
-    location = [part for part in location if not any(mark in str(part) for mark in "[({")]
-    if location[:1] in (["strength"], ["benchmark"]) and len(location) > 2:
-        location = [part for part in location if part not in ("float", "constrained-float")]
-    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        location.append("kind")
-    key = ".".join(map(str, location))
-    if error["type"] in ("missing", "union_tag_not_found"):
-        return key, " is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return (f"[{key}]: ", message) if key else ("", message)
-    if error["type"] == "union_tag_invalid":
-        return f"{key} = {error['ctx']['tag']!r}", f": allowed: {error['ctx']['expected_tags']}"
-    return f"{key} = {error['input']!r}", f": {message[0].lower()}{message[1:]}"
+        raise ProtocolError("\n".join(f"{source}: {line}" for line in in_words(error))) from error
 
 
 def _folder() -> Any:

@@ -142,7 +142,8 @@ class Training(Table):
     @model_validator(mode="after")
     def _has_one_length(self) -> "Training":
         if (self.epochs is None) == (self.iterations is None):
-            raise ValueError("exactly one of epochs and iterations says how long an experience is trained on")
+            both = "; --set training.epochs= or --set training.iterations= removes the other" if self.epochs else ""
+            raise ValueError(f"exactly one of epochs and iterations says how long an experience is trained on{both}")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum = {self.momentum}: only the optimizer 'sgd' has one")
         return self

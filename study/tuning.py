@@ -4,10 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from study.latest import latest
 from study.metrics import average_accuracy
 from study.protocol import Protocol, ProtocolError
 from study.records import Run, RunRecord
 from study.settings import Method, Scenario
+
+TUNING_ARCHIVE = "tuning.jsonl.gz"
+"""In the folder of a report: the records of the search."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def choose(name: str, protocol: Protocol, records: Iterable[RunRecord]) -> list[
     """The best combination of each method in each scenario for which the whole grid has been tried.
 
     A combination with which any run diverged or failed is not chosen; a method with which none finished is left out.
-    Records of other settings play no part; of several of one run, the latest does.
+    Records of other settings play no part; of several of one run, see :func:`study.latest.latest`.
 
     Args:
         name: the protocol's.
@@ -74,23 +78,26 @@ def choose(name: str, protocol: Protocol, records: Iterable[RunRecord]) -> list[
     """
     if protocol.tuning is None:
         return []
-    latest: dict[str, RunRecord] = {}
-    for record in sorted(records, key=lambda record: record.ended):
-        latest[record.run.model_copy(update={"device": "cpu"}).content] = record
+    found = latest(records, lambda record: content_on_any_device(record.run))
     choices = []
     for scenario in protocol.scenarios:
         for method, grid in protocol.tuning.grid.items():
             runs = tuning_runs(name, protocol, [scenario], [method])
-            if any(run.content not in latest for run in runs):
+            if any(run.content not in found for run in runs):
                 continue
             options = ("strength", *(option for option in grid if option != "strength"))
             samples: dict[tuple[Any, ...], list[RunRecord]] = {}
             for run in runs:
-                samples.setdefault(tuple(_value(run, option) for option in options), []).append(latest[run.content])
+                samples.setdefault(tuple(_value(run, option) for option in options), []).append(found[run.content])
             choice = _best(scenario, method, options, samples)
             if choice is not None:
                 choices.append(choice)
     return choices
+
+
+def content_on_any_device(run: Run) -> str:
+    """What a run of the search is known by: it may be done on any device."""
+    return run.model_copy(update={"device": "cpu"}).content
 
 
 def _best(

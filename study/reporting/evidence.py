@@ -1,6 +1,6 @@
 """Ours against what was published, method against method, and methods over scenarios. In percent throughout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,11 +10,12 @@ from study.settings import Scenario
 from study.statistics import (
     FamilyComparison,
     FriedmanResult,
+    PairedComparison,
     PublishedComparison,
     compare_paired,
     compare_with_published,
+    family,
     friedman,
-    holm,
 )
 
 LEVEL = 0.05
@@ -78,17 +79,24 @@ def all_pairs(results: Sequence[MethodResult]) -> list[FamilyComparison]:
     Two methods without a seed in common are no pair. Where all methods have the same seeds, this is
     :func:`study.statistics.compare_family`.
     """
-    found = []
-    for a, b in combinations(results, 2):
-        seeds = [seed for seed in a.scores if seed in b.scores]
-        if seeds:
-            paired = compare_paired([a.scores[s] for s in seeds], [b.scores[s] for s in seeds], 1 - LEVEL)
-            found.append((a.method, b.method, paired))
-    adjusted = holm([comparison.p for _, _, comparison in found]) if found else []
-    return [
-        FamilyComparison(a, b, c, float(p), bool(p <= LEVEL), c.p_smallest * len(found) <= LEVEL)
-        for (a, b, c), p in zip(found, adjusted, strict=True)
-    ]
+    return family(
+        [
+            (a.method, b.method, paired_by_seed(a.scores, b.scores))
+            for a, b in combinations(results, 2)
+            if a.scores.keys() & b.scores.keys()
+        ],
+        LEVEL,
+    )
+
+
+def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedComparison:
+    """Two methods over the seeds that both have, at least one.
+
+    Args:
+        a, b: scores by seed.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    return compare_paired([a[seed] for seed in seeds], [b[seed] for seed in seeds], 1 - LEVEL)
 
 
 def seeds_that_could_show(comparisons: int) -> int:

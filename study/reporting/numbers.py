@@ -1,7 +1,7 @@
 """Numbers as people read them: the one place that decides on digits, units and signs, for every output."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,17 @@ def option(value: Any) -> str:
     return (
         strength(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
     )
+
+
+def combination(options: Sequence[str], values: Sequence[Any]) -> str:
+    """What a search tried together: λ, and the other options by name.
+
+    Example:
+        >>> combination(["strength", "gamma"], [100.0, 0.5])
+        '100, gamma = 0.5'
+    """
+    others = zip(options[1:], values[1:], strict=True)
+    return strength(values[0]) + "".join(f", {name} = {option(value)}" for name, value in others)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

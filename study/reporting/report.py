@@ -13,19 +13,20 @@ from study.reporting.findings import Findings, find
 from study.reporting.html import to_html
 from study.reporting.latex import to_latex
 from study.reporting.markdown import to_markdown
+from study.reporting.provenance import protocol_text, with_true_source
 from study.reporting.sections.comparisons import comparisons_section
 from study.reporting.sections.cost import cost_section
 from study.reporting.sections.curves import curves_section
 from study.reporting.sections.published import published_section
-from study.reporting.sections.reproduction import reproduction_section
+from study.reporting.sections.reproduction import PROTOCOL, reproduction_section
 from study.reporting.sections.results import results_section
 from study.reporting.sections.sensitivity import sensitivity_section
 from study.reporting.sections.unfinished import unfinished_section
-from study.reporting.selection import select
+from study.reporting.selection import ReportError, select
 from study.reporting.tabular import accuracy_table, runs_table, write_table
 from study.store import ARCHIVE, write_archive, write_atomically
+from study.tuning import TUNING_ARCHIVE
 
-TUNING_ARCHIVE = "tuning.jsonl.gz"
 PAGE = "index.html"
 OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|time|peak)-(task|domain|class)")
 
@@ -33,7 +34,7 @@ OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|ti
 def write_report(
     name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: Sequence[RunRecord], folder: Path
 ) -> Path:
-    """Write a report: README.md, index.html, tables.tex, figures, and the data behind them.
+    """Write a report: README.md, index.html, tables.tex, figures, the protocol, and the data behind them.
 
     The same records give the same bytes in every file, and so do the records that the report itself keeps, but for
     the sentence that says how many others were left out.
@@ -50,27 +51,38 @@ def write_report(
         The path of the HTML page.
 
     Raises:
-        ReportError: no record belongs to the protocol.
+        ReportError: no record belongs to the protocol, or the folder holds something that is no report.
         OSError: the folder cannot be written to.
     """
-    findings = find(select(name, protocol, records, tuning))
+    _check_folder(folder)
+    findings = find(select(name, with_true_source(name, protocol), records, tuning))
     document = compose(findings)
-    folder.mkdir(parents=True, exist_ok=True)
+    # first, since it tells a folder of ours even if what follows is cut short
+    write_archive(findings.selection.records, folder / ARCHIVE)
     _write_figures(document, folder / "figures")
     for file, text in (
         ("README.md", to_markdown(document)),
         (PAGE, to_html(document)),
         ("tables.tex", to_latex(document)),
+        (PROTOCOL, protocol_text(name, findings.protocol)),
     ):
         write_atomically(folder / file, text.encode())
     write_table(runs_table(findings.selection), folder / "results")
     write_table(accuracy_table(findings.selection), folder / "accuracy")
-    write_archive(findings.selection.records, folder / ARCHIVE)
     if findings.selection.tuning:
         write_archive(findings.selection.tuning, folder / TUNING_ARCHIVE)
     else:
         (folder / TUNING_ARCHIVE).unlink(missing_ok=True)
     return folder / PAGE
+
+
+def _check_folder(folder: Path) -> None:
+    """A report replaces an earlier one, and nothing else."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ARCHIVE).is_file():
+        raise ReportError(
+            f"{folder} is not empty and holds no report ({ARCHIVE} is missing); allowed for --out: a new or empty "
+            "folder, or that of an earlier report"
+        )
 
 
 def compose(findings: Findings) -> Document:

@@ -93,8 +93,13 @@ class MethodResult:
 
     @property
     def plugin_memory(self) -> float | None:
-        """Mean over the runs, in bytes; None if none finished."""
+        """What the method has to keep, mean over the runs, in bytes; None if none finished."""
         return _mean([record.plugin_memory for record in self.finished])
+
+    @property
+    def plugin_scratch(self) -> float | None:
+        """What its plugin holds beside, only to be fast; as above."""
+        return _mean([record.plugin_scratch for record in self.finished])
 
     def _sequential(self, metric: Callable[[list[list[float]]], float]) -> Summary | None:
         if not self.is_sequential:

@@ -1,21 +1,22 @@
 """Which records belong to a protocol."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from study.errors import StudyError
+from study.latest import latest
 from study.protocol import FIRST_TUNING_SEED, Protocol, ProtocolError
 from study.records import Run, RunRecord
+from study.reporting.differences import NAMES, differing, shown
 from study.reporting.numbers import count
 from study.settings import Method, Scenario
-from study.tuning import Choice, choose, resolve, tuning_runs
+from study.tuning import Choice, choose, content_on_any_device, resolve, tuning_runs
 
 OTHER_SETTINGS = "other settings than the protocol's"
 VALIDATION = "evaluated on validation data"
 TUNING_SEED = f"seeds from {FIRST_TUNING_SEED} on"
-OLDER = "older records of runs that are in the report (other versions or another device)"
+OLDER = "other records of runs that are in the report (older, or failed)"
 OUTSIDE_GRID = "not of the protocol's search"
 
 
@@ -75,10 +76,11 @@ class Selection:
 
 
 def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: Sequence[RunRecord]) -> Selection:
-    """The records of the runs that a protocol means, of any device.
+    """The records of the runs that a protocol means.
 
-    A record belongs to it if what determined its result, versions apart, is what the protocol says now. Of several
-    records of one scenario, method and seed the latest counts.
+    A record belongs to it if what determined its result, versions and device apart, is what the protocol says now. Of
+    one method in one scenario those of one device are taken, that with more finished seeds, of equals the CPU; of
+    several records of one seed the one that :func:`study.latest.latest` takes.
 
     Args:
         name, protocol: the protocol, which may leave a λ to the search ("tuned").
@@ -95,9 +97,9 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
         missing = undecided.get((record.run.scenario, record.run.label))
         if missing is not None and record.run.evaluated_on == "test":
             raise ReportError(f"a record of {record.run} is there, but {missing}")
-    latest: dict[tuple[Scenario, str, int], RunRecord] = {}
+    there: dict[tuple[Scenario, str], list[RunRecord]] = {}
     reasons: list[str] = []
-    for record in sorted(records, key=_age):
+    for record in records:
         places = meant.get(_regardless_of_seed(record.run), ())
         if record.run.evaluated_on == "validation":
             reasons.append(VALIDATION)
@@ -106,12 +108,16 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
         elif not places:
             reasons.append(OTHER_SETTINGS)
         else:
-            keys = [(scenario, method, record.run.seed) for scenario, method in places]
-            reasons += [OLDER] if keys[0] in latest and latest[keys[0]].id != record.id else []
-            latest.update(dict.fromkeys(keys, record))
-    if not latest:
+            for place in places:
+                there.setdefault(place, []).append(record)
+    if not there:
         raise ReportError(_why_none(name, protocol, records, choices))
-    runs = _grouped(name, protocol, choices, latest)
+    runs = tuple(
+        MethodRuns(scenario, method, *resolve(name, protocol, scenario, method, choices), _of_one_device(candidates))
+        for (scenario, method), candidates in sorted(there.items(), key=lambda item: _order(protocol, item[0]))
+    )
+    used = {record.id: record for of_method in runs for record in of_method.records}
+    reasons += _why_not(used, {record.id: record for candidates in there.values() for record in candidates})
     left_out = dict(sorted(Counter(reasons + outside).items()))
     return Selection(name, protocol, runs, found_by_search, choices, left_out)
 
@@ -134,21 +140,31 @@ def _meant(
     return meant, undecided
 
 
-def _grouped(
-    name: str,
-    protocol: Protocol,
-    choices: Sequence[Choice],
-    latest: dict[tuple[Scenario, str, int], RunRecord],
-) -> tuple[MethodRuns, ...]:
-    groups = []
-    for scenario in protocol.scenarios:
-        for method in protocol.methods:
-            seeds = sorted(seed for s, m, seed in latest if (s, m) == (scenario, method))
-            if seeds:
-                settings, strength = resolve(name, protocol, scenario, method, choices)
-                records = tuple(latest[scenario, method, seed] for seed in seeds)
-                groups.append(MethodRuns(scenario, method, settings, strength, records))
-    return tuple(groups)
+def _order(protocol: Protocol, place: tuple[Scenario, str]) -> tuple[int, int]:
+    """The protocol's: scenario by scenario, and in each the methods."""
+    scenario, method = place
+    return protocol.scenarios.index(scenario), list(protocol.methods).index(method)
+
+
+def _of_one_device(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """A method's records in the order of their seeds, one each; no mean may mix devices."""
+    by_device = {
+        device: latest((record for record in records if record.run.device == device), lambda record: record.run.seed)
+        for device in ("cpu", "cuda")
+    }
+    most = max(by_device.values(), key=lambda by_seed: (sum(r.finished for r in by_seed.values()), bool(by_seed)))
+    return tuple(most[seed] for seed in sorted(most))
+
+
+def _why_not(used: dict[str, RunRecord], candidates: dict[str, RunRecord]) -> list[str]:
+    """A reason for each record of the protocol's runs that is not in the report. Both by id."""
+    devices = {_regardless_of_seed(record.run): record.run.device for record in used.values()}
+    reasons = []
+    for identity in candidates.keys() - used.keys():
+        run = candidates[identity].run
+        device = devices[_regardless_of_seed(run)]
+        reasons.append(OLDER if run.device == device else f"on {run.device} where the report is about runs on {device}")
+    return reasons
 
 
 def _of_the_search(
@@ -159,36 +175,22 @@ def _of_the_search(
         return (), [OUTSIDE_GRID] * len(tuning)
     runs: dict[str, list[Run]] = {}
     for run in tuning_runs(name, protocol, protocol.scenarios, list(protocol.methods)):
-        runs.setdefault(_regardless_of_device(run), []).append(run)
-    latest: dict[str, RunRecord] = {}
-    reasons = []
-    for record in sorted(tuning, key=_age):
-        content = _regardless_of_device(record.run)
-        if content not in runs:
-            reasons.append(OUTSIDE_GRID)
-            continue
-        reasons += [OLDER] if content in latest and latest[content].id != record.id else []
-        latest[content] = record
+        runs.setdefault(content_on_any_device(run), []).append(run)
+    counting = latest(tuning, lambda record: content_on_any_device(record.run))
+    reasons = [OUTSIDE_GRID for record in tuning if content_on_any_device(record.run) not in runs]
+    others = {record.id: counting[content_on_any_device(record.run)] for record in tuning}
+    reasons += [OLDER for identity, record in others.items() if identity != record.id]
     found = []
     for content, same in runs.items():
-        if content in latest:
-            record = latest[content]
+        if content in counting:
+            record = counting[content]
             names = ({"protocol": run.protocol, "label": run.label} for run in same)
             found += [record.model_copy(update={"run": record.run.model_copy(update=these)}) for these in names]
     return tuple(found), reasons
 
 
-def _age(record: RunRecord) -> tuple[str, ...]:
-    """When it ended; of those that ended in the same second always the same comes first."""
-    return record.ended, record.id, record.run.label
-
-
 def _regardless_of_seed(run: Run) -> str:
     return run.model_copy(update={"seed": 0, "device": "cpu"}).content
-
-
-def _regardless_of_device(run: Run) -> str:
-    return run.model_copy(update={"device": "cpu"}).content
 
 
 def _why_none(name: str, protocol: Protocol, records: Sequence[RunRecord], choices: Sequence[Choice]) -> str:
@@ -204,25 +206,9 @@ def _why_none(name: str, protocol: Protocol, records: Sequence[RunRecord], choic
             except ProtocolError:
                 continue
             ours = Run.of(name, protocol, run.scenario, run.label, run.seed, settings=settings, strength=strength)
-            return f"{message}: that of {run} differs in {_differences(run, ours)}"
+            differences = "; ".join(
+                f"{key} ({shown(theirs)}, in the protocol {shown(mine)})"
+                for key, (theirs, mine) in differing([run, ours], (*NAMES, "device")).items()
+            )
+            return f"{message}: that of {run} differs in {differences or f'its seed, {run.seed}'}"
     return message
-
-
-def _differences(run: Run, ours: Run) -> str:
-    return (
-        "; ".join(
-            f"{key} ({theirs}, in the protocol {mine})"
-            for key, theirs, mine in _leaves(run.model_dump(mode="json"), ours.model_dump(mode="json"))
-            if key not in ("protocol", "label", "seed", "device") and theirs != mine
-        )
-        or f"its seed, {run.seed}"
-    )
-
-
-def _leaves(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any, Any]]:
-    for key in dict.fromkeys((*one, *other)):
-        theirs, mine = one.get(key), other.get(key)
-        if isinstance(theirs, dict) and isinstance(mine, dict):
-            yield from _leaves(theirs, mine, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", theirs, mine

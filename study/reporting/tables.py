@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from study.protocol import Protocol
 from study.records import RunRecord
-from study.reporting.numbers import NOTHING, interval, option, points, strength
+from study.reporting.numbers import NOTHING, combination, interval, points, strength
 from study.reporting.results import MethodResult, method_result
+from study.reporting.terminal import add_plain_row, number_columns, plain_table
 from study.settings import Scenario, takes_strength
 from study.statistics import Summary
 from study.tuning import Choice
@@ -27,12 +28,14 @@ def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[Met
 
 def scenario_table(title: str, scenario: Scenario, results: Sequence[MethodResult]) -> Table:
     """Average accuracy and forgetting of each method, in percent, with 95% intervals."""
-    table = Table(title=f"{title}, {scenario}-incremental", title_justify="left")
-    table.add_column("method", min_width=max((len(result.method) for result in results), default=0))
-    for heading in ("λ", "seeds", "average accuracy %", "95% interval", "forgetting %", "95% interval"):
-        table.add_column(heading, justify="right")
+    table = plain_table(
+        f"{title}, {scenario}-incremental",
+        Column("method", min_width=max((len(result.method) for result in results), default=0)),
+        *number_columns("λ", "seeds", "average accuracy %", "95% interval", "forgetting %", "95% interval"),
+    )
     for result in results:
-        table.add_row(
+        add_plain_row(
+            table,
             result.method,
             strength(result.strength),
             str(len(result.finished)),
@@ -44,15 +47,19 @@ def scenario_table(title: str, scenario: Scenario, results: Sequence[MethodResul
 
 def choice_table(title: str, choices: Sequence[Choice]) -> Table:
     """What the search found: validation accuracy over the grid, and the best."""
-    table = Table(title=f"{title}: the search, average accuracy % on validation data", title_justify="left")
-    table.add_column("scenario")
-    table.add_column("method")
-    table.add_column("best λ", justify="right")
-    table.add_column("λ: accuracy %")
+    table = plain_table(
+        f"{title}: the search, average accuracy % on validation data",
+        "scenario",
+        "method",
+        *number_columns("best λ"),
+        "λ: accuracy %",
+    )
     for choice in choices:
-        tried = "  ".join(f"{_values(choice, values)}: {100 * mean:.1f}" for values, mean in choice.accuracy.items())
-        best = _values(choice, choice.best) + (" (edge)" if choice.at_edge else "")
-        table.add_row(choice.scenario, choice.method, best, tried)
+        tried = "  ".join(
+            f"{combination(choice.options, values)}: {100 * mean:.1f}" for values, mean in choice.accuracy.items()
+        )
+        best = combination(choice.options, choice.best) + (" (edge)" if choice.at_edge else "")
+        add_plain_row(table, choice.scenario, choice.method, best, tried)
     return table
 
 
@@ -66,28 +73,21 @@ def strength_toml(choices: Sequence[Choice]) -> str:
 
 def protocol_table(protocol: Protocol) -> Table:
     """Each method's kind and options, and its λ in each scenario."""
-    table = Table(title="methods", title_justify="left")
-    table.add_column("method")
-    table.add_column("options")
-    for scenario in protocol.scenarios:
-        table.add_column(f"λ, {scenario}", justify="right")
+    table = plain_table(
+        "methods", "method", "options", *number_columns(*(f"λ, {scenario}" for scenario in protocol.scenarios))
+    )
     for name, method in protocol.methods.items():
         options = method.model_dump(exclude={"kind"}, exclude_none=True)
         strengths = [
             _strength(protocol.strength_of(name, scenario)) if takes_strength(method) else NOTHING
             for scenario in protocol.scenarios
         ]
-        table.add_row(name, ", ".join(f"{key} = {value}" for key, value in options.items()), *strengths)
+        add_plain_row(table, name, ", ".join(f"{key} = {value}" for key, value in options.items()), *strengths)
     return table
 
 
 def _strength(value: float | str | None) -> str:
     return value if isinstance(value, str) else strength(value)
-
-
-def _values(choice: Choice, values: Sequence[object]) -> str:
-    others = zip(choice.options[1:], values[1:], strict=True)
-    return strength(values[0]) + "".join(f", {name} = {option(value)}" for name, value in others)
 
 
 def _mean_and_interval(summary: Summary | None) -> tuple[str, str]:

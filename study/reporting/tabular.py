@@ -74,6 +74,7 @@ def _run(runs: MethodRuns, record: RunRecord) -> dict[str, object]:
         "seconds_total": seconds.total,
         "peak_memory_bytes": record.peak_memory,
         "plugin_memory_bytes": record.plugin_memory,
+        "plugin_scratch_bytes": record.plugin_scratch,
         "memory_examples": record.memory_examples,
         "resumed": record.resumed,
         "error": record.last_line or None,

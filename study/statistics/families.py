@@ -1,6 +1,6 @@
 """Several methods over the same seeds: which differ, at one level for all comparisons together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -93,9 +93,19 @@ def compare_family(
         sizes = {name: vector.size for name, vector in vectors.items()}
         raise ValueError(f"scores are paired by seed and need as many entries for each method, not {sizes}")
     pairs = combinations(vectors, 2) if baseline is None else ((a, baseline) for a in vectors if a != baseline)
-    found = [(a, b, compare_paired(vectors[a], vectors[b], 1 - alpha)) for a, b in pairs]
-    adjusted = holm([comparison.p for _, _, comparison in found])
+    return family([(a, b, compare_paired(vectors[a], vectors[b], 1 - alpha)) for a, b in pairs], alpha)
+
+
+def family(pairs: Sequence[tuple[str, str, PairedComparison]], alpha: float = 0.05) -> list[FamilyComparison]:
+    """Comparisons made by themselves, as where not all pairs have the same seeds, as one family.
+
+    Args:
+        pairs: the names of what was compared, and the comparison.
+        alpha: the level of the family, in (0, 1).
+    """
+    check_fraction(alpha, "alpha")
+    adjusted = holm([comparison.p for _, _, comparison in pairs])
     return [
-        FamilyComparison(a, b, c, float(p), bool(p <= alpha), c.p_smallest * len(found) <= alpha)
-        for (a, b, c), p in zip(found, adjusted, strict=True)
+        FamilyComparison(a, b, c, float(p), bool(p <= alpha), c.p_smallest * len(pairs) <= alpha)
+        for (a, b, c), p in zip(pairs, adjusted, strict=True)
     ]

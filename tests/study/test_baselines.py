@@ -133,12 +133,28 @@ def test_two_copies_of_hsus_network_are_the_memory_that_hsu_gives_to_rehearsal(t
     assert published == [1100, 4400]
 
 
-def test_a_memory_too_small_for_an_example_of_each_experience_is_an_error():
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ({"examples": 4}, "examples = 4: a memory of 4 examples is too small for 5 experiences"),
+        ({"memory_bytes": 1279}, "memory_bytes = 1279: a memory of 4 examples is too small for 5 experiences"),
+        ({"memory_bytes": 64, "storage": "uint8"}, "memory_bytes = 64: a memory of 1 examples is too small"),
+    ],
+)
+def test_a_memory_too_small_for_an_example_of_each_experience_is_an_error_before_the_first_step(size, said):
     benchmark = benchmark_of("class")
-    strategy, _, _ = replaying(benchmark, "class", Replay(kind="replay", examples=1))
-    strategy.train(benchmark.train_stream[0], eval_streams=[])
-    with pytest.raises(ValueError, match="a memory of 1 examples is too small for 2 experiences"):
-        strategy.train(benchmark.train_stream[1], eval_streams=[])
+    strategy, _, recorder = replaying(benchmark, "class", Replay(kind="replay", **size))
+    with pytest.raises(ValueError, match=said):
+        strategy.train(benchmark.train_stream[0], eval_streams=[])
+    assert recorder.training == []
+
+
+def test_two_copies_of_a_tiny_network_that_hold_no_example_of_each_experience_are_an_error():
+    benchmark = benchmark_of("class")
+    memory = ReplayMemory(Replay(kind="replay", copies=2), InMemoryBatches(1), Encoding.of(SETTINGS), 512, 3)
+    strategy = learner(benchmark, "class", [memory.batches, memory])
+    with pytest.raises(ValueError, match="copies = 2: a memory of 4 examples is too small for 5 experiences"):
+        strategy.train(benchmark.train_stream[0], eval_streams=[])
 
 
 # ------------------------------------------------------------------------------- what the learner sees
@@ -169,6 +185,23 @@ def test_every_epoch_has_all_current_data_and_the_memory_as_often_as_it_fits(sce
             for inputs, *labels in memory.stored
             for key in keys([Encoding.of(SETTINGS).decode(inputs) if storage == "uint8" else inputs, *labels])
         )
+
+
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_what_is_replayed_is_the_same_where_the_data_is_kept_as_bytes(storage):
+    benchmark = benchmark_of("task")
+    size, encoding = Replay(kind="replay", examples=50, storage=storage), Encoding.of(SETTINGS)
+    seen_by, stored_by = [], []
+    for kept_as in (None, encoding):
+        batches, recorder = InMemoryBatches(1, encoding=kept_as), Recorder()
+        memory = ReplayMemory(size, batches, encoding, COPY_BYTES, 3)
+        strategy = learner(benchmark, "task", [batches, memory, recorder])
+        for experience in benchmark.train_stream[:3]:
+            strategy.train(experience, eval_streams=[])
+        seen_by.append(recorder.training)
+        stored_by.append([tuple(columns) for columns in memory.stored])
+    assert same(*seen_by)
+    assert same(*([stored] for stored in stored_by))
 
 
 def test_old_and_new_examples_are_mixed():

@@ -9,11 +9,13 @@ import pytest
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.supervised import Cumulative
+from avalanche.training.supervised import Cumulative, JointTraining
 from torch.utils.data import RandomSampler, TensorDataset
 
 from study.batches import ROWS_AT_A_TIME, Batches, InMemoryBatches, columns_of
 from study.benchmarks import build_benchmark
+from study.data import Encoding
+from study.protocol import load_protocol, protocol_names
 from study.settings import SCENARIOS, Benchmark
 from tests.study.images import write_mnist
 from tests.study.recording import Recorder, learner, same
@@ -22,15 +24,17 @@ SEED = 5
 CPU = torch.device("cpu")
 
 
+def settings_of(name: str) -> Benchmark:
+    return Benchmark(name=name, experiences=2, test_fraction=0.25 if name == "split_digits" else None)
+
+
 @pytest.fixture
 def benchmark_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two experiences: of digits, whose classes differ in size; or of MNIST's images, permuted or not."""
     write_mnist(tmp_path, monkeypatch)
 
     def build(scenario: str, name: str = "split_digits") -> Any:
-        fraction = 0.25 if name == "split_digits" else None
-        settings = Benchmark(name=name, experiences=2, test_fraction=fraction)
-        return build_benchmark(settings, scenario, tmp_path, torch.Generator().manual_seed(0))
+        return build_benchmark(settings_of(name), scenario, tmp_path, torch.Generator().manual_seed(0))
 
     return build
 
@@ -65,12 +69,16 @@ def assert_same_training(ours: tuple[Any, Recorder], theirs: tuple[Any, Recorder
     assert ours[0].accuracy == theirs[0].accuracy
 
 
+@pytest.mark.parametrize("as_bytes", [False, True])
 @pytest.mark.parametrize("name", ["split_digits", "permuted_mnist"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_training_and_evaluation_are_those_with_avalanches_own_loader(scenario, name, benchmark_of, avalanches_order):
+def test_training_and_evaluation_are_those_with_avalanches_own_loader(
+    scenario, name, as_bytes, benchmark_of, avalanches_order
+):
     benchmark = benchmark_of(scenario, name)
+    encoding = Encoding.of(settings_of(name)) if as_bytes else None
     theirs = trained(benchmark, scenario, [], epochs=2)
-    ours = trained(benchmark, scenario, [InMemoryBatches(SEED)], epochs=2)
+    ours = trained(benchmark, scenario, [InMemoryBatches(SEED, encoding=encoding)], epochs=2)
     assert_same_training(ours, theirs)
     batches = ours[1].training[0]
     n = len(benchmark.train_stream[0].dataset)
@@ -164,6 +172,32 @@ def test_columns_are_all_samples_in_their_order_and_types(n):
     assert [column.dtype for column in columns] == [torch.float32, torch.int64, torch.uint8]
 
 
+@pytest.mark.parametrize("name", protocol_names())
+def test_inputs_of_every_protocol_are_the_same_to_the_last_bit_when_kept_as_bytes(name):
+    settings = load_protocol(name).benchmark
+    encoding = Encoding.of(settings)
+    channels = 3 if "cifar" in settings.name else 1
+    pixels = torch.randint(encoding.levels + 1, (300, channels, 8, 8)).to(torch.uint8)
+    dataset = TensorDataset(encoding.decode(pixels), torch.arange(300))
+    assert encoding.is_exact()
+    columns = columns_of(dataset, CPU, encoding)
+    assert torch.equal(columns[0], pixels)
+    (inputs, rows), *_ = Batches(columns, 128, torch.Generator().manual_seed(0), encoding=encoding)
+    assert torch.equal(inputs, dataset.tensors[0][rows])
+    assert inputs.dtype == torch.float32
+
+
+def test_inputs_that_bytes_would_not_give_back_are_kept_as_they_are(benchmark_of):
+    coarse = Encoding.of(Benchmark(name="split_mnist", experiences=2, mean=1e9))
+    assert not coarse.is_exact()
+    benchmark = benchmark_of("class", "split_mnist")
+    recorders = Recorder(), Recorder()
+    for recorder, encoding in zip(recorders, (None, coarse), strict=True):
+        strategy = learner(benchmark, "class", [InMemoryBatches(SEED, encoding=encoding), recorder])
+        strategy.train(benchmark.train_stream[0], eval_streams=[])
+    assert same(recorders[0].training, recorders[1].training)
+
+
 def test_an_experience_without_samples_is_an_error():
     with pytest.raises(ValueError, match="no samples"):
         columns_of([], CPU)
@@ -173,6 +207,26 @@ def test_an_experience_smaller_than_a_batch_is_an_error_where_only_full_batches_
     with pytest.raises(ValueError, match="has 3 samples, fewer than a batch of 4"):
         Batches([torch.arange(3)], 4, torch.Generator(), iterations=1)
     assert [len(rows) for (rows,) in Batches([torch.arange(3)], 4)] == [3]
+
+
+def test_a_later_experience_smaller_than_a_batch_is_an_error_before_the_first_step(benchmark_of):
+    benchmark = benchmark_of("class")  # of digits
+    sizes = [len(experience.dataset) for experience in benchmark.train_stream]
+    assert sizes[1] < sizes[0]
+    recorder = Recorder()
+    strategy = learner(benchmark, "class", [InMemoryBatches(0, iterations=1), recorder], batch_size=sizes[0])
+    with pytest.raises(ValueError, match=rf"training\.batch_size = {sizes[0]}: experience 1 has {sizes[1]} samples"):
+        strategy.train(benchmark.train_stream[0], eval_streams=[])
+    assert recorder.training == []
+
+
+@pytest.mark.parametrize("kind", [Cumulative, JointTraining])
+def test_a_batch_may_be_as_large_as_what_is_trained_on_together(benchmark_of, kind):
+    benchmark = benchmark_of("class")
+    sizes = [len(experience.dataset) for experience in benchmark.train_stream]
+    size = sum(sizes) if kind is JointTraining else sizes[0]
+    strategy = learner(benchmark, "class", [InMemoryBatches(0, iterations=1)], batch_size=size, kind=kind)
+    strategy.train(benchmark.train_stream, eval_streams=[])
 
 
 @pytest.mark.parametrize(("iterations", "n"), [(1, 10), (2, 10), (5, 10), (7, 8), (6, 4)])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from study.benchmarks import build_benchmark
-from study.data import load_images
+from study.data import DataError, load_images
 from study.protocol import load_protocol
 from study.settings import Benchmark, Scenario
 from tests.study.images import write_cifar, write_mnist
@@ -135,6 +135,22 @@ def test_validation_data_is_a_stratified_part_of_the_training_data_and_test_data
 def test_validation_data_and_its_share_go_together(evaluated_on, fraction):
     with pytest.raises(ValueError, match=f"{evaluated_on}.* does not go with validation_fraction = {fraction}"):
         built(DIGITS, evaluated_on=evaluated_on, validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [1e-4, 0.001, 0.9999])
+def test_a_fraction_that_leaves_a_class_without_a_sample_is_an_error_that_says_what_is_needed(fraction):
+    said = rf"= {fraction}: a class gets no sample in one of the two parts; .*allowed: about 0\.00\d+ to 0\.99"
+    with pytest.raises(DataError, match=rf"benchmark\.test_fraction {said}"):
+        built(DIGITS.model_copy(update={"test_fraction": fraction}))
+    with pytest.raises(DataError, match=rf"tuning\.validation_fraction {said}"):
+        built(DIGITS, evaluated_on="validation", validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [0.006, 0.994])
+def test_a_fraction_that_is_said_to_be_allowed_is(fraction):
+    benchmark = built(DIGITS.model_copy(update={"test_fraction": fraction}))
+    for stream in (benchmark.train_stream, benchmark.test_stream):
+        assert [len(set(samples(experience)[1])) for experience in stream] == [2] * 5
 
 
 # ------------------------------------------------------------------------------- permuted

@@ -179,11 +179,11 @@ def test_an_interrupt_keeps_what_finished_and_says_how_to_go_on(protocol_file, t
         interrupted.setattr(training, "perform", interrupted_at_seed_1)
         result = call(*arguments, "--out", tmp_path / "out")
     assert result.exit_code == 130
-    assert "Stopped. 1 of 5 runs are finished" in " ".join(result.stderr.split())
+    assert "Stopped. 1 of 3 runs are finished" in " ".join(result.stderr.split())
     monkeypatch.setattr(training, "perform", finished)
     goes_on = call(*arguments, "--out", tmp_path / "out")
     assert goes_on.exit_code == 0
-    assert "1 of 5 runs have ended already" in goes_on.stderr
+    assert "1 of 3 runs have ended already" in goes_on.stderr
 
 
 def test_set_replaces_a_setting_and_its_runs_are_others(one_run, tmp_path, monkeypatch):
@@ -348,11 +348,11 @@ def test_compare_tests_method_against_method_and_study_against_study(protocol_fi
     methods = call("compare", f"{tmp_path / 'si'}:si", f"{tmp_path / 'si'}:ewc")
     assert methods.exit_code == 0, methods.output
     assert "+20.00" in methods.stdout
-    assert "0.0078" in methods.stdout, "the exact p of 8 pairs that all differ one way is 2/2^8"
+    assert "0.008*" in methods.stdout, "the exact p of 8 pairs that all differ one way is 2/2^8"
     studies = call("compare", tmp_path / "si", tmp_path / "ewc")
     assert studies.exit_code == 0, studies.output
     assert "+20.00" in studies.stdout
-    assert "-20.00" in studies.stdout or "−20.00" in studies.stdout
+    assert "−20.00" in studies.stdout
     unknown = call("compare", f"{tmp_path / 'si'}:sy", f"{tmp_path / 'si'}:ewc")
     assert unknown.exit_code == 2
     assert "did you mean 'si'?" in unknown.stderr
@@ -361,5 +361,5 @@ def test_compare_tests_method_against_method_and_study_against_study(protocol_fi
 def test_list_and_show_name_what_there_is():
     assert "digits: Split Digits" in call("list").stdout
     shown = call("show", "digits").stdout
-    for part in ("experiences = 5", "learning_rate", "online_ewc", "seeds: 5"):
+    for part in ("experiences = 5", "learning_rate", "online_ewc", "seeds: 3"):
         assert part in shown

@@ -13,7 +13,7 @@ import torch
 from torchvision import datasets, transforms
 
 from study import data
-from study.data import DataError, Encoding, default_root, load_images
+from study.data import DataError, Encoding, default_root, kept_images, load_images, read_images
 from study.protocol import load_protocol, protocol_names
 from study.settings import Benchmark
 from tests.study.images import CIFAR, damage, write_cifar, write_mnist
@@ -153,6 +153,19 @@ def test_a_root_that_is_a_file_is_an_error(tmp_path, offline):
         load_images("split_mnist", tmp_path / "data")
 
 
+def test_a_folder_is_read_once_however_its_path_is_spelled(tmp_path, monkeypatch):
+    write_mnist(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    images = load_images("split_mnist", tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for spelling in (Path(), Path("elsewhere/.."), tmp_path / "elsewhere" / ".."):
+        assert load_images("split_mnist", spelling) is images, spelling
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: None)
+    with pytest.raises(DataError, match="MNIST is not in"):  # the same spelling is another folder now
+        load_images("split_mnist", Path())
+
+
 # ------------------------------------------------------------------------------- getting it
 
 
@@ -173,7 +186,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float | None
 
 def test_missing_files_are_downloaded_once_and_then_there(server, tmp_path):
     train, _ = load_images("split_mnist", tmp_path / "root")
-    load_images.cache_clear()
+    kept_images.cache_clear()
     again, _ = load_images("split_mnist", tmp_path / "root")
     assert torch.equal(train.pixels, again.pixels)
     assert len(server) == 1
@@ -188,8 +201,7 @@ def test_a_download_does_not_wait_for_ever(server, tmp_path):
 def test_of_workers_that_start_together_one_downloads_and_the_others_wait(server, tmp_path):
     read: list[Any] = []
     workers = [
-        threading.Thread(target=lambda: read.append(load_images.__wrapped__("split_mnist", tmp_path / "root")))
-        for _ in range(3)
+        threading.Thread(target=lambda: read.append(read_images("split_mnist", tmp_path / "root"))) for _ in range(3)
     ]
     for worker in workers:
         worker.start()

@@ -51,7 +51,9 @@ def test_an_override_may_add_a_table_and_name_a_method_with_a_dot_in_it():
         ("training.epochs=0", "training.epochs = 0: input should be greater than or equal to 1"),
         ("training.epochs=three", "training.epochs = 'three': input should be a valid integer"),
         ("training.epochs=2.5", "training.epochs = 2.5: input should be a valid integer"),
-        ("training.epochs=", "training.epochs = '': input should be a valid integer"),
+        ('training.epochs=""', "training.epochs = '': input should be a valid integer"),
+        ("training.epochs=", "[training]: exactly one of epochs and iterations says how long"),
+        ("training.batch_size=", "training.batch_size is missing"),
         ("training.epoch=3", "[training]: unknown key 'epoch'; did you mean 'epochs'? allowed: epochs,"),
         ("trainin.epochs=3", "unknown key 'trainin'; did you mean 'training'? allowed: title,"),
         ("training.iterations=9", "[training]: exactly one of epochs and iterations says how long"),
@@ -84,6 +86,35 @@ def test_an_override_must_fit_the_rest_of_the_protocol(name, override, said):
         load_protocol(name, [override])
 
 
+def test_nothing_after_the_equals_sign_removes_a_key():
+    overrides = ["training.epochs=", "training.iterations=10", "strength.ewc = ", "methods.ewc=", "tuning="]
+    protocol = load_protocol("digits", overrides)
+    assert (protocol.training.epochs, protocol.training.iterations) == (None, 10)
+    assert "ewc" not in protocol.methods
+    assert protocol.tuning is None
+    assert load_protocol("digits", ["training.epochs=", "training.epochs=3"]).training.epochs == 3
+
+
+def test_of_two_lengths_the_error_says_how_to_remove_the_other():
+    with pytest.raises(ProtocolError, match=r"training\.epochs= or --set training\.iterations= removes"):
+        load_protocol("digits", ["training.iterations=10"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "training.epoch=",
+            "there is no training.epoch to remove; did you mean 'epochs'? allowed: epochs,",
+        ),
+        ("trainin.epochs=", "there is no trainin to remove; did you mean 'training'? allowed: title,"),
+    ],
+)
+def test_what_is_not_there_cannot_be_removed(override, said):
+    with pytest.raises(ProtocolError, match=re.escape(f"--set {override}: {said}")):
+        load_protocol("digits", [override])
+
+
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", "training..epochs=3", "two words=3", ""])
 def test_what_is_not_key_and_value_is_an_error_that_shows_an_example(override):
     with pytest.raises(ProtocolError) as caught:
@@ -103,4 +134,4 @@ def test_overrides_leave_the_files_alone(protocol_file: Path):
     before = protocol_file.read_bytes()
     load_protocol(str(protocol_file), ["seeds=9"])
     assert protocol_file.read_bytes() == before
-    assert tomllib.loads(before.decode())["seeds"] == 5
+    assert tomllib.loads(before.decode())["seeds"] != 9

@@ -105,7 +105,7 @@ ewc.class = { mean = 50.0, spread = 1.0 }
             "methods.replay-matched-uint8.storage = 'int8': input should be 'float32' or 'uint8'",
         ),
         ("\nseeds = [1000,", "\nseeds = [0,", "tuning.seeds.0 = 0: input should be greater than or equal to 1000"),
-        ("\nseeds = 5", "\nseeds = 1001", "seeds = 1001: input should be less than or equal to 1000"),
+        ("\nseeds = ", "\nseeds = 1001 #", "seeds = 1001: input should be less than or equal to 1000"),
         ("[strength]\n", "[strength]\nnaive = { task = 1 }\n", "strength.naive: no such method with a λ; allowed: l2,"),
         (
             "ewc = { task = 100,",
@@ -166,6 +166,34 @@ ewc.class = { mean = 50.0, spread = 1.0 }
             PUBLISHED.replace("margin = 1.0", "margin = 0.0") + "[tuning]\n",
             "published.0.margin = 0.0: input should be greater than 0",
         ),
+        ('"domain", "class"]', '"domain", "task"]', "scenarios holds 'task' twice; allowed: each value once"),
+        ("\nseeds = [1000,", "\nseeds = [1001,", "tuning.seeds holds 1001 twice; allowed: each value once"),
+        (
+            "l2.strength = [",
+            "l2.strength = [10, 10.0, ",
+            "tuning.grid.l2.strength holds 10.0 twice; allowed: each value once",
+        ),
+        (
+            "[tuning.grid]\n",
+            '[tuning.grid]\newc.fisher = ["exact", "exact"]\n',
+            "tuning.grid.ewc.fisher holds 'exact' twice; allowed: each value once",
+        ),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace("somewhere", " ") + "[tuning]\n",
+            "published.0.source = ' ': allowed: any text",
+        ),
+        ('title = "Split Digits"', 'title = ""', "title = '': allowed: any text but an empty one"),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace("mean = 50.0", "mean = 0.97") + "[tuning]\n",
+            "published.0.results.ewc.class.mean = 0.97: allowed: percent, as in 97.5 for a share of 0.975",
+        ),
+        (
+            "copies = 2, ",
+            "examples = 1, ",
+            "methods.replay-matched.examples = 1: allowed: at least 2, one of each experience",
+        ),
     ],
 )
 def test_an_error_names_file_key_value_and_what_is_allowed(text, original, replacement, said):
@@ -196,6 +224,24 @@ def test_a_scenario_without_its_lambda_is_an_error(text: str):
     assert without != text
     with pytest.raises(ProtocolError, match=r"strength\.si\.class is missing: the protocol runs 'class'"):
         parse_protocol(without, "my.toml")
+
+
+def test_a_published_number_of_a_scenario_that_is_not_run_is_an_error(text: str):
+    domain = text.replace('"task", "domain", "class"]', '"task", "domain"]')
+    assert domain != text
+    with pytest.raises(
+        ProtocolError,
+        match=r"my\.toml: published\.0\.results\.ewc\.class: no such scenario in this protocol; allowed: task, domain",
+    ):
+        parse_protocol(domain.replace("[tuning]\n", PUBLISHED + "[tuning]\n"), "my.toml")
+
+
+def test_methods_may_have_equal_settings_and_a_published_mean_may_be_zero(text: str):
+    twin = text.replace("[methods]\n", '[methods]\ntwin = { kind = "naive" }\n')
+    table = PUBLISHED.replace("mean = 50.0", "mean = 0")
+    protocol = parse_protocol(twin.replace("[tuning]\n", table + "[tuning]\n"), "my.toml")
+    assert protocol.methods["twin"] == protocol.methods["naive"]
+    assert protocol.published[0].results["ewc"]["class"].mean == 0
 
 
 def test_a_tuned_lambda_needs_a_grid(text: str):

@@ -1,4 +1,4 @@
-"""What memory buys: accuracy against the bytes that a method's plugin holds."""
+"""What memory buys: accuracy against the bytes that a method has to keep."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from study.reporting.results import MethodResult
 
 
 def memory_figure(name: str, alt: str, results: Sequence[MethodResult], looks: Mapping[str, Look]) -> str:
-    """A point a method that holds something, with its interval; a level line for those whose plugin holds nothing.
+    """A point a method that holds something, with its interval; a level line for those that hold nothing.
 
     Args:
         name, alt: as :func:`draw` has them.
@@ -39,7 +39,7 @@ def memory_figure(name: str, alt: str, results: Sequence[MethodResult], looks: M
         axes.set_xticks(_powers_of_two(smallest / 2, largest * 2))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_bytes(value)))
-        axes.set_xlabel("bytes that the plugin holds (log scale)")
+        axes.set_xlabel("bytes that the method keeps (log scale)")
         axes.set_ylabel("average accuracy %")
         labels = [(r.method, r.accuracy.mean, looks[r.method], r.plugin_memory) for r in holding]
         labels += [(r.method, r.accuracy.mean, looks[r.method], largest * 2) for r in without]

@@ -14,7 +14,7 @@ from study.reporting.document import (
     Table,
     section_by_scenario,
 )
-from study.reporting.evidence import LEVEL, Ranks, seeds_that_could_show
+from study.reporting.evidence import LEVEL, Ranks
 from study.reporting.figures.ranks import ranks_figure
 from study.reporting.figures.style import looks
 from study.reporting.findings import Findings
@@ -25,12 +25,13 @@ from study.reporting.numbers import (
     enumeration,
     interval,
     p_equals,
-    p_value,
     points,
     signed_points,
 )
+from study.reporting.pairs import TOO_FEW_SEEDS, pairs_notes, sign_flip_test
+from study.reporting.sections.cells import p_cell
 from study.settings import Scenario
-from study.statistics import FamilyComparison, seeds_needed
+from study.statistics import FamilyComparison, minimal_detectable, seeds_needed
 
 LONGEST_UNFOLDED = 10
 
@@ -42,13 +43,14 @@ def comparisons_section(findings: Findings) -> Section | None:
         return None
     if findings.ranks is not None:
         subsections.append(_ranks(findings, findings.ranks))
-    return section_by_scenario("comparisons", "Method against method", [Paragraph(_how())], subsections)
+    return section_by_scenario("comparisons", "Method against method", [Paragraph(_how(findings))], subsections)
 
 
-def _how() -> str:
+def _how(findings: Findings) -> str:
+    test = sign_flip_test([pair for pairs in findings.pairs.values() for pair in pairs])
     return (
         "Average accuracy, paired by seed over the seeds that both finished: the mean difference in percentage points "
-        "with its 95% interval, and the p-value of a sign-flip permutation test (exact up to 16 seeds), then adjusted "
+        f"with its 95% interval, and the p-value of the {test}, then adjusted "
         "by Holm's method for all comparisons of the scenario; that one decides. Wilcoxon's signed-rank test stands "
         "beside it. Effect size: mean over standard deviation of the differences, bias-corrected. Seeds for 1 point: "
         "how many it takes to find a difference of 1 percentage point with probability 0.8 at the level 0.05 divided "
@@ -74,7 +76,7 @@ def _scenario(scenario: Scenario, pairs: Sequence[FamilyComparison]) -> Section:
         f"{scenario.capitalize()}-incremental: differences of average accuracy, in percentage points",
         columns,
         tuple(_row(pair, len(pairs)) for pair in pairs),
-        tuple(_too_few(pairs)),
+        tuple(pairs_notes(pairs)),
         f"All {number}" if len(pairs) > LONGEST_UNFOLDED else None,
     )
     heading = f"{scenario.capitalize()}-incremental"
@@ -92,7 +94,15 @@ def _in_words(pairs: Sequence[FamilyComparison]) -> str:
     open_ones = [f"`{pair.a}` and `{pair.b}`" for pair in tested if not pair.significant]
     if 0 < len(open_ones) <= 6:
         text += f" Not shown to differ: {'; '.join(open_ones)}."
-    return text
+    return text + _what_could_be_found(tested, len(pairs))
+
+
+def _what_could_be_found(tested: Sequence[FamilyComparison], family: int) -> str:
+    """How large a difference must be for so many seeds to find it."""
+    sizes = [minimal_detectable(pair.comparison.sd, pair.comparison.n, LEVEL / family) for pair in tested]
+    smallest, largest = points(min(sizes)), points(max(sizes))
+    which = smallest if smallest == largest else f"{smallest} to {largest}, depending on the methods,"
+    return f" With probability 0.8, so many seeds find a difference of {which} percentage points."
 
 
 def _row(pair: FamilyComparison, family: int) -> tuple[Cell, ...]:
@@ -105,9 +115,9 @@ def _row(pair: FamilyComparison, family: int) -> tuple[Cell, ...]:
         _finding(pair),
         Cell(difference if bounds == NOTHING else f"{difference} {bounds}", c.difference),
         Cell(str(c.n), c.n),
-        _p(c.p),
-        _p(pair.p_holm),
-        _p(c.p_wilcoxon),
+        p_cell(c.p),
+        p_cell(pair.p_holm),
+        p_cell(c.p_wilcoxon),
         Cell(effect_size(c.effect_size), None if math.isnan(c.effect_size) else c.effect_size),
         Cell(NOTHING if seeds is None else str(seeds), seeds),
     )
@@ -115,29 +125,12 @@ def _row(pair: FamilyComparison, family: int) -> tuple[Cell, ...]:
 
 def _finding(pair: FamilyComparison) -> Cell:
     if not pair.reachable:
-        text = f"too few seeds ({pair.comparison.n})"
+        text = f"{TOO_FEW_SEEDS} ({pair.comparison.n})"
         return Cell(text, text)
     if not pair.significant:
         return Cell("no difference shown", "no difference shown")
     text = f"{pair.a if pair.comparison.difference > 0 else pair.b} higher *"
     return Cell(text, text, "significant")
-
-
-def _p(value: float) -> Cell:
-    return Cell(p_value(value), None if math.isnan(value) else value)
-
-
-def _too_few(pairs: Sequence[FamilyComparison]) -> list[str]:
-    notes = ["*: significant after Holm's correction."] if any(pair.significant for pair in pairs) else []
-    smallest = {pair.comparison.n: pair.comparison.p_smallest for pair in pairs if not pair.reachable}
-    for seeds, p in sorted(smallest.items()):
-        adjusted = min(1.0, p * len(pairs))
-        notes.append(
-            f"Too few seeds ({seeds}): smallest reachable {p_equals(p)}, after Holm's correction over "
-            f"{count(len(pairs), 'comparison')} {p_equals(adjusted)}; {seeds_that_could_show(len(pairs))} seeds could "
-            "reach 0.05."
-        )
-    return notes
 
 
 # ------------------------------------------------------------------------------- over scenarios

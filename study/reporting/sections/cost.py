@@ -6,6 +6,7 @@ from study.reporting.figures.style import looks
 from study.reporting.findings import Findings
 from study.reporting.numbers import BYTES, SECONDS, quantity, unit_for
 from study.reporting.results import MethodResult
+from study.reporting.sections.cells import quantity_cell
 from study.settings import Scenario
 
 
@@ -26,7 +27,8 @@ def _how(findings: Findings) -> str:
     text = (
         "Means of a run over the seeds, in wall-clock time. Consolidation: measuring importance and all else that "
         "plugins do after the last training step. Peak memory: the largest that the process (on a GPU: PyTorch there) "
-        "held. Plugin memory: what the method's plugin holds at the end, scratch included."
+        "held. State: what the method has to keep at the end from one experience to the next, as importance, "
+        "stored examples or a copy of the model. Scratch: what its plugin holds beside, only to be fast."
     )
     machines = {record.hardware for record in findings.selection.records if record.finished}
     if len(machines) > 1:
@@ -57,14 +59,15 @@ def _figures(findings: Findings, scenario: Scenario, finished: list[MethodResult
 def _table(scenario: Scenario, finished: list[MethodResult]) -> Table:
     seconds = unit_for([_total(result) for result in finished], SECONDS)
     peak = unit_for([result.peak_memory for result in finished], BYTES)
-    plugin = unit_for([result.plugin_memory for result in finished], BYTES)
+    plugin = unit_for([held for r in finished for held in (r.plugin_memory, r.plugin_scratch)], BYTES)
     columns = (
         Column("method", "name"),
         Column(f"a run, {seconds.name}"),
         *(Column(f"{phase}, {seconds.name}") for phase in PHASES),
         Column("consolidation / training"),
         Column(f"peak memory, {peak.name}"),
-        Column(f"plugin memory, {plugin.name}"),
+        Column(f"state, {plugin.name}"),
+        Column(f"scratch, {plugin.name}"),
         Column("examples stored"),
     )
     rows = []
@@ -75,10 +78,11 @@ def _table(scenario: Scenario, finished: list[MethodResult]) -> Table:
         rows.append(
             (
                 Cell(result.method, result.method),
-                *(Cell(seconds.text(value), value) for value in (_total(result), *phases.values())),
+                *(quantity_cell(value, seconds) for value in (_total(result), *phases.values())),
                 Cell("–" if share is None else f"{share:.3f}", share),
-                Cell(peak.text(result.peak_memory), result.peak_memory),
-                Cell(plugin.text(result.plugin_memory), result.plugin_memory),
+                quantity_cell(result.peak_memory, peak),
+                quantity_cell(result.plugin_memory, plugin),
+                quantity_cell(result.plugin_scratch, plugin),
                 Cell("–" if examples is None else str(examples), examples),
             )
         )

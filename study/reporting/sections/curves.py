@@ -70,8 +70,9 @@ def _memory(findings: Findings, scenario: Scenario, finished: list[MethodResult]
         for result in holding
     )
     caption = (
-        f"What memory buys, {scenario}-incremental: average accuracy against the bytes that the method's plugin holds "
-        "at the end. Dashed lines: methods without a plugin (joint and cumulative training keep all data, naive none)."
+        f"What memory buys, {scenario}-incremental: average accuracy against the bytes that the method has to keep, "
+        "scratch not included. Dashed lines: methods that keep no state (joint and cumulative training keep all data, "
+        "naive none)."
     )
     svg = memory_figure(f"memory-{scenario}", f"{alt}.", finished, looks(findings.protocol.methods))
     return [Figure(f"memory-{scenario}", caption, f"{alt}.", svg)]

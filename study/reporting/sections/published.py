@@ -1,12 +1,11 @@
 """Published numbers and ours."""
 
-import math
-
 from study.protocol import Published
 from study.reporting.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
 from study.reporting.evidence import PublishedRow
 from study.reporting.findings import Findings
-from study.reporting.numbers import NOTHING, interval, p_value, points, signed_points, with_interval
+from study.reporting.numbers import NOTHING, interval, points, signed_points, with_interval
+from study.reporting.sections.cells import p_cell
 
 NO_RUN = "no finished run"
 
@@ -90,11 +89,7 @@ def _row(row: PublishedRow, tables: list[Published]) -> tuple[Cell, ...]:
         Cell(str(comparison.ours.n), comparison.ours.n),
         Cell(difference if bounds == NOTHING else f"{difference} {bounds}", comparison.difference),
         Cell(points(margin), margin),
-        _p(comparison.p),
-        _p(comparison.p_tost),
+        p_cell(comparison.p),
+        p_cell(comparison.p_tost),
         Cell(comparison.reason, comparison.reason or None),
     )
-
-
-def _p(value: float) -> Cell:
-    return Cell(p_value(value), None if math.isnan(value) else value)

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from importlib import resources
 
-from study.protocol import Protocol, parse_protocol, protocol_names
 from study.records import RunRecord
 from study.reporting.document import Cell, Code, Column, Paragraph, Section, Table
 from study.reporting.findings import Findings
 from study.reporting.numbers import count, enumeration
-from study.reporting.toml import to_toml
+from study.reporting.provenance import is_packaged, protocol_text
+
+PROTOCOL = "protocol.toml"
+"""In the folder of a report: the protocol as it was used."""
 
 
 def reproduction_section(findings: Findings) -> Section:
@@ -26,7 +27,7 @@ def reproduction_section(findings: Findings) -> Section:
                 "`results.parquet` a row a run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy "
                 "matrices (accuracies there are from 0 to 1)."
             ),
-            *([] if packaged else [Paragraph(f"`{findings.name}.toml` is the protocol at the end of this report.")]),
+            Paragraph(_where(packaged)),
             Code("\n".join(_commands(findings, packaged)), "sh"),
             Paragraph(_provenance(findings)),
             _versions(findings),
@@ -36,37 +37,29 @@ def reproduction_section(findings: Findings) -> Section:
     )
 
 
-def is_packaged(name: str, protocol: Protocol) -> bool:
-    """Whether the protocol is, unchanged, the one of that name which comes with the package."""
-    return name in protocol_names() and parse_protocol(_packaged_text(name), name) == protocol
-
-
-def protocol_text(name: str, protocol: Protocol) -> str:
-    """The protocol as a file: the package's own where it is that, comments included, and otherwise all it says."""
-    return _packaged_text(name) if is_packaged(name, protocol) else to_toml(protocol)
-
-
-def _packaged_text(name: str) -> str:
-    return (resources.files("study") / "protocols" / f"{name}.toml").read_text(encoding="utf-8")
+def _where(packaged: bool) -> str:
+    file = f"`{PROTOCOL}` is the protocol as it was used"
+    if packaged:
+        return f"{file}, which comes with the package. In the folder of this report:"
+    return f"{file}, which is not one that comes with the package as it is. In the folder of this report:"
 
 
 def _commands(findings: Findings, packaged: bool) -> list[str]:
-    name = findings.name if packaged else f"{findings.name}.toml"
+    name = findings.name if packaged else PROTOCOL
     there = list(dict.fromkeys(runs.method for runs in findings.selection.runs))
     methods = [method for method in findings.protocol.methods if method in there]
     subset = "" if len(methods) == len(findings.protocol.methods) else f" --methods {','.join(methods)}"
     if len(findings.scenarios) < len(findings.protocol.scenarios):
         subset += f" --scenario {','.join(findings.scenarios)}"
     seeds = 1 + max(record.run.seed for record in findings.selection.records)
-    folder = f"reports/{findings.name}"
     searched = bool(findings.selection.tuning)
     device = " --device cuda" if {r.run.device for r in findings.selection.records} == {"cuda"} else ""
     return [
         *([f"clreg-study tune {name}{device}"] if searched else []),
         f"clreg-study run {name} --seeds {seeds}{subset}{device}",
-        f"clreg-study report {name} --records runs/{findings.name} --out {folder}",
-        "# the same report from the records in it, without training anything:",
-        f"clreg-study report {name} --records {folder} --out {folder}-again",
+        f"clreg-study report {name}",
+        "# the same report from the records in this folder, without training anything:",
+        f"clreg-study report {name} --records . --out again",
     ]
 
 

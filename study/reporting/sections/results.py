@@ -21,6 +21,7 @@ from study.reporting.numbers import (
     with_interval,
 )
 from study.reporting.results import MethodResult
+from study.reporting.sections.cells import quantity_cell
 from study.settings import Method, Scenario, takes_strength
 from study.statistics import Summary
 
@@ -41,7 +42,8 @@ def _how(findings: Findings) -> str:
     return (
         "Means over the seeds with 95% intervals. Average accuracy: over all experiences at the end. Forgetting: what "
         "was lost of the best accuracy before the end. Backward transfer: accuracy at the end less that right after "
-        f"learning. Learning accuracy: right after learning. Time and memory: means of a run.{chosen}"
+        "learning. Learning accuracy: right after learning. Time and memory: means of a run; state: what the method "
+        f"has to keep from one experience to the next.{chosen}"
     )
 
 
@@ -82,7 +84,7 @@ def _table(findings: Findings, scenario: Scenario) -> Table:
         Column("λ"),
         *(Column(f"{phase}, {unit.name}") for phase, unit in zip(PHASES, seconds, strict=True)),
         Column(f"peak memory, {peak.name}"),
-        Column(f"plugin memory, {plugin.name}"),
+        Column(f"state, {plugin.name}"),
     )
     return Table(
         f"results-{scenario}",
@@ -107,11 +109,6 @@ def _row(
         quantity_cell(result.peak_memory, peak),
         quantity_cell(result.plugin_memory, plugin),
     )
-
-
-def quantity_cell(value: float | None, unit: Unit) -> Cell:
-    """A time or a memory in its column's unit."""
-    return Cell(unit.text(value), value)
 
 
 def _mean(summary: Summary | None) -> Cell:

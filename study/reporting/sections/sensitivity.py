@@ -4,7 +4,7 @@ from study.reporting.document import Cell, Column, Figure, Gallery, Paragraph, S
 from study.reporting.figures.sensitivity import sensitivity_figure
 from study.reporting.figures.style import looks
 from study.reporting.findings import Findings
-from study.reporting.numbers import count, enumeration, option, points, strength
+from study.reporting.numbers import combination, count, enumeration, points, strength
 from study.settings import Scenario
 from study.tuning import Choice
 
@@ -62,20 +62,17 @@ def _table(findings: Findings, scenario: Scenario, choices: list[Choice]) -> Tab
 
 
 def _row(findings: Findings, scenario: Scenario, choice: Choice) -> tuple[Cell, ...]:
-    tried = "; ".join(f"{_values(choice, values)}: {points(100 * mean)}" for values, mean in choice.accuracy.items())
+    tried = "; ".join(
+        f"{combination(choice.options, values)}: {points(100 * mean)}" for values, mean in choice.accuracy.items()
+    )
     protocols = findings.protocol.strength_of(choice.method, scenario)
     accuracy = 100 * choice.accuracy[choice.best]
     edge = "yes" if choice.at_edge else "no"
     return (
         Cell(choice.method, choice.method),
-        Cell(_values(choice, choice.best), choice.best[0]),
+        Cell(combination(choice.options, choice.best), choice.best[0]),
         Cell(points(accuracy), accuracy),
         Cell(edge, edge, "problem" if choice.at_edge else ""),
         Cell("as chosen", choice.best[0]) if protocols == "tuned" else Cell(strength(protocols), protocols),
         Cell(tried, tried),
     )
-
-
-def _values(choice: Choice, values: tuple[object, ...]) -> str:
-    others = zip(choice.options[1:], values[1:], strict=True)
-    return strength(values[0]) + "".join(f", {name} = {option(value)}" for name, value in others)

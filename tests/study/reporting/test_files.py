@@ -6,9 +6,12 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from study.protocol import load_protocol
+import pytest
+
+from study.protocol import Protocol, load_protocol
 from study.records import Hardware, Run, RunRecord
 from study.reporting.report import write_report
+from study.reporting.selection import ReportError
 from study.store import read_archive
 from tests.study.reporting.reading import markdown_tables
 from tests.study.reporting.synthetic import (
@@ -35,7 +38,7 @@ def test_versions_machines_commits_and_commands_are_those_of_the_records(tmp_pat
     text = (folder / "README.md").read_text()
     assert "Code: 0123456789abcdef0123456789abcdef01234567 (5 runs) and fedcba+ (1 run)." in text
     assert 'A "+" says that files differed from the commit. 1 run went on from a checkpoint.' in text
-    assert "clreg-study run toy.toml --seeds 3 --methods naive,ewc --scenario class\n" in text
+    assert "clreg-study run protocol.toml --seeds 3 --methods naive,ewc --scenario class\n" in text
     assert "times are not comparable" in text
 
 
@@ -61,7 +64,7 @@ def test_the_same_records_in_any_order_give_the_same_bytes(complete, tmp_path):
     first, second = contents(complete), contents(again)
     assert first.keys() == second.keys()
     assert {name for name in first if first[name] != second[name]} == set()
-    assert {Path(name).suffix for name in first} == {".md", ".html", ".tex", ".svg", ".csv", ".parquet", ".gz"}
+    assert {Path(name).suffix for name in first} == {".md", ".html", ".tex", ".svg", ".csv", ".parquet", ".gz", ".toml"}
 
 
 def test_a_new_process_writes_the_same_bytes_from_the_reports_own_archives(complete, tmp_path):
@@ -90,12 +93,79 @@ def test_the_page_and_the_figures_are_written_whole(complete):
 
 
 def test_reports_of_an_earlier_time_leave_nothing_and_files_of_others_stay(tmp_path, without_figures):
-    (tmp_path / "figures").mkdir()
-    for name in ("mine.svg", "curve-domain.svg"):
-        (tmp_path / "figures" / name).write_text("<svg/>")
     folder = written(tmp_path, all_records(toy()))
+    for name in ("mine.svg", "curve-domain.svg"):
+        (folder / "figures" / name).write_text("<svg/>")
+    written(folder, all_records(toy()))
     assert (folder / "figures" / "mine.svg").exists()
     assert not (folder / "figures" / "curve-domain.svg").exists()
+
+
+def test_a_folder_with_anything_but_a_report_is_left_as_it_is(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ReportError, match=rf"{tmp_path} is not empty .* allowed for --out: a new or empty folder"):
+        written(tmp_path, all_records(toy()))
+    assert contents(tmp_path) == {"README.md": b"mine"}
+
+
+# ------------------------------------------------------------------------------- the protocol
+
+
+def test_the_protocol_is_beside_the_report_and_gives_the_same_report(tmp_path, without_figures):
+    records = all_records(toy())
+    first = written(tmp_path / "first", records)
+    protocol = load_protocol(str(first / "protocol.toml"))
+    assert protocol == toy()
+    write_report("protocol", protocol, records, [], tmp_path / "second")
+    assert contents(tmp_path / "second") == contents(first)
+
+
+def digits(*overrides: str, records_of: str = "ewc") -> tuple[Protocol, list[RunRecord]]:
+    """Split Digits with overrides, and one run of it."""
+    protocol = load_protocol("digits", overrides)
+    run = Run.of("digits", protocol, "class", records_of, 0)
+    return protocol, [RunRecord.model_validate(record(toy(), "ewc").model_dump() | {"run": run, "id": run.id})]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), "on validation data and other seeds."),
+        (("strength.ewc.class=7",), "other seeds; λ as given with --set: ewc, class (7)."),
+        (("training.batch_size=16",), "other seeds, but for other settings (training.batch_size 32, here 16)."),
+        (
+            ("methods.ewc.fisher=sample", "strength.ewc.task=7", "strength.ewc.class=8"),
+            "other seeds, but for other settings (methods.ewc.fisher exact, here sample); "
+            "λ as given with --set: ewc, task (7) and ewc, class (8).",
+        ),
+    ],
+)
+def test_what_was_replaced_is_not_said_to_have_been_chosen(tmp_path, without_figures, overrides, said):
+    protocol, records = digits(*overrides)
+    write_report("digits", protocol, records, [], tmp_path / "one")
+    text = (tmp_path / "one" / "README.md").read_text()
+    assert said in plain(text)
+    assert ("clreg-study run digits " in text) == (not overrides)
+    # and it stays true where the report is made again, from the protocol in it
+    again = load_protocol(str(tmp_path / "one" / "protocol.toml"))
+    for name in ("digits", "protocol"):
+        write_report(name, again, records, [], tmp_path / name)
+        assert said in plain((tmp_path / name / "README.md").read_text())
+
+
+def test_where_every_strength_is_given_by_hand_nothing_is_said_of_the_protocols(tmp_path, without_figures):
+    by_hand = ["scenarios=['class']", *(f"strength.{m}.class=3" for m in load_protocol("digits").strength)]
+    protocol, records = digits(*by_hand)
+    write_report("digits", protocol, records, [], tmp_path)
+    found = re.search(r"How λ was chosen: (.*)", plain((tmp_path / "README.md").read_text()))[1]
+    assert found.startswith("λ as given with --set: l2, class (3)")
+
+
+def plain(markdown: str) -> str:
+    return re.sub(r"\\([^\w\s])", r"\1", markdown)
+
+
+# ------------------------------------------------------------------------------- every output
 
 
 def test_what_is_special_in_markdown_html_and_latex_is_escaped(complete):

@@ -27,7 +27,7 @@ def test_the_numbers_of_trained_runs_are_the_reports(protocol, run_of, tmp_path)
         if method != "joint":
             assert found["forgetting %"].split()[0] == f"{50 * sum(map(forgetting, matrices)):.2f}".replace("-", "−")
     text = (page.parent / "README.md").read_text()
-    assert "clreg-study run tiny.toml --seeds 2 --methods naive,ewc,replay-matched,joint --scenario task" in text
+    assert "clreg-study run protocol.toml --seeds 2 --methods naive,ewc,replay-matched,joint --scenario task" in text
     assert records[0].versions["torch"] in text
     assert records[0].hardware.processor in text
 

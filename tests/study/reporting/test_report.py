@@ -84,12 +84,15 @@ def test_options_times_and_memory_are_those_of_the_records(complete):
     # two experiences, of 1 + seed seconds each, over the seeds 0 to 3
     assert (ewc["training, s"], ewc["consolidation, s"], ewc["evaluation, s"]) == ("5.00", "0.50", "1.00")
     assert (ewc["a run, s"], ewc["consolidation / training"]) == ("6.50", "0.100")
-    assert (ewc["peak memory, MiB"], ewc["plugin memory, KiB"], ewc["examples stored"]) == ("601", "2.00", "–")
+    assert (ewc["peak memory, MiB"], ewc["examples stored"]) == ("601", "–")
+    assert "the bytes that the method has to keep, scratch not included" in (complete / "README.md").read_text()
+    assert "ewc 61.00% with 2.00 KiB" in (complete / "figures" / "memory-class.svg").read_text(), "state, not scratch"
+    assert (ewc["state, KiB"], ewc["scratch, KiB"]) == ("2.00", "5.00")
     assert row(tables, COST, "replay-2")["examples stored"] == "32"
     assert row(tables, COST, "joint")["training, s"] == "2.50"
     in_results = row(tables, RESULTS, "ewc")
     assert (in_results["training, s"], in_results["consolidation, s"]) == ("5.00", "0.50")
-    assert (in_results["peak memory, MiB"], in_results["plugin memory, KiB"]) == ("601", "2.00")
+    assert (in_results["peak memory, MiB"], in_results["state, KiB"]) == ("601", "2.00")
 
 
 # ------------------------------------------------------------------------------- against published numbers
@@ -222,7 +225,12 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
         assert (found["p"], found["p (Holm)"]) == (p_text(raw[index]), p_text(holm[index]))
         assert found["finding"] == (f"{b} higher *" if index < 2 else "no difference shown")
         assert found["p (Wilcoxon)"] == p_text(stats.wilcoxon((vectors[a] - vectors[b]).round(9)).pvalue)
-    assert "not shown to differ from `ewc`" in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert "not shown to differ from `ewc`" in text
+    spreads = [(vectors[a] - vectors[b]).std(ddof=1) for a, b in itertools.combinations(vectors, 2)]
+    found = [sd * TTestPower().solve_power(nobs=8, alpha=0.05 / 3, power=0.8) for sd in spreads]
+    assert f"so many seeds find a difference of {min(found):.2f} to {max(found):.2f}, depending on the methods" in text
+    assert "the exact sign-flip permutation test" in text
 
 
 def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_figures):

@@ -1,10 +1,14 @@
 """A report is about the runs that its protocol means now, each once, and says what it left out."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from study.protocol import load_protocol, parse_protocol
+from study.records import RunRecord
 from study.reporting.selection import OLDER, OTHER_SETTINGS, OUTSIDE_GRID, VALIDATION, ReportError, select
 from study.reporting.toml import to_toml
+from study.tuning import choose
 from tests.study.reporting.synthetic import TEXT, all_records, record, search_records, toy, written
 
 TUNED = TEXT.replace("ewc = { task = 100, class = 100 }", 'ewc = { task = 100, class = "tuned" }')
@@ -55,17 +59,76 @@ def test_two_methods_with_the_same_settings_share_their_runs():
     assert len(selection.records) == 1
 
 
-@pytest.mark.parametrize("change", [{"id": "0123456789abcdef"}, {"run": {"device": "cuda"}}])
-def test_of_several_records_of_one_seed_the_latest_counts(change):
-    protocol = toy()
-    old, new = record(protocol, "ewc"), record(protocol, "ewc", ended="2026-04-01T00:00:00+00:00", **change)
-    if "run" in change:
-        new = new.model_copy(update={"id": new.run.id})
-    assert old.id != new.id
+def again(method: str = "ewc", seed: int = 0, **changes: object) -> RunRecord:
+    """A later record of a run, with other versions."""
+    changes = {"id": "0123456789abcdef", "ended": "2026-04-01T00:00:00+00:00"} | changes
+    return record(toy(), method, seed=seed, **changes)
+
+
+def test_of_several_records_of_one_seed_the_latest_counts():
+    old, new = record(toy(), "ewc"), again()
     for records in ([old, new], [new, old]):
-        selection = select("toy", protocol, records, [])
+        selection = select("toy", toy(), records, [])
         assert selection.records == [new]
         assert selection.left_out == {OLDER: 1}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "counts"),
+    [
+        ("finished", "failed", "finished"),
+        ("diverged", "failed", "diverged"),
+        ("failed", "finished", "finished"),
+        ("finished", "diverged", "diverged"),
+        ("diverged", "finished", "finished"),
+        ("failed", "failed", "failed"),
+    ],
+)
+def test_a_failure_hides_nothing_that_a_run_came_to(earlier, later, counts):
+    records = [record(toy(), "ewc", outcome=earlier), again(outcome=later)]
+    [used] = select("toy", toy(), records, []).records
+    assert used.outcome == counts
+    assert used.ended == max(r.ended for r in records if r.outcome == counts)
+
+
+def test_a_later_failure_in_the_search_does_not_undo_its_choice():
+    protocol = toy()
+    searched = search_records(protocol)
+    failures = [
+        r.model_copy(update={"outcome": "failed", "id": f"{i:016}", "ended": "2027"}) for i, r in enumerate(searched)
+    ]
+    for records in ([*searched, *failures], [*failures, *searched]):
+        assert len(choose("toy", protocol, records)) == 4
+        selection = select("toy", protocol, all_records(protocol), records)
+        assert {choice.method: choice.strength for choice in selection.choices} == {"ewc": 10.0, "online_ewc": 1.0}
+        assert selection.left_out == {OLDER: len(searched)}
+
+
+def on(device: str, method: str, seeds: Sequence[int], outcome: str = "finished") -> list[RunRecord]:
+    found = [record(toy(), method, seed=seed, run={"device": device}, outcome=outcome) for seed in seeds]
+    return [each.model_copy(update={"id": each.run.id}) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cuda", "taken"),
+    [((0, 1), (1, 2), "cpu"), ((0,), (0, 1), "cuda"), ((0, 1, 2), (0, 1), "cpu"), ((), (0,), "cuda")],
+)
+def test_a_mean_is_over_the_runs_of_one_device_and_the_others_are_counted(cpu, cuda, taken):
+    records = [*on("cuda", "ewc", cuda), *on("cpu", "ewc", cpu)]
+    [runs] = select("toy", toy(), records, []).runs
+    assert [(r.run.device, r.run.seed) for r in runs.records] == [
+        (taken, seed) for seed in {"cpu": cpu, "cuda": cuda}[taken]
+    ]
+    other, left_out = ("cuda", len(cuda)) if taken == "cpu" else ("cpu", len(cpu))
+    expected = {f"on {other} where the report is about runs on {taken}": left_out} if left_out else {}
+    assert select("toy", toy(), records, []).left_out == expected
+
+
+def test_what_finished_decides_which_device_is_taken_for_each_method_by_itself():
+    records = [*on("cpu", "ewc", (0, 1, 2), "failed"), *on("cuda", "ewc", (0, 1)), *on("cpu", "naive", (0, 1))]
+    ewc, naive = sorted(select("toy", toy(), records, []).runs, key=lambda runs: runs.method)
+    assert {r.run.device for r in ewc.records} == {"cuda"}
+    assert {r.run.device for r in naive.records} == {"cpu"}
 
 
 def test_a_strength_that_is_tuned_is_that_of_the_search():
@@ -109,7 +172,7 @@ def test_records_of_another_search_are_left_out():
 def test_where_none_belongs_the_error_says_what_differs():
     protocol = toy()
     other = record(protocol, "ewc", run={"strength": 50.0})
-    with pytest.raises(ReportError, match=r"none of the 1 record given .* differs in strength \(50.0, .* 100.0\)"):
+    with pytest.raises(ReportError, match=r"none of the 1 record given .* differs in strength \(50, .* 100\)"):
         select("toy", protocol, [other], [])
 
 

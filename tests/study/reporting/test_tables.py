@@ -1,5 +1,6 @@
 """Tables for the terminal."""
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -44,3 +45,20 @@ def test_a_protocol_shows_what_it_leaves_to_the_search():
     rows = shown(protocol_table(toy(TEXT.replace("class = 1e6", 'class = "tuned"'))))
     assert rows["online_ewc"][1:] == ["0.01", "tuned"]
     assert rows["naive"][1:] == ["–", "–"]
+
+
+def test_what_users_wrote_is_shown_as_it_is_and_is_no_markup():
+    results = method_results([failed(toy(), "ewc", 0, run={"label": "[/ewc]"})], "class")
+    table = scenario_table("[/digits] [bold]", "class", results)
+    assert "[/ewc]" in shown(table)
+    assert "[/digits] [bold], class-incremental" in title(table)
+    choices = choose("toy", toy(), search_records(toy()))
+    marked = [dataclasses.replace(choice, method="[/x]") for choice in choices]
+    assert shown(choice_table(":warning: [x]", marked))["class"][0] == "[/x]"
+    assert ":warning: [x]: the search" in title(choice_table(":warning: [x]", marked))
+
+
+def title(table: Table) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text().splitlines()[0]

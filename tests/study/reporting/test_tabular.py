@@ -42,6 +42,7 @@ def test_a_row_a_run_with_what_the_record_says(folder):
     assert (ewc["seconds_training"], ewc["seconds_consolidation"], ewc["seconds_evaluation"]) == (4.0, 0.5, 1.0)
     assert ewc["seconds_total"] == 5.5
     assert (ewc["peak_memory_bytes"], ewc["plugin_memory_bytes"]) == (601 * 2**20, 2 * 2**10)
+    assert ewc["plugin_scratch_bytes"] == 5 * 2**10
     assert pd.isna(table.loc["class", "joint", 0]["forgetting"])
     assert table.loc["class", "replay-2", 0]["memory_examples"] == 32
 

@@ -1,0 +1,68 @@
+"""The protocol as it was used: whether it is one of the package's, and what ``--set`` has made of it."""
+
+from importlib import resources
+
+from study.protocol import Protocol, load_protocol, protocol_names
+from study.reporting.differences import differing_leaves, shown
+from study.reporting.numbers import enumeration, strength
+from study.reporting.toml import to_toml
+
+DECIDING = {"benchmark", "model", "training", "methods"}
+"""What a λ is chosen for."""
+
+
+def is_packaged(name: str, protocol: Protocol) -> bool:
+    """Whether the protocol is, unchanged, the one of that name which comes with the package."""
+    return name in protocol_names() and load_protocol(name) == protocol
+
+
+def protocol_text(name: str, protocol: Protocol) -> str:
+    """The protocol as a file: the package's own where it is that, comments included, and otherwise all it says."""
+    if not is_packaged(name, protocol):
+        return to_toml(protocol)
+    return (resources.files("study") / "protocols" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def with_true_source(name: str, protocol: Protocol) -> Protocol:
+    """The protocol, with a ``strength_source`` that claims nothing of what ``--set`` has replaced.
+
+    A λ that was given by hand was not chosen as the protocol that comes with the package says; and one that stayed was
+    not chosen for settings that did not. A protocol that says for itself how its λ was chosen is taken at its word, and
+    so is one that leaves λ to the search, which is done with the same settings.
+
+    Args:
+        name: the protocol's; nothing is known of one that does not come with the package.
+        protocol: as it was used.
+    """
+    if name not in protocol_names():
+        return protocol
+    shipped = load_protocol(name)
+    if protocol.strength_source != shipped.strength_source:
+        return protocol
+    given, kept = [], False
+    for method, by_scenario in protocol.strength.items():
+        for scenario in protocol.scenarios:
+            if by_scenario[scenario] == "tuned":
+                continue
+            if by_scenario[scenario] == shipped.strength.get(method, {}).get(scenario):
+                kept = True
+            else:
+                given.append(f"{method}, {scenario} ({strength(by_scenario[scenario])})")
+    differences = _other_settings(shipped, protocol) if kept else ""
+    if not given and not differences:
+        return protocol
+    tuned = any("tuned" in by_scenario.values() for by_scenario in protocol.strength.values())
+    sources = [protocol.strength_source.strip().rstrip(".") + differences] if kept or tuned else []
+    if given:
+        sources.append(f"λ as given with --set: {enumeration(given)}")
+    return protocol.model_copy(update={"strength_source": "; ".join(sources)})
+
+
+def _other_settings(shipped: Protocol, protocol: Protocol) -> str:
+    """For which settings the λs that stayed were chosen, if not for these."""
+    trees = [each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)]
+    differences = differing_leaves(trees)
+    if not differences:
+        return ""
+    words = "; ".join(f"{key} {shown(before)}, here {shown(now)}" for key, (before, now) in differences.items())
+    return f", but for other settings ({words})"

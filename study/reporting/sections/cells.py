@@ -1,0 +1,16 @@
+"""Cells that several tables have."""
+
+import math
+
+from study.reporting.document import Cell
+from study.reporting.numbers import Unit, p_value
+
+
+def p_cell(p: float) -> Cell:
+    """A p-value."""
+    return Cell(p_value(p), None if math.isnan(p) else p)
+
+
+def quantity_cell(value: float | None, unit: Unit) -> Cell:
+    """A time or a memory in its column's unit."""
+    return Cell(unit.text(value), value)
