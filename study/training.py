@@ -140,7 +140,7 @@ class Learner:
         iterations = run.training.iterations
         if iterations is not None and self._joint:
             iterations *= len(self.benchmark.train_stream)
-        batches = InMemoryBatches(derived_seed(run.seed, "order"), iterations)
+        batches = InMemoryBatches(derived_seed(run.seed, "order"), iterations, Encoding.of(run.benchmark))
         plugin = build_plugin(
             run.method,
             run.strength,
