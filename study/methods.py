@@ -53,7 +53,7 @@ def build_plugin(
 
 
 def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a protocol."""
+    """The optimizer of a protocol; fused, since on a CPU PyTorch's default costs as much as a backward pass."""
     if settings.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
+        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+    return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum, fused=True)
