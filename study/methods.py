@@ -2,7 +2,8 @@
 
 import torch
 from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import LwFPlugin
+from avalanche.training.plugins import EWCPlugin as AvalancheEWCPlugin
+from avalanche.training.plugins import LwFPlugin, SynapticIntelligencePlugin
 from avalanche.training.supervised import Cumulative as CumulativeTraining
 from avalanche.training.supervised import JointTraining, Naive
 from torch import nn
@@ -12,7 +13,22 @@ from study.baselines import ReplayMemory
 from study.batches import InMemoryBatches
 from study.data import Encoding
 from study.models import parameter_bytes
-from study.settings import EWC, L2, MAS, SI, Cumulative, Joint, LwF, Method, OnlineEWC, Replay, Training
+from study.peers import SynapticIntelligenceOnCopies
+from study.settings import (
+    EWC,
+    L2,
+    MAS,
+    SI,
+    AvalancheEWC,
+    AvalancheSI,
+    Cumulative,
+    Joint,
+    LwF,
+    Method,
+    OnlineEWC,
+    Replay,
+    Training,
+)
 
 PLUGIN = {L2: L2Plugin, EWC: EWCPlugin, OnlineEWC: OnlineEWCPlugin, MAS: MASPlugin, SI: SIPlugin}
 STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
@@ -44,6 +60,11 @@ def build_plugin(
         return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)
     if isinstance(method, LwF):
         return LwFPlugin(alpha=strength, temperature=method.temperature)
+    if isinstance(method, AvalancheEWC):
+        return AvalancheEWCPlugin(strength, mode=method.mode, decay_factor=method.decay_factor)
+    if isinstance(method, AvalancheSI):
+        plugin = SynapticIntelligenceOnCopies if method.mended else SynapticIntelligencePlugin
+        return plugin(strength, eps=method.eps)
     if type(method) not in PLUGIN:
         return None
     options = method.model_dump(exclude={"kind"})

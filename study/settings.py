@@ -245,8 +245,42 @@ class SI(Table):
     clip: bool = True
 
 
+class AvalancheEWC(Table):
+    """Avalanche's own ``EWCPlugin``; its ``ewc_lambda`` is the strength.
+
+    Attributes:
+        mode: "separate", or "online" with a decay.
+        decay_factor: of "online", which needs it.
+    """
+
+    kind: Literal["avalanche_ewc"]
+    mode: Literal["separate", "online"] = "separate"
+    decay_factor: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _online_decays(self) -> "AvalancheEWC":
+        if (self.decay_factor is not None) != (self.mode == "online"):
+            raise ValueError("decay_factor is for the mode 'online', which needs it")
+        return self
+
+
+class AvalancheSI(Table):
+    """Avalanche's own ``SynapticIntelligencePlugin``; its ``si_lambda`` is the strength.
+
+    Attributes:
+        eps: its damping.
+        mended: on a CPU it measures no importance and has no effect (Avalanche 0.6); true lets it remember copies of
+            the parameters, as it does on a GPU: see :class:`study.peers.SynapticIntelligenceOnCopies`.
+    """
+
+    kind: Literal["avalanche_si"]
+    eps: Annotated[float, Field(gt=0)] = 1e-7
+    mended: bool = False
+
+
 Method = Annotated[
-    Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI, Field(discriminator="kind")
+    Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI | AvalancheEWC | AvalancheSI,
+    Field(discriminator="kind"),
 ]
 
 

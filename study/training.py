@@ -179,6 +179,7 @@ class Learner:
         state.resumed += 1
         self.strategy.make_optimizer(reset_optimizer_state=True)  # else the strategy would, at its first experience
         self.strategy.optimizer.load_state_dict(state.optimizer)
+        self.strategy.clock.train_exp_counter = len(state.accuracy)  # Avalanche's EWC goes by it
         if isinstance(self.strategy, Cumulative):
             past = self.calls[: len(state.accuracy)]
             self.strategy.dataset = concat_datasets([experience.dataset for experience in past])

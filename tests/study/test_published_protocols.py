@@ -80,6 +80,24 @@ def test_hsus_conditions(scenario):
         assert powers == pytest.approx([-2, -1, 0, 1, 2]), name
 
 
+def test_beside_hsus_definitions_the_exact_ones_differ_in_nothing_else():
+    protocol = load_protocol("hsu2018-split-mnist-exact")
+    for scenario in SCENARIOS:
+        theirs = load_protocol(f"hsu2018-split-mnist-{scenario}")
+        assert (protocol.benchmark, protocol.model, protocol.training) == (
+            theirs.benchmark,
+            theirs.model,
+            theirs.training,
+        )
+        for name in ("naive", "ewc", "online_ewc", "si", "mas"):
+            assert protocol.methods[name] == theirs.methods[name]
+            assert protocol.strength_of(name, scenario) == theirs.strength_of(name, scenario)
+    exact = {"ewc": {"fisher": "exact"}, "online_ewc": {"fisher": "exact"}, "si": {"clip": True}}
+    for name, change in (exact | {"mas": {"per_sample": True}}).items():
+        assert protocol.methods[f"{name}-exact"] == protocol.methods[name].model_copy(update=change)
+        assert protocol.strength[f"{name}-exact"] == dict.fromkeys(SCENARIOS, "tuned")
+
+
 # ------------------------------------------------------------------------------- van de Ven and Tolias 2018, 2019
 
 SPLIT = {  # λ of EWC, λ and γ of Online EWC, c of SI
@@ -184,6 +202,18 @@ def test_van_de_vens_conditions(scenario, data, experiences, order, padding, hid
     assert protocol.methods["offline"].kind == "cumulative"
 
 
+def test_avalanches_plugins_run_on_the_same_protocol_as_ours():
+    protocol, ours = (load_protocol(f"{of}-permuted-mnist-domain") for of in ("avalanche", "vandeven2018"))
+    assert (protocol.benchmark, protocol.model, protocol.training) == (ours.benchmark, ours.model, ours.training)
+    for name in ("none", "ewc", "si"):
+        assert protocol.methods[name] == ours.methods[name]
+        assert protocol.strength_of(name, "domain") == ours.strength_of(name, "domain")
+    numbers, expected = published(protocol, "domain"), published(ours, "domain")
+    assert numbers == {name: expected[name.removeprefix("avalanche-").removesuffix("-mended")] for name in numbers}
+    grid = protocol.tuning.grid
+    assert grid["ewc-batched"]["strength"] == [2 * value for value in grid["avalanche-ewc"]["strength"]]
+
+
 # ------------------------------------------------------------------------------- the others
 
 
@@ -238,7 +268,7 @@ def test_on_fashion_mnist_every_method_is_tuned(scenario):
 
 def run(name: str, method: str, root: Path, overrides: list[str]) -> RunRecord:
     """A run of a protocol that is cut short, with λ = 1 where it is to be tuned."""
-    (scenario,) = load_protocol(name).scenarios
+    scenario = load_protocol(name).scenarios[0]
     if load_protocol(name).strength_of(method, scenario) == "tuned":
         overrides = [*overrides, f"strength.{method}.{scenario}=1"]
     protocol = load_protocol(name, overrides)
@@ -253,7 +283,9 @@ def run(name: str, method: str, root: Path, overrides: list[str]) -> RunRecord:
 FAMILIES = [
     ("hsu2018-split-mnist-class", "training.epochs=1"),
     ("vandeven2018-split-mnist-task", "training.iterations=3"),
+    ("hsu2018-split-mnist-exact", "training.epochs=1"),
     ("vandeven2018-permuted-mnist-domain", "training.iterations=2"),
+    ("avalanche-permuted-mnist-domain", "training.iterations=2"),
     ("zenke2017-permuted-mnist", "training.epochs=1"),
     ("split-fmnist-task", "training.iterations=3"),
     ("fisher-split-mnist-task", "training.iterations=3"),
