@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -39,9 +39,12 @@ from study.options import (
 from study.protocol import FIRST_TUNING_SEED, Protocol, ProtocolError, load_protocol, protocol_names
 from study.records import Run, RunRecord
 from study.settings import suggestion
-from study.store import RunStore
+from study.store import RecordError, RunStore
 from study.tracking import Tracking, check_tracking
 from study.tuning import choose, resolve, tuning_runs
+
+if TYPE_CHECKING:
+    from study.repeat import Repetition
 
 SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
 
@@ -205,10 +208,26 @@ def report(
         folder = records or records_folder(name)
         found = RunStore(folder).read_all()
         searched = tuning_records(name, tuning, beside=folder)
+        from study.reporting.conclusions import read_conclusions
         from study.reporting.report import write_report  # here, since the other commands need not wait for matplotlib
 
-        page = write_report(stem(name), protocol, found, searched, out or folder / "report")
+        target = out or folder / "report"
+        theirs = read_conclusions(target, protocol)
+        if theirs.text is None:
+            theirs = read_conclusions(folder, protocol)
+        page = write_report(stem(name), protocol, found, searched, target, theirs)
         typer.echo(f"written: {page}")
+
+
+@app.command()
+def overview(
+    folder: Annotated[Path, typer.Argument(help="Folder with reports below it.")] = Path("reports"),
+) -> None:
+    """Write one page on all reports below a folder: every published number tried, and what came of it."""
+    with _errors_without_traceback():
+        from study.reporting.overview import write_overview
+
+        typer.echo(f"written: {write_overview(folder)}")
 
 
 @app.command()
@@ -222,6 +241,43 @@ def compare(
     with _errors_without_traceback():
         (a_records, a_method), (b_records, b_method) = (records_and_method(argument) for argument in (a, b))
         Console().print(comparison_table((a, a_records, a_method), (b, b_records, b_method)))
+
+
+@app.command()
+def repeat(
+    folder: Annotated[Path, typer.Argument(help="Folder of the records, or of a report.")],
+    methods: Methods = None,
+    scenario: Scenarios = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Perform recorded runs again, and say whether they give the same numbers, to the last bit."""
+    from study.repeat import perform_again
+
+    with _errors_without_traceback():
+        there = [record for record in RunStore(folder).read_all() if record.run.seed == seed]
+        if not there:
+            raise RecordError(f"{folder} has no record with seed {seed}")
+        labels = selected("--methods", methods, list(dict.fromkeys(record.run.label for record in there)))
+        kinds = selected("--scenario", scenario, list(dict.fromkeys(record.run.scenario for record in there)))
+        records = [record for record in there if record.run.label in labels and record.run.scenario in kinds]
+        device = Device.cuda if any(record.run.device == "cuda" for record in records) else Device.cpu
+        for name in {record.run.benchmark.name for record in records}:
+            root = _checked_data(name, device, data_root)
+        others = 0
+        for record in records:
+            repetition = perform_again(record, Conditions(root))
+            others += not repetition.same
+            typer.echo(f"{record.run}: {_came_to(repetition)}")
+        if others:
+            raise typer.Exit(SOME_RUNS_FAILED)
+
+
+def _came_to(repetition: "Repetition") -> str:
+    if repetition.same:
+        return "the same numbers to the last bit"
+    conditions = f" ({'; '.join(repetition.conditions)})" if repetition.conditions else ""
+    return f"other numbers, accuracies by up to {repetition.largest_difference:.2f} points{conditions}"
 
 
 @app.command()
@@ -294,7 +350,7 @@ def _carry_out(
         check_cluster(ray)
     tracking = Tracking(wandb.value, store.folder.absolute())
     check_tracking(tracking)
-    root = _checked_data(protocol, None if ray else device, data_root)
+    root = _checked_data(protocol.benchmark.name, None if ray else device, data_root)
     conditions = Conditions(root, store.under_way.absolute(), tracking)
     try:
         return carry_out(
@@ -314,9 +370,9 @@ def _carry_out(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _checked_data(protocol: Protocol, device: Device | None, data_root: Path | None) -> Path:
+def _checked_data(name: str, device: Device | None, data_root: Path | None) -> Path:
     """The root of the data, which is there, as is the device, where it is this machine that needs it."""
-    if protocol.benchmark.name == "split_digits" and device is not Device.cuda and data_root is None:
+    if name == "split_digits" and device is not Device.cuda and data_root is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported
     import torch
 
@@ -325,7 +381,7 @@ def _checked_data(protocol: Protocol, device: Device | None, data_root: Path | N
     if device is Device.cuda and not torch.cuda.is_available():
         raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
     root = data_root or default_root()
-    load_images(protocol.benchmark.name, root)
+    load_images(name, root)
     return root.absolute()
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from study.reporting.document import Statement
-from study.reporting.evidence import seeds_that_could_show
+from study.reporting.evidence import NO_RUN, OTHER_SETTINGS, seeds_that_could_show
 from study.reporting.findings import Findings
 from study.reporting.numbers import count, enumeration, interval, points
 from study.reporting.results import MethodResult
@@ -15,8 +15,11 @@ MOST_NAMES = 4  # in a sentence
 
 
 def answer(findings: Findings) -> tuple[Statement, ...]:
-    """What was reproduced, the best method of each scenario, whether seeds suffice, and what did not finish."""
-    statements = [*_published(findings)]
+    """What people conclude; what was reproduced, the best method of each scenario, whether seeds suffice, what did not
+    finish.
+    """
+    statements = [Statement(entry.lead, " ".join(entry.text.split())) for entry in findings.conclusions.stated]
+    statements += _published(findings)
     statements += [_best(findings, scenario) for scenario in findings.scenarios]
     return (*statements, *_too_few_seeds(findings), _runs(findings))
 
@@ -25,14 +28,15 @@ def _published(findings: Findings) -> Iterator[Statement]:
     rows = findings.published
     if not rows:
         return
-    verdicts = Counter(row.comparison.verdict if row.comparison else "not run" for row in rows)
+    verdicts = Counter(row.verdict for row in rows)
     others = [
         f"{verdicts[verdict]} {words}"
         for verdict, words in (
             ("above", "exceeded (above)"),
             ("below", "not reached (below)"),
             ("inconclusive", "inconclusive"),
-            ("not run", "without a finished run of ours"),
+            (NO_RUN, "without a finished run of ours"),
+            (OTHER_SETTINGS, "not judged, since our settings are others"),
         )
         if verdicts[verdict]
     ]

@@ -18,11 +18,13 @@ class Cell:
         text: what is shown, the same in all outputs.
         value: what the column is sorted by, in one unit for the whole column; None sorts last.
         mark: what the cell stands for, so that it can be set off beside saying so in words.
+        link: a path from the page that the text leads to; in Markdown only.
     """
 
     text: str
     value: float | str | None = None
     mark: Mark = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

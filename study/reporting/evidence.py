@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from study.protocol import Protocol, Published, PublishedNumber
+from study.reporting.provenance import changes
 from study.reporting.results import MethodResult
 from study.settings import Scenario
 from study.statistics import (
@@ -18,6 +19,8 @@ from study.statistics import (
     friedman,
 )
 
+NO_RUN = "no finished run"
+OTHER_SETTINGS = "other settings"
 LEVEL = 0.05
 """Of every test, and one minus the confidence of every interval."""
 
@@ -31,6 +34,8 @@ class PublishedRow:
         table: where it was published.
         number: what was published.
         comparison: with ours; None if no run of ours finished.
+        changes: in what our settings differ from those that the number belongs to, as ``--set`` can make them; empty
+            if in nothing. Then there is no verdict.
     """
 
     scenario: Scenario
@@ -38,12 +43,21 @@ class PublishedRow:
     table: Published
     number: PublishedNumber
     comparison: PublishedComparison | None
+    changes: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """That of the comparison; or why there is none."""
+        if self.comparison is None:
+            return NO_RUN
+        return OTHER_SETTINGS if self.changes else self.comparison.verdict
 
 
-def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
+def against_published(name: str, protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
     """Every number published for a protocol, by scenario, source and method, beside ours.
 
     Args:
+        name: the protocol's.
         protocol: with the published numbers.
         results: of all its scenarios; a method without one has nothing to compare.
     """
@@ -55,7 +69,9 @@ def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> li
                 number = table.results.get(method, {}).get(scenario)
                 if number is not None:
                     ours = by_method.get((scenario, method))
-                    rows.append(PublishedRow(scenario, method, table, number, _compare(ours, table, number)))
+                    compared = _compare(ours, table, number)
+                    changed = changes(name, protocol, scenario, method)
+                    rows.append(PublishedRow(scenario, method, table, number, compared, changed))
     return rows
 
 

@@ -1,8 +1,9 @@
 """All that a report says in numbers, computed once for every part of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from study.protocol import Protocol
+from study.reporting.conclusions import Conclusions
 from study.reporting.evidence import PublishedRow, Ranks, against_published, all_pairs, ranks_over_scenarios
 from study.reporting.results import MethodResult, method_result
 from study.reporting.selection import Selection
@@ -20,6 +21,7 @@ class Findings:
         published: every published number beside ours.
         pairs: the methods of each scenario in twos.
         ranks: of the methods over the scenarios; None where there is too little for it.
+        conclusions: what people say to that.
     """
 
     selection: Selection
@@ -27,6 +29,7 @@ class Findings:
     published: tuple[PublishedRow, ...]
     pairs: dict[Scenario, list[FamilyComparison]]
     ranks: Ranks | None
+    conclusions: Conclusions = field(default_factory=Conclusions)
 
     @property
     def name(self) -> str:
@@ -52,7 +55,7 @@ class Findings:
         return [result for result in self.of(scenario) if result.finished]
 
 
-def find(selection: Selection) -> Findings:
+def find(selection: Selection, conclusions: Conclusions | None = None) -> Findings:
     """Compute what a report says."""
     results = tuple(
         method_result(runs.scenario, runs.method, runs.settings, runs.strength, runs.records) for runs in selection.runs
@@ -61,5 +64,6 @@ def find(selection: Selection) -> Findings:
         scenario: all_pairs([result for result in results if result.scenario == scenario])
         for scenario in dict.fromkeys(result.scenario for result in results)
     }
-    published = tuple(against_published(selection.protocol, results))
-    return Findings(selection, results, published, pairs, ranks_over_scenarios(results))
+    published = tuple(against_published(selection.name, selection.protocol, results))
+    ranks = ranks_over_scenarios(results)
+    return Findings(selection, results, published, pairs, ranks, conclusions or Conclusions())

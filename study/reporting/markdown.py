@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from study.reporting.document import Block, Code, Document, Gallery, Paragraph, Section, Table
+from study.reporting.document import Block, Cell, Code, Document, Gallery, Paragraph, Section, Table
 
 # what would begin something else; an underscore within a word, a bracket without a link or "< 1" does not
 _SPECIAL = re.compile(r"([\\*|~]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|(?<=\])\(|^[#>+-](?=\s)|&(?=\w+;|#))")
@@ -56,9 +56,14 @@ def _table(table: Table) -> list[str]:
     lines = [
         _line([escape(column.heading) for column in table.columns]),
         _line([_ALIGNMENT[column.kind] for column in table.columns]),
-        *(_line([escape(cell.text) for cell in row]) for row in table.rows),
+        *(_line([_cell(cell) for cell in row]) for row in table.rows),
     ]
     return [f"**{escape(table.caption)}**", "\n".join(lines), *map(escape, table.notes)]
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    return f"[{text}]({cell.link})" if cell.link else text
 
 
 def _line(cells: list[str]) -> str:

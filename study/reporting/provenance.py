@@ -1,11 +1,13 @@
 """The protocol as it was used: whether it is one of the package's, and what ``--set`` has made of it."""
 
 from importlib import resources
+from typing import Any
 
 from study.protocol import Protocol, load_protocol, protocol_names
 from study.reporting.differences import differing_leaves, shown
 from study.reporting.numbers import enumeration, strength
 from study.reporting.toml import to_toml
+from study.settings import Scenario
 
 DECIDING = {"benchmark", "model", "training", "methods"}
 """What a λ is chosen for."""
@@ -58,11 +60,30 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
     return protocol.model_copy(update={"strength_source": "; ".join(sources)})
 
 
+def changes(name: str, protocol: Protocol, scenario: Scenario, method: str) -> str:
+    """In what the settings of a method's runs differ from those of the protocol as it comes with the package.
+
+    Empty if in nothing, or if the protocol does not come with the package and is its own measure.
+    """
+    if name not in protocol_names():
+        return ""
+    shipped = load_protocol(name)
+    trees = []
+    for each in (shipped, protocol):
+        tree = each.model_dump(mode="json", include={"benchmark", "model", "training"})
+        if method in each.methods and scenario in each.scenarios:
+            tree[method] = each.methods[method].model_dump(mode="json")
+            tree["λ"] = each.strength_of(method, scenario)
+        trees.append(tree)
+    return _in_words(trees)
+
+
 def _other_settings(shipped: Protocol, protocol: Protocol) -> str:
     """For which settings the λs that stayed were chosen, if not for these."""
-    trees = [each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)]
+    words = _in_words([each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)])
+    return f", but for other settings ({words})" if words else ""
+
+
+def _in_words(trees: list[dict[str, Any]]) -> str:
     differences = differing_leaves(trees)
-    if not differences:
-        return ""
-    words = "; ".join(f"{key} {shown(before)}, here {shown(now)}" for key, (before, now) in differences.items())
-    return f", but for other settings ({words})"
+    return "; ".join(f"{key} {shown(before)}, here {shown(now)}" for key, (before, now) in differences.items())

@@ -7,6 +7,7 @@ from pathlib import Path
 from study.protocol import Protocol
 from study.records import RunRecord
 from study.reporting.answer import answer
+from study.reporting.conclusions import CONCLUSIONS, Conclusions, read_conclusions
 from study.reporting.document import Document
 from study.reporting.figures.style import standalone
 from study.reporting.findings import Findings, find
@@ -32,7 +33,12 @@ OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|ti
 
 
 def write_report(
-    name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: Sequence[RunRecord], folder: Path
+    name: str,
+    protocol: Protocol,
+    records: Sequence[RunRecord],
+    tuning: Sequence[RunRecord],
+    folder: Path,
+    conclusions: Conclusions | None = None,
 ) -> Path:
     """Write a report: README.md, index.html, tables.tex, figures, the protocol, and the data behind them.
 
@@ -46,6 +52,7 @@ def write_report(
         records: of its runs, in any order; others are left out.
         tuning: of its search for λ; may be empty.
         folder: for the report; it is made. Files of an earlier report in it are replaced.
+        conclusions: what people say to it; by default those that the folder holds already.
 
     Returns:
         The path of the HTML page.
@@ -55,7 +62,8 @@ def write_report(
         OSError: the folder cannot be written to.
     """
     _check_folder(folder)
-    findings = find(select(name, with_true_source(name, protocol), records, tuning))
+    conclusions = conclusions or read_conclusions(folder, protocol)
+    findings = find(select(name, with_true_source(name, protocol), records, tuning), conclusions)
     document = compose(findings)
     # first, since it tells a folder of ours even if what follows is cut short
     write_archive(findings.selection.records, folder / ARCHIVE)
@@ -67,6 +75,8 @@ def write_report(
         (PROTOCOL, protocol_text(name, findings.protocol)),
     ):
         write_atomically(folder / file, text.encode())
+    if conclusions.text is not None:
+        write_atomically(folder / CONCLUSIONS, conclusions.text)
     write_table(runs_table(findings.selection), folder / "results")
     write_table(accuracy_table(findings.selection), folder / "accuracy")
     if findings.selection.tuning:
@@ -78,7 +88,8 @@ def write_report(
 
 def _check_folder(folder: Path) -> None:
     """A report replaces an earlier one, and nothing else."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ARCHIVE).is_file():
+    others = folder.is_dir() and any(path.name != CONCLUSIONS for path in folder.iterdir())
+    if others and not (folder / ARCHIVE).is_file():
         raise ReportError(
             f"{folder} is not empty and holds no report ({ARCHIVE} is missing); allowed for --out: a new or empty "
             "folder, or that of an earlier report"

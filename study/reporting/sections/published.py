@@ -1,13 +1,14 @@
 """Published numbers and ours."""
 
+from collections.abc import Callable
+
 from study.protocol import Published
 from study.reporting.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
-from study.reporting.evidence import PublishedRow
+from study.reporting.evidence import OTHER_SETTINGS, PublishedRow
 from study.reporting.findings import Findings
 from study.reporting.numbers import NOTHING, interval, points, signed_points, with_interval
 from study.reporting.sections.cells import p_cell
-
-NO_RUN = "no finished run"
+from study.settings import Scenario
 
 
 def published_section(findings: Findings) -> Section | None:
@@ -19,7 +20,11 @@ def published_section(findings: Findings) -> Section | None:
     for scenario in dict.fromkeys(row.scenario for row in findings.published):
         rows = [row for row in findings.published if row.scenario == scenario]
         subsections.append(
-            Section(f"published-{scenario}", f"{scenario.capitalize()}-incremental", (_table(scenario, rows, tables),))
+            Section(
+                f"published-{scenario}",
+                f"{scenario.capitalize()}-incremental",
+                (_table(scenario, rows, tables, findings.conclusions.why),),
+            )
         )
     return section_by_scenario("published", "Published and ours", (Paragraph(_how()), *_sources(findings)), subsections)
 
@@ -28,7 +33,8 @@ def _how() -> str:
     return (
         "`reproduced`: an equivalence test (two one-sided t-tests, TOST) shows that ours lies within the margin of "
         "the published mean. `above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: "
-        "neither. All tests at the 0.05 level; average accuracy over all experiences at the end, in percent."
+        f"neither. `{OTHER_SETTINGS}`: the number belongs to others than ours, and is not judged. All tests at the "
+        "0.05 level; average accuracy over all experiences at the end, in percent."
     )
 
 
@@ -46,7 +52,9 @@ def _spread(table: Published) -> str:
     return f"Without a spread; over {runs}." if table.spread == "none" else f"{kind[table.spread]} {runs}."
 
 
-def _table(scenario: str, rows: list[PublishedRow], tables: list[Published]) -> Table:
+def _table(
+    scenario: str, rows: list[PublishedRow], tables: list[Published], why: Callable[[Scenario, str], str]
+) -> Table:
     columns = [
         Column("method", "name"),
         Column("verdict", "name"),
@@ -58,17 +66,20 @@ def _table(scenario: str, rows: list[PublishedRow], tables: list[Published]) -> 
         Column("p (Welch)"),
         Column("p (TOST)"),
         Column("what limits it", "prose"),
+        Column("why", "prose"),
     ]
     if len(tables) > 1:
         columns.insert(1, Column("source"))
-    cells = [_row(row, tables) for row in rows]
-    if not any(row[-1].text for row in cells):
-        columns, cells = columns[:-1], [row[:-1] for row in cells]
+    cells = [_row(row, tables, why(row.scenario, row.method)) for row in rows]
+    for last in (-1, -2):
+        if not any(row[last].text for row in cells):
+            del columns[last]
+            cells = [row[:last] + row[len(row) + last + 1 :] for row in cells]
     caption = f"{scenario.capitalize()}-incremental: published and our average accuracy"
     return Table(f"published-{scenario}", caption, tuple(columns), tuple(cells))
 
 
-def _row(row: PublishedRow, tables: list[Published]) -> tuple[Cell, ...]:
+def _row(row: PublishedRow, tables: list[Published], why: str) -> tuple[Cell, ...]:
     number, comparison = row.number, row.comparison
     source = tables.index(row.table) + 1
     first = [Cell(row.method, row.method), *([Cell(str(source), source)] if len(tables) > 1 else [])]
@@ -77,13 +88,14 @@ def _row(row: PublishedRow, tables: list[Published]) -> tuple[Cell, ...]:
     margin = row.table.margin if number.margin is None else number.margin
     if comparison is None:
         nothing = Cell(NOTHING)
-        rest = (published, nothing, Cell("0", 0), nothing, Cell(points(margin), margin), nothing, nothing, Cell(""))
-        return (*first, Cell(NO_RUN, NO_RUN), *rest)
+        rest = (published, nothing, Cell("0", 0), nothing, Cell(points(margin), margin), nothing, nothing)
+        return (*first, Cell(row.verdict, row.verdict), *rest, Cell(""), Cell(why, why or None))
+    limits = "; ".join(filter(None, (row.changes, comparison.reason)))
     difference = signed_points(comparison.difference)
     bounds = interval(comparison.low, comparison.high)
     return (
         *first,
-        Cell(comparison.verdict, comparison.verdict, comparison.verdict),
+        Cell(row.verdict, row.verdict, "" if row.changes else comparison.verdict),
         published,
         Cell(with_interval(comparison.ours), comparison.ours.mean),
         Cell(str(comparison.ours.n), comparison.ours.n),
@@ -91,5 +103,6 @@ def _row(row: PublishedRow, tables: list[Published]) -> tuple[Cell, ...]:
         Cell(points(margin), margin),
         p_cell(comparison.p),
         p_cell(comparison.p_tost),
-        Cell(comparison.reason, comparison.reason or None),
+        Cell(limits, limits or None),
+        Cell(why, why or None),
     )

@@ -1,0 +1,110 @@
+"""What people conclude from a report: the only words in it that are written by hand, kept beside its records."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from study.errors import StudyError
+from study.protocol import Protocol, Text
+from study.settings import Scenario, Table
+from study.wording import in_words
+
+CONCLUSIONS = "conclusions.toml"
+"""In the folder of a report: the file that :func:`read_conclusions` reads."""
+
+
+class ConclusionError(StudyError):
+    """A file of conclusions that does not say what it must."""
+
+
+class Stated(Table):
+    """A sentence or more on what a report shows; texts as in a report, with `code` between backticks.
+
+    Attributes:
+        lead: what it is about, in a word or two.
+        text: what there is to say, beginning with a small letter.
+    """
+
+    lead: Text
+    text: Text
+
+
+class Explained(Table):
+    """Why a published number was reached, or was not.
+
+    Attributes:
+        scenario, methods: which numbers.
+        why: one line; best with the experiment that shows it.
+    """
+
+    scenario: Scenario
+    methods: list[str] = Field(min_length=1)
+    why: Text
+
+
+class Contents(Table):
+    """What the file says, in TOML: any number of ``[[stated]]`` and of ``[[explained]]``."""
+
+    stated: list[Stated] = Field(default_factory=list)
+    explained: list[Explained] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Conclusions:
+    """The conclusions of one report.
+
+    Attributes:
+        contents: what the file says.
+        text: the file as it is; None if there is none.
+    """
+
+    contents: Contents = field(default_factory=Contents)
+    text: bytes | None = None
+
+    @property
+    def stated(self) -> list[Stated]:
+        """What stands at the head of the report."""
+        return self.contents.stated
+
+    def why(self, scenario: Scenario, method: str) -> str:
+        """Why a published number was reached or not; empty if nothing is said."""
+        for entry in self.contents.explained:
+            if entry.scenario == scenario and method in entry.methods:
+                return " ".join(entry.why.split())
+        return ""
+
+
+def read_conclusions(folder: Path, protocol: Protocol) -> Conclusions:
+    """The conclusions in a folder, or none.
+
+    Raises:
+        ConclusionError: the file is not what it must be, or explains a number that the protocol does not have.
+    """
+    path = folder / CONCLUSIONS
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return Conclusions()
+    try:
+        contents = Contents.model_validate(tomllib.loads(text.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConclusionError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConclusionError("\n".join(f"{path}: {line}" for line in in_words(error))) from error
+    published = {
+        (scenario, method)
+        for table in protocol.published
+        for method, by_scenario in table.results.items()
+        for scenario in by_scenario
+    }
+    for entry in contents.explained:
+        for method in entry.methods:
+            if (entry.scenario, method) not in published:
+                allowed = ", ".join(other for scenario, other in sorted(published) if scenario == entry.scenario)
+                raise ConclusionError(
+                    f"{path}: explained.methods holds {method!r}, for which no {entry.scenario}-incremental number is "
+                    f"published; allowed: {allowed or 'none'}"
+                )
+    return Conclusions(contents, text)

@@ -1,0 +1,144 @@
+"""What people say to a report stands at its head and beside the numbers, and survives that the report is made again."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from study.cli import app
+from study.protocol import load_protocol
+from study.records import Run, RunRecord
+from study.reporting.conclusions import ConclusionError, read_conclusions
+from study.reporting.overview import explanation, reports_below, write_overview
+from study.reporting.report import write_report
+from study.reporting.selection import ReportError
+from tests.study.reporting.reading import markdown_tables, row
+from tests.study.reporting.synthetic import all_records, record, toy, written
+
+TEXT = """
+[[stated]]
+lead = "Which one"
+text = '''
+the `ewc` of
+two lines.'''
+
+[[explained]]
+scenario = "class"
+methods = ["ewc", "joint"]
+why = "the network is another"
+"""
+PUBLISHED = "Class-incremental: published and our average accuracy"
+
+
+@pytest.fixture
+def with_conclusions(tmp_path, without_figures) -> Path:
+    folder = tmp_path / "reports" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "conclusions.toml").write_text(TEXT)
+    return written(folder, all_records(toy()))
+
+
+def test_they_stand_at_the_head_and_beside_the_numbers(with_conclusions):
+    text = (with_conclusions / "README.md").read_text()
+    assert text.index("**Which one:** the `ewc` of two lines.") < text.index("**Published numbers:**")
+    tables = markdown_tables(with_conclusions)
+    assert [row(tables, PUBLISHED, method)["why"] for method in ("naive", "ewc", "joint")] == [
+        "",
+        "the network is another",
+        "the network is another",
+    ]
+    assert "why" not in tables["Task-incremental: published and our average accuracy"][0]
+
+
+def test_a_report_made_again_keeps_them_wherever_it_is_written(with_conclusions, tmp_path, without_figures):
+    protocol = tmp_path / "toy.toml"
+    protocol.write_text((with_conclusions / "protocol.toml").read_text())
+    again = tmp_path / "again"
+    for out in (again, with_conclusions):
+        call = ["report", str(protocol), "--records", str(with_conclusions), "--out", str(out)]
+        result = CliRunner().invoke(app, call)
+        assert result.exit_code == 0, result.output
+        assert (out / "conclusions.toml").read_text() == TEXT
+        assert "**Which one:**" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[stated]]\nlead = 'x'", "stated.0.text is missing"),
+        ("[[stated]]\nlead = ''\ntext = 'x'", "allowed: any text but an empty one"),
+        ("[[explaned]]", "unknown key 'explaned'; did you mean 'explained'?"),
+        ("x =", "is not TOML"),
+        (TEXT.replace('"joint"', '"replay"'), "holds 'replay', for which no class-incremental number is published"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, text, message):
+    (tmp_path / "conclusions.toml").write_text(text)
+    with pytest.raises(ConclusionError, match=re.escape(message)) as error:
+        read_conclusions(tmp_path, toy())
+    assert str(tmp_path) in str(error.value)
+
+
+# ------------------------------------------------------------------------------- other settings than the published
+
+
+def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, without_figures):
+    name, overrides = "hsu2018-split-mnist-task", ["strength.ewc.task=100"]
+    protocol = load_protocol(name, overrides)
+    records = []
+    for method in ("naive", "ewc"):
+        run = Run.of(name, protocol, "task", method, 0)
+        made = record(toy(), "naive", accuracy=[[0.9346] * 5] * 5)
+        records.append(RunRecord.model_validate(made.model_dump() | {"run": run, "id": run.id}))
+    write_report(name, protocol, records, [], tmp_path / "ewc")
+    found = markdown_tables(tmp_path / "ewc")["Task-incremental: published and our average accuracy"]
+    verdicts = {cells[0]: cells[1] for cells in found[1:]}
+    assert (verdicts["ewc"], verdicts["naive"]) == ("other settings", "inconclusive")
+    text = (tmp_path / "ewc" / "README.md").read_text()
+    assert "1 not judged, since our settings are others" in text
+    assert "λ 200, here 100" in text
+
+    shorter = load_protocol(name, ["training.epochs=1"])
+    run = Run.of(name, shorter, "task", "naive", 0)
+    changed = RunRecord.model_validate(records[0].model_dump() | {"run": run, "id": run.id})
+    write_report(name, shorter, [changed], [], tmp_path / "short")
+    assert "training.epochs 4, here 1" in (tmp_path / "short" / "README.md").read_text()
+    assert "0 of 9 reproduced" in (tmp_path / "short" / "README.md").read_text()
+
+
+# ------------------------------------------------------------------------------- the overview
+
+
+def test_the_overview_has_every_published_number_with_its_verdict_and_a_reason(with_conclusions):
+    other = with_conclusions.parent / "nested" / "other"
+    written(other, all_records(toy(), seeds=1))
+    page = write_overview(with_conclusions.parent)
+    text = page.read_text()
+    assert "**Which one:** the `ewc` of two lines." in text
+    found = markdown_tables(with_conclusions.parent)["Published and ours"][1:]
+    ours = markdown_tables(with_conclusions)[PUBLISHED][1:]
+    assert len(found) == 2 * 5
+    of_toy = [cells for cells in found if "toy/README.md" in cells[0] and cells[1] == "class"]
+    # the same numbers as in the report, in its order: method, published, ours, verdict
+    assert [(c[2], c[3], c[4], c[7]) for c in of_toy] == [(c[0], c[3], c[4], c[2]) for c in ours]
+    assert [c[8] for c in of_toy if c[2] in ("ewc", "joint")] == ["the network is another"] * 2
+    assert all(c[8] for c in found), "every number has its reason"
+    assert "[nested/other](nested/other/README.md)" in text
+    assert re.search(r"\*\*Published numbers:\*\* 10 tried: ", text)
+
+
+def test_reasons_follow_from_the_tests_where_nobody_says_one(with_conclusions):
+    (report,) = reports_below(with_conclusions.parent)
+    reasons = {(r.scenario, r.method): (r.verdict, explanation(r)) for r in report.findings.published}
+    assert reasons["task", "ewc"] == ("reproduced", "within the margin of ±5.00")
+    assert {verdict for verdict, reason in reasons.values() if reason == "not explained yet"} <= {"above", "below"}
+    inconclusive = [reason for verdict, reason in reasons.values() if verdict == "inconclusive"]
+    assert all("4 seeds leave the difference too uncertain for the margin of ±" in reason for reason in inconclusive)
+
+
+def test_an_overview_needs_reports_and_is_none_itself(with_conclusions, tmp_path):
+    with pytest.raises(ReportError, match="there is no report in any folder below"):
+        write_overview(tmp_path / "nothing")
+    with pytest.raises(ReportError, match="is a report; allowed: a folder with reports"):
+        write_overview(with_conclusions)

@@ -1,0 +1,60 @@
+"""A recorded run is performed again, and what is not the same is said."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from study.cli import app
+from study.conditions import Conditions
+from study.records import RunRecord
+from study.repeat import perform_again
+from study.store import RunStore
+from study.training import perform
+
+
+@pytest.fixture
+def record(run_of) -> RunRecord:
+    return perform(run_of("ewc"), Conditions(Path()))
+
+
+def changed(record: RunRecord, **changes: object) -> RunRecord:
+    return RunRecord.model_validate(record.model_dump() | changes)
+
+
+def test_the_same_run_gives_the_same_numbers_to_the_last_bit(record):
+    again = perform_again(record, Conditions(Path()))
+    assert again.same
+    assert again.largest_difference == 0
+    assert again.conditions == []
+
+
+def test_what_differs_is_said_with_what_may_explain_it(record):
+    matrix = [list(row) for row in record.accuracy]
+    matrix[1][0] += 0.125
+    other = changed(record, accuracy=matrix, versions=record.versions | {"torch": "1.0"}, commit="abc")
+    again = perform_again(other, Conditions(Path()))
+    assert not again.same
+    assert again.largest_difference == pytest.approx(12.5)
+    assert again.conditions[0] == f"torch 1.0, now {record.versions['torch']}"
+    assert again.conditions[1] == f"code abc, now {record.commit}"
+
+
+def test_the_command_repeats_the_runs_of_a_seed_and_its_exit_code_says_what_came_of_it(record, tmp_path):
+    store = RunStore(tmp_path)
+    store.write(record)
+    call = ["repeat", str(tmp_path)]
+    result = CliRunner().invoke(app, [*call, "--methods", "ewc"])
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "class-incremental ewc, seed 0: the same numbers to the last bit\n",
+    )
+    store.write(changed(record, loss=[[1.0, 1.0], [1.0, 1.0]]))
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 1
+    assert result.stdout == "class-incremental ewc, seed 0: other numbers, accuracies by up to 0.00 points\n"
+    result = CliRunner().invoke(app, [*call, "--seed", "7"])
+    assert (result.exit_code, result.stderr) == (2, f"error: {tmp_path} has no record with seed 7\n")
+    result = CliRunner().invoke(app, [*call, "--methods", "mas"])
+    assert result.exit_code == 2
+    assert "--methods: unknown name 'mas'; allowed: ewc" in result.stderr
