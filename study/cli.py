@@ -208,14 +208,12 @@ def report(
         folder = records or records_folder(name)
         found = RunStore(folder).read_all()
         searched = tuning_records(name, tuning, beside=folder)
-        from study.reporting.conclusions import read_conclusions
+        from study.reporting.attachments import read_attachments
         from study.reporting.report import write_report  # here, since the other commands need not wait for matplotlib
 
         target = out or folder / "report"
-        theirs = read_conclusions(target, protocol)
-        if theirs.text is None:
-            theirs = read_conclusions(folder, protocol)
-        page = write_report(stem(name), protocol, found, searched, target, theirs)
+        attachments = read_attachments([target, folder], protocol)
+        page = write_report(stem(name), protocol, found, searched, target, attachments)
         typer.echo(f"written: {page}")
 
 
@@ -241,6 +239,38 @@ def compare(
     with _errors_without_traceback():
         (a_records, a_method), (b_records, b_method) = (records_and_method(argument) for argument in (a, b))
         Console().print(comparison_table((a, a_records, a_method), (b, b_records, b_method)))
+
+
+@app.command()
+def agreement(
+    name: Name,
+    seeds: Annotated[int, typer.Option(min=1, max=FIRST_TUNING_SEED, help="How many seeds.")] = 3,
+    scenario: Scenarios = None,
+    data_root: DataRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for agreement.csv; by default runs/<protocol>.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compare the importances of a protocol's EWC methods with the exact one on the same networks, and their cost.
+
+    `report` takes what it writes into the report on the same folder.
+    """
+    with _errors_without_traceback():
+        protocol = load_protocol(name, overrides or ())
+        scenarios = selected("--scenario", scenario, protocol.scenarios)
+        conditions = Conditions(_checked_data(protocol.benchmark.name, Device.cpu, data_root))
+        from study.agreement import measure_agreement
+        from study.alike import AGREEMENT, write_agreement
+
+        rows = []
+        for kind in scenarios:
+            for seed in range(seeds):
+                for row in measure_agreement(stem(name), protocol, kind, seed, conditions):
+                    rows.append(row)
+                    where = f"{kind}, seed {seed}, experience {row.experience}, {row.method}"
+                    typer.echo(f"{where}: {row.epochs:.2f} epochs, rank correlation {row.spearman:.3f}")
+        path = (out or records_folder(name)) / AGREEMENT
+        write_agreement(rows, path)
+        typer.echo(f"written: {path}")
 
 
 @app.command()

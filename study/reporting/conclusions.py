@@ -1,7 +1,6 @@
 """What people conclude from a report: the only words in it that are written by hand, kept beside its records."""
 
 import tomllib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -12,7 +11,7 @@ from study.settings import Scenario, Table
 from study.wording import in_words
 
 CONCLUSIONS = "conclusions.toml"
-"""In the folder of a report: the file that :func:`read_conclusions` reads."""
+"""In the folder of a report."""
 
 
 class ConclusionError(StudyError):
@@ -44,51 +43,33 @@ class Explained(Table):
     why: Text
 
 
-class Contents(Table):
-    """What the file says, in TOML: any number of ``[[stated]]`` and of ``[[explained]]``."""
+class Conclusions(Table):
+    """What the file says, in TOML: any number of ``[[stated]]``, for the head of the report, and ``[[explained]]``."""
 
     stated: list[Stated] = Field(default_factory=list)
     explained: list[Explained] = Field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Conclusions:
-    """The conclusions of one report.
-
-    Attributes:
-        contents: what the file says.
-        text: the file as it is; None if there is none.
-    """
-
-    contents: Contents = field(default_factory=Contents)
-    text: bytes | None = None
-
-    @property
-    def stated(self) -> list[Stated]:
-        """What stands at the head of the report."""
-        return self.contents.stated
-
     def why(self, scenario: Scenario, method: str) -> str:
         """Why a published number was reached or not; empty if nothing is said."""
-        for entry in self.contents.explained:
+        for entry in self.explained:
             if entry.scenario == scenario and method in entry.methods:
                 return " ".join(entry.why.split())
         return ""
 
 
-def read_conclusions(folder: Path, protocol: Protocol) -> Conclusions:
-    """The conclusions in a folder, or none.
+def parse_conclusions(text: bytes, path: Path, protocol: Protocol) -> Conclusions:
+    """The conclusions that a file holds.
+
+    Args:
+        text: what is in it.
+        path: its name in errors.
+        protocol: that of the report.
 
     Raises:
         ConclusionError: the file is not what it must be, or explains a number that the protocol does not have.
     """
-    path = folder / CONCLUSIONS
     try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return Conclusions()
-    try:
-        contents = Contents.model_validate(tomllib.loads(text.decode()))
+        conclusions = Conclusions.model_validate(tomllib.loads(text.decode()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConclusionError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
@@ -99,7 +80,7 @@ def read_conclusions(folder: Path, protocol: Protocol) -> Conclusions:
         for method, by_scenario in table.results.items()
         for scenario in by_scenario
     }
-    for entry in contents.explained:
+    for entry in conclusions.explained:
         for method in entry.methods:
             if (entry.scenario, method) not in published:
                 allowed = ", ".join(other for scenario, other in sorted(published) if scenario == entry.scenario)
@@ -107,4 +88,4 @@ def read_conclusions(folder: Path, protocol: Protocol) -> Conclusions:
                     f"{path}: explained.methods holds {method!r}, for which no {entry.scenario}-incremental number is "
                     f"published; allowed: {allowed or 'none'}"
                 )
-    return Conclusions(contents, text)
+    return conclusions

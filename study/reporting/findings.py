@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from study.protocol import Protocol
+from study.reporting.attachments import Attachments
 from study.reporting.conclusions import Conclusions
 from study.reporting.evidence import PublishedRow, Ranks, against_published, all_pairs, ranks_over_scenarios
 from study.reporting.results import MethodResult, method_result
@@ -21,7 +22,7 @@ class Findings:
         published: every published number beside ours.
         pairs: the methods of each scenario in twos.
         ranks: of the methods over the scenarios; None where there is too little for it.
-        conclusions: what people say to that.
+        attachments: what the report was made with beside records.
     """
 
     selection: Selection
@@ -29,7 +30,12 @@ class Findings:
     published: tuple[PublishedRow, ...]
     pairs: dict[Scenario, list[FamilyComparison]]
     ranks: Ranks | None
-    conclusions: Conclusions = field(default_factory=Conclusions)
+    attachments: Attachments = field(default_factory=Attachments)
+
+    @property
+    def conclusions(self) -> Conclusions:
+        """What is said by hand."""
+        return self.attachments.conclusions
 
     @property
     def name(self) -> str:
@@ -55,7 +61,7 @@ class Findings:
         return [result for result in self.of(scenario) if result.finished]
 
 
-def find(selection: Selection, conclusions: Conclusions | None = None) -> Findings:
+def find(selection: Selection, attachments: Attachments | None = None) -> Findings:
     """Compute what a report says."""
     results = tuple(
         method_result(runs.scenario, runs.method, runs.settings, runs.strength, runs.records) for runs in selection.runs
@@ -66,4 +72,4 @@ def find(selection: Selection, conclusions: Conclusions | None = None) -> Findin
     }
     published = tuple(against_published(selection.name, selection.protocol, results))
     ranks = ranks_over_scenarios(results)
-    return Findings(selection, results, published, pairs, ranks, conclusions or Conclusions())
+    return Findings(selection, results, published, pairs, ranks, attachments or Attachments())

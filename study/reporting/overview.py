@@ -7,7 +7,8 @@ from pathlib import Path
 
 from study.protocol import Protocol, load_protocol, protocol_names
 from study.reporting.answer import answer
-from study.reporting.conclusions import CONCLUSIONS, read_conclusions
+from study.reporting.attachments import read_attachments
+from study.reporting.conclusions import CONCLUSIONS
 from study.reporting.document import Cell, Column, Document, Paragraph, Section, Statement, Table
 from study.reporting.evidence import NO_RUN, OTHER_SETTINGS, PublishedRow
 from study.reporting.findings import Findings, find
@@ -62,7 +63,7 @@ def reports_below(folder: Path) -> Iterator[Reported]:
         name = _name(protocol)
         tuning = read_archive(there / TUNING_ARCHIVE) if (there / TUNING_ARCHIVE).is_file() else []
         selection = select(name, with_true_source(name, protocol), read_archive(archive), tuning)
-        findings = find(selection, read_conclusions(there, protocol))
+        findings = find(selection, read_attachments([there], protocol))
         yield Reported(there.relative_to(folder).as_posix(), findings)
 
 

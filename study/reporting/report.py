@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.alike import AGREEMENT
 from study.protocol import Protocol
 from study.records import RunRecord
 from study.reporting.answer import answer
-from study.reporting.conclusions import CONCLUSIONS, Conclusions, read_conclusions
+from study.reporting.attachments import Attachments, read_attachments
+from study.reporting.conclusions import CONCLUSIONS
 from study.reporting.document import Document
 from study.reporting.figures.style import standalone
 from study.reporting.findings import Findings, find
@@ -15,6 +17,7 @@ from study.reporting.html import to_html
 from study.reporting.latex import to_latex
 from study.reporting.markdown import to_markdown
 from study.reporting.provenance import protocol_text, with_true_source
+from study.reporting.sections.agreement import agreement_section
 from study.reporting.sections.comparisons import comparisons_section
 from study.reporting.sections.cost import cost_section
 from study.reporting.sections.curves import curves_section
@@ -38,7 +41,7 @@ def write_report(
     records: Sequence[RunRecord],
     tuning: Sequence[RunRecord],
     folder: Path,
-    conclusions: Conclusions | None = None,
+    attachments: Attachments | None = None,
 ) -> Path:
     """Write a report: README.md, index.html, tables.tex, figures, the protocol, and the data behind them.
 
@@ -52,7 +55,7 @@ def write_report(
         records: of its runs, in any order; others are left out.
         tuning: of its search for λ; may be empty.
         folder: for the report; it is made. Files of an earlier report in it are replaced.
-        conclusions: what people say to it; by default those that the folder holds already.
+        attachments: what else it is made with; by default what the folder holds already.
 
     Returns:
         The path of the HTML page.
@@ -62,8 +65,8 @@ def write_report(
         OSError: the folder cannot be written to.
     """
     _check_folder(folder)
-    conclusions = conclusions or read_conclusions(folder, protocol)
-    findings = find(select(name, with_true_source(name, protocol), records, tuning), conclusions)
+    attachments = attachments or read_attachments([folder], protocol)
+    findings = find(select(name, with_true_source(name, protocol), records, tuning), attachments)
     document = compose(findings)
     # first, since it tells a folder of ours even if what follows is cut short
     write_archive(findings.selection.records, folder / ARCHIVE)
@@ -75,8 +78,7 @@ def write_report(
         (PROTOCOL, protocol_text(name, findings.protocol)),
     ):
         write_atomically(folder / file, text.encode())
-    if conclusions.text is not None:
-        write_atomically(folder / CONCLUSIONS, conclusions.text)
+    attachments.write(folder)
     write_table(runs_table(findings.selection), folder / "results")
     write_table(accuracy_table(findings.selection), folder / "accuracy")
     if findings.selection.tuning:
@@ -88,7 +90,7 @@ def write_report(
 
 def _check_folder(folder: Path) -> None:
     """A report replaces an earlier one, and nothing else."""
-    others = folder.is_dir() and any(path.name != CONCLUSIONS for path in folder.iterdir())
+    others = folder.is_dir() and any(path.name not in (CONCLUSIONS, AGREEMENT) for path in folder.iterdir())
     if others and not (folder / ARCHIVE).is_file():
         raise ReportError(
             f"{folder} is not empty and holds no report ({ARCHIVE} is missing); allowed for --out: a new or empty "
@@ -102,6 +104,7 @@ def compose(findings: Findings) -> Document:
         published_section(findings),
         results_section(findings),
         comparisons_section(findings),
+        agreement_section(findings),
         curves_section(findings),
         sensitivity_section(findings),
         cost_section(findings),

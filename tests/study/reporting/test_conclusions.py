@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from study.cli import app
 from study.protocol import load_protocol
 from study.records import Run, RunRecord
-from study.reporting.conclusions import ConclusionError, read_conclusions
+from study.reporting.attachments import read_attachments
+from study.reporting.conclusions import ConclusionError
 from study.reporting.overview import explanation, reports_below, write_overview
 from study.reporting.report import write_report
 from study.reporting.selection import ReportError
@@ -76,7 +77,7 @@ def test_a_report_made_again_keeps_them_wherever_it_is_written(with_conclusions,
 def test_what_cannot_be_meant_is_refused(tmp_path, text, message):
     (tmp_path / "conclusions.toml").write_text(text)
     with pytest.raises(ConclusionError, match=re.escape(message)) as error:
-        read_conclusions(tmp_path, toy())
+        read_attachments([tmp_path], toy())
     assert str(tmp_path) in str(error.value)
 
 

@@ -1,0 +1,49 @@
+"""What a report holds beside its records: conclusions, and how alike importances are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from study.alike import AGREEMENT, Alike, parse_agreement
+from study.protocol import Protocol
+from study.reporting.conclusions import CONCLUSIONS, Conclusions, parse_conclusions
+from study.store import write_atomically
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """Files that a report is made with, and keeps.
+
+    Attributes:
+        conclusions: what is said by hand.
+        agreement: rows of ``clreg-study agreement``; may be empty.
+        files: those that there are, by name, as they are.
+    """
+
+    conclusions: Conclusions = field(default_factory=Conclusions)
+    agreement: Sequence[Alike] = ()
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Put the files into a folder."""
+        for name, text in self.files.items():
+            write_atomically(folder / name, text)
+
+
+def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments:
+    """Each attachment from the first folder that has it.
+
+    Raises:
+        ConclusionError, AgreementError: a file is not what it must be.
+    """
+    conclusions, agreement, files = Conclusions(), [], {}
+    for name in (CONCLUSIONS, AGREEMENT):
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if path is None:
+            continue
+        files[name] = path.read_bytes()
+        if name == CONCLUSIONS:
+            conclusions = parse_conclusions(files[name], path, protocol)
+        else:
+            agreement = parse_agreement(files[name], path)
+    return Attachments(conclusions, agreement, files)

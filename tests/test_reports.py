@@ -1,0 +1,55 @@
+"""The reports that are committed say what their records say: each is written again from them, byte for byte."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from study.cli import app
+from study.protocol import load_protocol, protocol_names
+from study.reporting.markdown import to_markdown
+from study.reporting.overview import compose_overview, reports_below
+from study.store import ARCHIVE, read_archive
+from study.tuning import TUNING_ARCHIVE
+
+REPORTS = Path(__file__).parents[1] / "reports"
+FOLDERS = sorted(path.parent for path in REPORTS.rglob(ARCHIVE))
+
+
+def name_of(folder: Path) -> str:
+    """The protocol's, if it still is the one that comes with the package; else the file beside the report."""
+    protocol = load_protocol(str(folder / "protocol.toml"))
+    return next((name for name in protocol_names() if load_protocol(name) == protocol), str(folder / "protocol.toml"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(REPORTS).as_posix())
+def test_a_report_is_written_again_from_its_own_records_byte_for_byte(folder, tmp_path):
+    result = CliRunner().invoke(app, ["report", name_of(folder), "--records", str(folder), "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    committed, again = contents(folder), contents(tmp_path)
+    assert committed.keys() == again.keys()
+    assert [name for name in committed if committed[name] != again[name]] == []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(REPORTS).as_posix())
+def test_its_protocol_is_one_that_comes_with_the_package(folder):
+    assert name_of(folder) in protocol_names()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(REPORTS).as_posix())
+def test_its_runs_are_of_committed_code_and_did_not_see_the_seeds_of_the_search(folder):
+    records = read_archive(folder / ARCHIVE)
+    assert all(record.commit and not record.commit.endswith("+") for record in records)
+    if (folder / TUNING_ARCHIVE).is_file():
+        searched = read_archive(folder / TUNING_ARCHIVE)
+        assert {record.run.evaluated_on for record in searched} == {"validation"}
+        assert {record.run.seed for record in searched}.isdisjoint({record.run.seed for record in records})
+
+
+@pytest.mark.parametrize("folder", [REPORTS, *sorted({f.parent for f in FOLDERS} - {REPORTS})], ids=lambda f: f.name)
+def test_the_overviews_are_those_of_the_reports(folder):
+    assert (folder / "README.md").read_text() == to_markdown(compose_overview(list(reports_below(folder))))
