@@ -246,14 +246,15 @@ def record_of(
         seconds=seconds or Seconds(),
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
-        hardware=Hardware(system=f"{platform.system()} {platform.machine()}", processor=_processor(), gpu=gpu),
+        hardware=Hardware(system=f"{platform.system()} {platform.machine()}", processor=processor(), gpu=gpu),
         commit=git_commit(),
         **more,
     )
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,0 +1,132 @@
+"""A training step with each plugin over the step without: Naive's."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
+
+import torch
+from avalanche.core import SupervisedPlugin
+
+from study.bench.available import available_bytes
+from study.bench.plugins import KINDS, NOTES, learn, strategy_stub, training_step
+from study.bench.record import Measurement, Skipped
+from study.bench.timing import Turn, clock_of, interleave, over, seconds_of
+from study.bench.workloads import Workload
+from study.models import parameter_bytes
+
+QUANTITY = "step over Naive's"
+GROWTH = "step at the last experience over that at the first"
+EXPERIENCES = (2, 10, 50)
+
+TURN = 0.04
+"""Seconds that a turn takes at least: several steps of a small model, so that the caches are its own."""
+
+FEW = 8
+"""Images that each earlier experience is learned from, and measured on."""
+
+OTHER_COPIES = 8
+"""Copies of the parameters that a mode holds at most, beside the terms of a penalty that grows."""
+
+
+def measure_steps(
+    workload: Workload,
+    device: torch.device,
+    rounds: int,
+    experiences: Sequence[int] = EXPERIENCES,
+    methods: Iterable[str] = KINDS["ours"],
+) -> Iterator[Measurement | Skipped]:
+    """Steps with every plugin that there is of every method, at each of the experiences.
+
+    All modes of a method take turns, on one model: what a step takes does not depend on whose anchor is near.
+
+    Args:
+        workload: model and batch.
+        device: where.
+        rounds: turns of every mode.
+        experiences: counted from 1; the penalty has a term for each one before.
+        methods: by name.
+    """
+    for method in methods:
+        yield from _measure_method(method, workload, device, rounds, experiences)
+
+
+def _measure_method(
+    method: str, workload: Workload, device: torch.device, rounds: int, experiences: Sequence[int]
+) -> Iterator[Measurement | Skipped]:
+    clock = clock_of(device)
+    model = workload.model(10, device)
+    images = workload.images(workload.batch, 10, device)
+    naive = training_step(strategy_stub(model), SupervisedPlugin(), *images)
+    for _ in range(2):
+        naive()
+    steps = max(1, math.ceil(TURN / seconds_of(naive, clock)))
+    turns = {"Naive": Turn(_repeat(naive, steps), steps)}
+    modes: dict[tuple[str, int], str] = {}
+    for kind, factories in KINDS.items():
+        if method not in factories:
+            continue
+        for experience in experiences:
+            needed = _copies(method, kind, experience) * parameter_bytes(model)
+            if needed > 0.4 * available_bytes(device):
+                reason = f"its {needed / 2**30:.1f} GiB are more than this machine can spare"
+                yield Skipped(
+                    part="step",
+                    model=workload.name,
+                    mode=f"{method}, {kind}",
+                    setting=f"experience {experience}",
+                    reason=reason,
+                )
+                continue
+            step = prepared_step(factories[method](), strategy_stub(model), images, experience)
+            step()  # allocates what it needs
+            modes[kind, experience] = name = f"{kind}, {experience}"
+            turns[name] = Turn(_repeat(step, steps), steps)
+    seconds = interleave(turns, rounds, clock)
+
+    for (kind, experience), name in modes.items():
+        yield Measurement(
+            part="step",
+            model=workload.name,
+            mode=f"{method}, {kind}",
+            setting=f"experience {experience}",
+            quantity=QUANTITY,
+            values=over(seconds[name], seconds["Naive"]),
+            seconds=seconds[name],
+            ours=kind.startswith("ours"),
+            note=NOTES.get((method, kind), ""),
+        )
+    first, last = min(experiences), max(experiences)
+    for kind in KINDS:
+        if first < last and (kind, first) in modes and (kind, last) in modes:
+            yield Measurement(
+                part="step",
+                model=workload.name,
+                mode=f"{method}, {kind}",
+                setting=f"experience {last} over {first}",
+                quantity=GROWTH,
+                values=over(seconds[modes[kind, last]], seconds[modes[kind, first]]),
+                ours=kind.startswith("ours"),
+            )
+
+
+def prepared_step(
+    plugin: SupervisedPlugin, strategy: SimpleNamespace, images: tuple[torch.Tensor, torch.Tensor], experience: int
+) -> Callable[[], None]:
+    """A step of the given experience, counted from 1, with everything before it learned."""
+    inputs, targets = images
+    learn(plugin, strategy, (inputs[:FEW], targets[:FEW]), experience - 1)
+    return training_step(strategy, plugin, inputs, targets)
+
+
+def _repeat(step: Callable[[], None], times: int) -> Callable[[], None]:
+    def work() -> None:
+        for _ in range(times):
+            step()
+
+    return work
+
+
+def _copies(method: str, kind: str, experience: int) -> int:
+    """Copies of the parameters that a mode holds: others' separate penalties grow."""
+    grows = method == "EWC" and not kind.startswith("ours")
+    return OTHER_COPIES + (2 * (experience - 1) if grows else 0)

@@ -1,0 +1,73 @@
+"""Works that take turns, and what their times are relative to each other."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a mode does when its turn comes.
+
+    Attributes:
+        work: to be timed.
+        amount: how much of the unit that is asked about it does, so that its time is divided by it: 5 for five steps,
+            0.1 for a pass over a tenth of the data.
+    """
+
+    work: Callable[[], object]
+    amount: float = 1.0
+
+
+def clock_of(device: torch.device) -> Clock:
+    """Seconds, read when the device has done all that it was given."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def read() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return read
+
+
+def interleave(turns: Mapping[str, Turn], rounds: int, clock: Clock) -> dict[str, list[float]]:
+    """The seconds that a unit of each work takes, one entry a round.
+
+    All works have their turn in every round, so that a machine which slows down does so for all. Each round begins with
+    another one: none always finds the caches as the same neighbour left them.
+
+    Args:
+        turns: by name.
+        rounds: how many turns each has.
+        clock: of the device that they run on.
+    """
+    names = list(turns)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        first = index % len(names) if names else 0
+        for name in names[first:] + names[:first]:
+            turn = turns[name]
+            start = clock()
+            turn.work()
+            seconds[name].append((clock() - start) / turn.amount)
+    return seconds
+
+
+def seconds_of(work: Callable[[], object], clock: Clock) -> float:
+    """The time of one turn."""
+    return interleave({"": Turn(work)}, 1, clock)[""][0]
+
+
+def over(seconds: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """Round by round, a time over another's.
+
+    Example:
+        >>> over([2.0, 9.0], [1.0, 3.0])
+        [2.0, 3.0]
+    """
+    return [a / b for a, b in zip(seconds, reference, strict=True)]
