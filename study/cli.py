@@ -1,19 +1,18 @@
 """``clreg-study``: run a protocol, look at one, search for its λ, report what came of it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from study.bench.command import bench
 from study.campaign import Interrupted, carry_out
 from study.cluster import check_cluster
 from study.conditions import Conditions
-from study.errors import StudyError
 from study.execution import usable_cpus
+from study.exits import INTERRUPTED, SOME_RUNS_FAILED, errors_without_traceback
 from study.options import (
     DataRoot,
     Device,
@@ -46,8 +45,6 @@ from study.tuning import choose, resolve, tuning_runs
 if TYPE_CHECKING:
     from study.repeat import Repetition
 
-SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
-
 FIGURES = ["two-parameters"]
 
 app = typer.Typer(
@@ -66,7 +63,7 @@ def main() -> None:
 @app.command("list")
 def list_protocols() -> None:
     """Name the protocols that come with clreg."""
-    with _errors_without_traceback():
+    with errors_without_traceback():
         for name in protocol_names():
             typer.echo(f"{name}: {load_protocol(name).title}")
 
@@ -76,7 +73,7 @@ def show(name: Name, overrides: Overrides = None) -> None:
     """Say what a protocol does."""
     from study.reporting.tables import protocol_table
 
-    with _errors_without_traceback():
+    with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         console = Console(highlight=False)
         console.print(protocol.title, style="bold", markup=False)
@@ -114,7 +111,7 @@ def run(
     """
     from study.reporting.tables import method_results, scenario_table
 
-    with _errors_without_traceback():
+    with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         scenarios = selected("--scenario", scenario, protocol.scenarios)
         chosen = selected("--methods", methods, list(protocol.methods))
@@ -162,7 +159,7 @@ def tune(
     """Search for each method's λ, on seeds that no report uses, validated on a part of the training data."""
     from study.reporting.tables import choice_table, strength_toml
 
-    with _errors_without_traceback():
+    with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         scenarios = selected("--scenario", scenario, protocol.scenarios)
         chosen = selected("--methods", methods, list(protocol.methods))
@@ -180,7 +177,7 @@ def status(name: Name, out: Out = None, overrides: Overrides = None) -> None:
     """Say how far a study is, from another terminal or after an interrupt."""
     from study.progress import runs_under_way, status_table, under_way_table
 
-    with _errors_without_traceback():
+    with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         store = RunStore(out or records_folder(name))
         running = runs_under_way(store.under_way)
@@ -203,7 +200,7 @@ def report(
     overrides: Overrides = None,
 ) -> None:
     """Write what the records say: Markdown, one HTML page, LaTeX tables, figures, CSV and Parquet."""
-    with _errors_without_traceback():
+    with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         folder = records or records_folder(name)
         found = RunStore(folder).read_all()
@@ -222,7 +219,7 @@ def overview(
     folder: Annotated[Path, typer.Argument(help="Folder with reports below it.")] = Path("reports"),
 ) -> None:
     """Write one page on all reports below a folder: every published number tried, and what came of it."""
-    with _errors_without_traceback():
+    with errors_without_traceback():
         from study.reporting.overview import write_overview
 
         typer.echo(f"written: {write_overview(folder)}")
@@ -236,7 +233,7 @@ def compare(
     """Test one set of runs against another, paired by seed: methods, or the same methods under other settings."""
     from study.reporting.comparison import comparison_table
 
-    with _errors_without_traceback():
+    with errors_without_traceback():
         (a_records, a_method), (b_records, b_method) = (records_and_method(argument) for argument in (a, b))
         Console().print(comparison_table((a, a_records, a_method), (b, b_records, b_method)))
 
@@ -254,7 +251,7 @@ def agreement(
 
     `report` takes what it writes into the report on the same folder.
     """
-    with _errors_without_traceback():
+    with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         scenarios = selected("--scenario", scenario, protocol.scenarios)
         conditions = Conditions(_checked_data(protocol.benchmark.name, Device.cpu, data_root))
@@ -284,7 +281,7 @@ def repeat(
     """Perform recorded runs again, and say whether they give the same numbers, to the last bit."""
     from study.repeat import perform_again
 
-    with _errors_without_traceback():
+    with errors_without_traceback():
         there = [record for record in RunStore(folder).read_all() if record.run.seed == seed]
         if not there:
             raise RecordError(f"{folder} has no record with seed {seed}")
@@ -311,37 +308,6 @@ def _came_to(repetition: "Repetition") -> str:
 
 
 @app.command()
-def cost(
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that every measured mode has.")] = 15,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of PyTorch.")] = usable_cpus(),
-    study_only: Annotated[
-        bool, typer.Option("--study", help="Only what the study costs over a bare loop, on Split MNIST.")
-    ] = False,
-    data_root: DataRoot = None,
-) -> None:
-    """Measure what the plugins cost, as ratios within this one process."""
-    import torch  # here, since the other commands need not wait for it to be imported
-
-    from study import cost as measured
-    from study.data import default_root
-
-    if study_only:
-        with _errors_without_traceback():
-            ratios = measured.study_ratios(data_root or default_root())
-        typer.echo("training in the study over the bare loop, Split MNIST, MLP 400-400, 1 thread, by experience:")
-        typer.echo("  " + "  ".join(f"{ratio:.2f}" for ratio in ratios) + f"  median {median(ratios):.2f}")
-        return
-    torch.set_num_threads(threads)
-    for hidden in (400, 1000):
-        typer.echo(f"training step over that without penalty, MLP 784-{hidden}-{hidden}-10, {threads} threads:")
-        for name, ratio in measured.step_ratios(hidden, rounds).items():
-            typer.echo(f"  {name:18} {ratio:.2f}")
-    typer.echo(f"importance pass in training epochs, MLP 784-400-400-10, 12,000 samples, {threads} threads:")
-    for name, ratio in measured.pass_ratios(max(3, rounds // 3)).items():
-        typer.echo(f"  {name:18} {ratio:.2f}")
-
-
-@app.command()
 def figure(
     name: Annotated[
         str, typer.Argument(help="two-parameters: where no penalty, L2 and EWC end on two tasks with two parameters.")
@@ -349,7 +315,7 @@ def figure(
     out: Annotated[Path | None, typer.Option(help="SVG file; by default reports/<figure>.svg.")] = None,
 ) -> None:
     """Compute and draw a figure that needs no records."""
-    with _errors_without_traceback():
+    with errors_without_traceback():
         if name not in FIGURES:
             raise ProtocolError(f"unknown figure {name!r}{suggestion(name, FIGURES)}")
         from study.trajectories import draw, trajectories  # here, as torch above
@@ -357,6 +323,9 @@ def figure(
         path = out or Path("reports") / f"{name}.svg"
         draw(trajectories(), path)
         typer.echo(f"drawn: {path}")
+
+
+app.command()(bench)
 
 
 # ------------------------------------------------------------------------------- what commands share
@@ -430,13 +399,3 @@ def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:
             err=True,
         )
         raise typer.Exit(SOME_RUNS_FAILED)
-
-
-@contextmanager
-def _errors_without_traceback() -> Iterator[None]:
-    """What a user can put right is said without a traceback."""
-    try:
-        yield
-    except (StudyError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(CANNOT_GO_ON) from None

@@ -38,6 +38,7 @@ class Measurement(Frozen):
         seconds: of the mode itself in each round, where it is a time.
         better: which values are better.
         ours: whether it is this project's, so that a change for the worse is a regression.
+        relative: whether it is a ratio, which another machine should have, too.
         note: what to know about it.
     """
 
@@ -46,10 +47,11 @@ class Measurement(Frozen):
     mode: str
     setting: str
     quantity: str
-    values: list[float]
-    seconds: list[float] = []
+    values: tuple[float, ...]
+    seconds: tuple[float, ...] = ()
     better: Literal["lower", "higher"] = "lower"
     ours: bool = True
+    relative: bool = True
     note: str = ""
 
     @property
@@ -73,6 +75,12 @@ class Measurement(Frozen):
         low, high = np.quantile(self.values, (0.25, 0.75))
         return float(low), float(high)
 
+    @property
+    def line(self) -> str:
+        """For a terminal."""
+        low, high = self.quartiles
+        return f"{self.title}: {self.median:.3g} [{low:.3g}, {high:.3g}]"
+
 
 class Skipped(Frozen):
     """A mode that was not measured, and why."""
@@ -82,6 +90,11 @@ class Skipped(Frozen):
     mode: str
     setting: str
     reason: str
+
+    @property
+    def line(self) -> str:
+        """For a terminal."""
+        return f"not measured: {self.mode}, {self.model}, {self.setting}: {self.reason}"
 
 
 class Agreement(Frozen):
@@ -106,6 +119,12 @@ class Agreement(Frozen):
     def holds(self) -> bool:
         """Whether the numbers agree; NaN does not."""
         return self.difference <= self.allowed
+
+    @property
+    def line(self) -> str:
+        """For a terminal."""
+        verdict = "agrees with" if self.holds else "DIFFERS from"
+        return f"{self.mode} {verdict} {self.reference} ({self.compared} within {self.difference:.1e}), {self.model}"
 
 
 class Circumstances(Frozen):
@@ -133,16 +152,16 @@ class PartRecord(Frozen):
     """All of one part."""
 
     circumstances: Circumstances
-    measurements: list[Measurement] = []
-    skipped: list[Skipped] = []
-    agreements: list[Agreement] = []
+    measurements: tuple[Measurement, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
 
 
 class Performance(Frozen):
     """All that was measured on one device, the parts perhaps at different times."""
 
     device: DeviceName
-    parts: dict[Part, PartRecord] = {}
+    parts: dict[Part, PartRecord]
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -190,7 +209,7 @@ def read(folder: Path, device: DeviceName) -> Performance:
     """
     path = file_of(folder, device)
     if not path.is_file():
-        return Performance(device=device)
+        return Performance(device=device, parts={})
     try:
         found = Performance.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal, mas_importance
-from study.cost import PLUGINS, strategy_stub
+from study.bench.plugins import OURS, strategy_stub, training_step
+from study.bench.waiting import waits
+from study.bench.workloads import mlp
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -17,34 +18,23 @@ def data():
     return TensorDataset(torch.rand(64, 784, generator=generator), torch.randint(0, 10, (64,), generator=generator))
 
 
-@pytest.mark.parametrize("name", PLUGINS)
+@pytest.mark.parametrize("name", OURS)
 def test_no_step_waits_for_the_device(name, data):
-    strategy, optimizer = strategy_stub(100, "cuda")
-    plugin = PLUGINS[name]()
+    strategy = strategy_stub(mlp(100).cuda())
+    plugin = OURS[name]()
     plugin.consolidate(strategy, data)
     plugin.before_training_epoch(strategy)
-    inputs, targets = (tensor.cuda() for tensor in data.tensors)
-    for step in range(3):
-        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step allocates
-        try:
-            optimizer.zero_grad()
-            strategy.loss = F.cross_entropy(strategy.model(inputs), targets)
-            plugin.before_backward(strategy)
-            strategy.loss.backward()
-            plugin.after_backward(strategy)
-            plugin.before_update(strategy)
-            optimizer.step()
-            plugin.after_update(strategy)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    step = training_step(strategy, plugin, *(tensor.cuda() for tensor in data.tensors))
+    step()  # the first one allocates
+    assert [waits(step) for _ in range(2)] == [None, None]
     assert all(tensor.is_cuda for tensor in plugin.importance.values())
 
 
 @pytest.mark.parametrize("measure", [fisher_diagonal, mas_importance])
 def test_importance_is_that_of_the_cpu(measure, data):
-    strategy, _ = strategy_stub(100, "cpu")
-    expected = measure(strategy.model, data)
-    found = measure(strategy.model.cuda(), data)
+    model = mlp(100)
+    expected = measure(model, data)
+    found = measure(model.cuda(), data)
     for name, reference in expected.items():
         difference = (found[name].cpu() - reference).abs().max()
         assert difference <= 1e-4 * reference.max(), f"{name}: {difference:.2e} of {reference.max():.2e}"

@@ -23,7 +23,7 @@ IN_THE_DARK = {INK: "#e6eaf0", MUTED: "#9ba6b4", GRID: "#39424e", PAPER: "#12161
 """What replaces the colours that are not a method's, where the reader's system is dark."""
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; without their yellow, which white paper hides
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)))
 
@@ -79,8 +79,8 @@ def looks(methods: Mapping[str, Method]) -> dict[str, Look]:
         elif isinstance(method, Joint | Cumulative):
             found[name] = Look(INK, marker, _DASHES[1 if isinstance(method, Joint) else 0])
         else:
-            turn, color = divmod(others, len(_PALETTE))
-            found[name] = Look(_PALETTE[color], marker, _DASHES[turn % len(_DASHES)])
+            turn, color = divmod(others, len(PALETTE))
+            found[name] = Look(PALETTE[color], marker, _DASHES[turn % len(_DASHES)])
             others += 1
     return found
 

@@ -1,0 +1,170 @@
+"""How far an exact Fisher and a penalty are from what the machine could do at best."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import Tensor, nn
+
+from study.bench.passes import ours
+from study.bench.plugins import KINDS, learn, strategy_stub
+from study.bench.record import Measurement
+from study.bench.steps import FEW
+from study.bench.timing import Turn, clock_of, interleave
+from study.bench.workloads import Workload
+
+FLOPS = "share of a matrix product's operations a second"
+BANDWIDTH = "share of the rate at which memory is copied"
+
+SIDE = 1024
+"""Of the square matrices whose product is the yardstick."""
+
+SEPARATE = 5
+"""Reads and writes of one copy of the parameters: θ, θ*, Ω and the gradient read, the gradient written."""
+
+PATH_INTEGRAL = 12
+"""The same for SI, which also writes g and θ, and after the update reads θ, the θ before, g and ω, and writes ω."""
+
+
+def least_operations(model: nn.Module, image: Tensor, cotangents: int) -> int:
+    """The floating-point operations that the exact Fisher of one sample takes at least, in matrix products.
+
+    For a layer whose weight W acts at P positions of a sample (P = 1 for a Linear layer of a MLP):
+
+    - forward: 2 |W| P;
+    - backward to the outputs of the layers, for each of K cotangents: 2 |W| P for every layer but the first, since
+      the gradient at a layer's output comes through the weight of the layer behind it;
+    - one contraction: 2 |W| where P = 1, since ``(Σ_k g_k²)ᵀ a²`` is a product of two vectors whatever K is; 2 |W| P K
+      where P > 1, since per-sample gradients then have to be formed before they are squared.
+
+    Everything elementwise, activations, normalisation, squares and the softmax, is left out. K is the number of
+    classes. One could do with C − 1 cotangents, the rank of diag(π) − ππᵀ, so that for 10 classes
+    a rate could be up to a tenth above the one that this count gives.
+
+    Args:
+        model: of Linear and Conv layers, called one after the other.
+        image: one input, without a dimension for samples.
+        cotangents: K.
+    """
+    positions: list[tuple[int, int]] = []  # of each layer in the order of calls: entries of its weight, positions
+
+    def note(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
+        positions.append((module.weight.numel(), output[0].numel() // outputs))
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with torch.no_grad():
+            model.eval()(image.unsqueeze(0))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    forward = sum(2 * weight * n for weight, n in positions)
+    backward = cotangents * sum(2 * weight * n for weight, n in positions[1:])
+    contraction = sum(2 * weight * (1 if n == 1 else n * cotangents) for weight, n in positions)
+    return forward + backward + contraction
+
+
+def measure_flops(
+    workload: Workload, classes: int, device: torch.device, rounds: int, samples: int
+) -> Iterator[Measurement]:
+    """Operations a second of an exact Fisher's pass, counted at their least, over those of a plain matrix product."""
+    model = workload.model(classes, device)
+    inputs, targets = workload.images(samples, classes, device)
+    operations = samples * least_operations(model, inputs[0], classes)
+    (exact,) = [each for each in ours() if each.computes == "exact Fisher"]
+    matrix = torch.rand(SIDE, SIDE, device=device)
+    product = torch.empty_like(matrix)
+    of_product = 2 * SIDE**3
+    repeats = max(1, operations // of_product // 4)
+
+    def multiply() -> None:
+        for _ in range(repeats):
+            torch.mm(matrix, matrix, out=product)
+
+    def measure() -> None:
+        exact.measure(model, inputs, targets, samples)
+
+    measure()
+    multiply()
+    seconds = interleave({"pass": Turn(measure), "product": Turn(multiply)}, rounds, clock_of(device))
+    rates = [operations / s for s in seconds["pass"]]
+    plain = [repeats * of_product / s for s in seconds["product"]]
+    yield Measurement(
+        part="limit",
+        model=workload.name,
+        mode=exact.name,
+        setting=f"{classes} classes",
+        quantity=FLOPS,
+        values=[rate / best for rate, best in zip(rates, plain, strict=True)],
+        seconds=seconds["pass"],
+        better="higher",
+        note=f"the product: {sorted(plain)[len(plain) // 2] / 1e9:.0f} GFLOP/s, of {SIDE}×{SIDE} matrices",
+    )
+
+
+def measure_bandwidth(workload: Workload, device: torch.device, rounds: int, experience: int) -> Iterator[Measurement]:
+    """Bytes a second that a step's penalty moves, counted at their least, over those of a copy of as many bytes.
+
+    The penalty alone: all callbacks of a step, and a backward pass of a loss that has nothing else in it, into
+    gradients that are there. Bytes of one copy of the parameters are read or written five times, twelve times by SI
+    (:data:`SEPARATE`, :data:`PATH_INTEGRAL`).
+    """
+    model = workload.model(10, device)
+    entries = sum(p.numel() for p in model.parameters())
+    images = workload.images(FEW, 10, device)
+    for kind, factories in KINDS.items():
+        turns, counts = {}, {}
+        for method, make in factories.items():
+            if kind.startswith(("Avalanche", "plain")) and method == "EWC" and experience > 2:
+                continue  # how fast it moves bytes is not the question, where it moves ever more of them
+            plugin, strategy = make(), strategy_stub(model)
+            learn(plugin, strategy, images, experience - 1)
+            counts[method] = PATH_INTEGRAL if method == "SI" else SEPARATE
+            turns[method] = Turn(_penalty_alone(plugin, strategy))
+            turns[f"{method}, copy"] = Turn(_copy(counts[method] * entries, device))
+        for turn in turns.values():
+            turn.work()
+        seconds = interleave(turns, rounds, clock_of(device))
+        for method in counts:
+            copying = seconds[f"{method}, copy"]
+            yield Measurement(
+                part="limit",
+                model=workload.name,
+                mode=f"{method}, {kind}",
+                setting=f"experience {experience}",
+                quantity=BANDWIDTH,
+                values=[copy / s for copy, s in zip(copying, seconds[method], strict=True)],
+                seconds=seconds[method],
+                better="higher",
+                ours=kind.startswith("ours"),
+            )
+
+
+def _penalty_alone(plugin: SupervisedPlugin, strategy: object) -> Callable[[], None]:
+    nothing = torch.zeros((), device=strategy.device, requires_grad=True)
+
+    def work() -> None:
+        plugin.before_training_iteration(strategy)
+        plugin.before_forward(strategy)
+        plugin.after_forward(strategy)
+        strategy.loss = nothing + 1.0
+        plugin.before_backward(strategy)
+        strategy.loss.backward()
+        plugin.after_backward(strategy)
+        plugin.before_update(strategy)
+        with torch.no_grad():
+            for p in strategy.model.parameters():
+                p.view(-1)[:0].zero_()  # stands for the update: nothing is written, but autograd counts it as one
+        plugin.after_update(strategy)
+        plugin.after_training_iteration(strategy)
+
+    return work
+
+
+def _copy(transfers: int, device: torch.device) -> Callable[[], None]:
+    """Read and write so many floats in all: half of them are read, half written."""
+    source = torch.rand(max(1, transfers // 2), device=device)
+    target = torch.zeros_like(source)
+    return lambda: target.copy_(source)

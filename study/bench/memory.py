@@ -1,0 +1,120 @@
+"""Bytes: what a plugin holds after many experiences, and what an importance pass takes beside its bound."""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import TensorDataset
+
+from clreg_plugins import fisher_diagonal
+from study.bench.plugins import KINDS, learn, strategy_stub
+from study.bench.record import Measurement
+from study.bench.steps import FEW
+from study.bench.workloads import Workload
+from study.instruments import held_bytes, peak_memory, reset_peak_memory
+from study.models import parameter_bytes
+
+STATE = "state held, in copies of the parameters"
+SCRATCH = "scratch held beside it, in copies of the parameters"
+PEAK = "peak of the pass over its bound"
+EXPERIENCES = (1, 10, 50)
+
+
+def measure_held(
+    workload: Workload, device: torch.device, experiences: Sequence[int] = EXPERIENCES
+) -> Iterator[Measurement]:
+    """What every plugin holds after so many experiences, a step of the next one included."""
+    images = workload.images(FEW, 10, device)
+    for kind, factories in KINDS.items():
+        if kind == "plain autograd":
+            continue
+        for method, make in factories.items():
+            for count in experiences:
+                model = workload.model(10, device)
+                strategy, plugin = strategy_stub(model), make()
+                learn(plugin, strategy, images, count)
+                held, unit = held_bytes(plugin, model), parameter_bytes(model)
+                for quantity, size in ((STATE, held.state), (SCRATCH, held.scratch)):
+                    yield Measurement(
+                        part="memory",
+                        model=workload.name,
+                        mode=f"{method}, {kind}",
+                        setting=f"after experience {count}",
+                        quantity=quantity,
+                        values=(size / unit,),
+                        ours=kind.startswith("ours"),
+                    )
+
+
+def measure_peaks(
+    workload: Workload,
+    classes: int,
+    device: torch.device,
+    bounds: Sequence[int],
+    samples: int,
+    rounds: int,
+) -> Iterator[Measurement]:
+    """The most that an exact Fisher's pass took beyond what was there before and its own result, over ``max_bytes``.
+
+    All samples are read as one batch, so that the pass has to cut it down itself. On a CPU it is the process's memory,
+    to which the libraries' own scratch and what the allocator keeps belong.
+
+    Args:
+        workload: the model.
+        classes: of its outputs.
+        device: where.
+        bounds: each a ``max_bytes``, in bytes.
+        samples: in the one batch.
+        rounds: passes a bound.
+    """
+    model = workload.model(classes, device)
+    data = TensorDataset(*workload.images(samples, classes, device))
+    fisher_diagonal(model, TensorDataset(*data[:FEW]))  # what libraries allocate once is no part of the pass
+    for bound in bounds:
+
+        def measure(bound: int = bound) -> object:
+            return fisher_diagonal(model, data, batch_size=samples, max_bytes=bound)
+
+        peaks = [_peak_beyond(measure, device) - parameter_bytes(model) for _ in range(rounds)]
+        yield Measurement(
+            part="memory",
+            model=workload.name,
+            mode="exact Fisher, ours",
+            setting=f"{classes} classes, max_bytes = {bound // 2**20} MiB",
+            quantity=PEAK,
+            values=tuple(max(0, peak) / bound for peak in peaks),
+            note=f"{samples} samples in one batch",
+        )
+
+
+def _peak_beyond(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes at the peak of some work, beyond those before it."""
+    gc.collect()
+    _give_back_freed_memory()
+    reset_peak_memory(device)
+    before = _held_now(device)
+    result = work()
+    peak = peak_memory(device)
+    del result
+    return peak - before
+
+
+def _held_now(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return peak_memory(device)
+
+
+def _give_back_freed_memory() -> None:
+    """What the C library keeps of memory that was freed would be used again, and not be seen in the peak."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -1,0 +1,375 @@
+"""From the measurements to a page that people read. Nothing is measured here."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rich import table as rich_table
+
+from study.bench import limit, memory, pass_times, steps
+from study.bench.figures import LOOKS, growth_figure, pass_figure
+from study.bench.plan import PARTS
+from study.bench.record import DeviceName, Measurement, PartRecord, Performance, read
+from study.bench.targets import TARGETS, Target, target_of
+from study.reporting.document import Cell, Code, Column, Document, Figure, Gallery, Paragraph, Section, Statement, Table
+from study.reporting.figures.style import standalone
+from study.reporting.html import to_html
+from study.reporting.markdown import to_markdown
+from study.reporting.numbers import NOTHING
+from study.store import write_atomically
+
+PAGE = "index.html"
+DEVICES: dict[DeviceName, str] = {"cpu": "On a CPU", "cuda": "On a GPU"}
+HEADINGS = {
+    "step": "A training step",
+    "pass": "An importance pass",
+    "memory": "Memory",
+    "limit": "Distance to the limit",
+    "study": "The study",
+    "waiting": "Waiting for the GPU",
+}
+EXPLANATIONS = {
+    "step": "The time of a training step over that of Naive, the same step without a plugin: forward, backward, fused "
+    "Adam, every callback in its place, without Avalanche's loop around it. All modes of a method take turns.",
+    "pass": "The time of a pass over the data in training epochs over the same data. Passes are timed only if their "
+    "numbers agree.",
+    "memory": "What plugins hold, counted tensor by tensor, in copies of the parameters; and the most that an exact "
+    "Fisher's pass takes beyond what was there before and its result.",
+    "limit": "Operations and bytes are counted at their least (see `study/bench/limit.py`), and their rate is compared "
+    "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured.",
+    "study": "Split MNIST in the study, in one thread.",
+    "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
+}
+Key = Callable[[Measurement], str]
+
+
+def write_report(folder: Path) -> Path:
+    """Write README.md, index.html and figures from the measurements of both devices that the folder holds.
+
+    Returns:
+        The path of the HTML page.
+
+    Raises:
+        BenchError: a file of measurements is damaged.
+        OSError: the folder cannot be written to.
+    """
+    document = compose([found for device in DEVICES if (found := read(folder, device)).parts])
+    for figure in document.figures:
+        write_atomically(folder / "figures" / f"{figure.name}.svg", standalone(figure.svg).encode())
+    for file, text in (("README.md", to_markdown(document)), (PAGE, to_html(document))):
+        write_atomically(folder / file, text.encode())
+    return folder / PAGE
+
+
+def compose(found: Sequence[Performance]) -> Document:
+    """The report in parts; what was not measured is not in it."""
+    return Document(
+        "What clreg costs",
+        (
+            "Time and memory of the plugins, of importance passes and of the study, beside other libraries and beside "
+            "what the machine could do at best.",
+            "Whatever is compared takes turns within one process, and a ratio is formed in each round: a machine's "
+            "speed drifts, its ratios hold. Numbers are medians over the rounds, with the quartiles in brackets; ✓ and "
+            "✗ say whether the median meets its target.",
+        ),
+        tuple(_statement(performance) for performance in found),
+        tuple(_device_section(performance) for performance in found),
+    )
+
+
+def targets_table(performance: Performance) -> rich_table.Table:
+    """The targets for a terminal."""
+    source = _targets(performance)
+    shown = rich_table.Table(title=source.caption)
+    for column in source.columns:
+        shown.add_column(column.heading, justify="right" if column.kind == "number" else "left")
+    for row in source.rows:
+        shown.add_row(*(cell.text.replace("[", r"\[") for cell in row))
+    return shown
+
+
+# ------------------------------------------------------------------------------------------------------ targets
+
+
+def _judged(performance: Performance) -> list[tuple[Target, list[Measurement]]]:
+    """The targets of a device, each with the measurements that it is about; those without one are left out."""
+    judged = [(target, []) for target in TARGETS if target.device == performance.device]
+    for measurement in performance.measurements:
+        target = target_of(measurement, performance.device)
+        for each, about in judged:
+            if each is target:
+                about.append(measurement)
+    return [(target, about) for target, about in judged if about]
+
+
+def _statement(performance: Performance) -> Statement:
+    judged = _judged(performance)
+    met = sum(all(map(target.met, about)) for target, about in judged)
+    quick = any(part.circumstances.quick for part in performance.parts.values())
+    text = f"{met} of {len(judged)} targets are met throughout"
+    return Statement(DEVICES[performance.device], text + (", measured quickly." if quick else "."))
+
+
+def _targets(performance: Performance) -> Table:
+    rows = []
+    for target, about in _judged(performance):
+        worst = (max if target.sense == "≤" else min)(about, key=lambda each: each.median)
+        met = sum(map(target.met, about))
+        verdict = "met" if met == len(about) else "missed"
+        where = f"{worst.mode}, {worst.model}, {worst.setting}"
+        rows.append(
+            (
+                Cell(target.what, target.what),
+                Cell(target.text, target.bound),
+                Cell(_with_quartiles(worst), worst.median),
+                Cell(where, where),
+                Cell(f"{_sign(met == len(about))} {met} of {len(about)}", met / len(about), verdict),
+            )
+        )
+    columns = (
+        Column("what", "prose"),
+        Column("target"),
+        Column("measured, at worst"),
+        Column("which is of", "prose"),
+        Column("met"),
+    )
+    return Table(f"targets-{performance.device}", "Targets", columns, tuple(rows))
+
+
+# ------------------------------------------------------------------------------------------------------- devices
+
+
+def _device_section(performance: Performance) -> Section:
+    device = performance.device
+    command = f"clreg-study bench --device {device}"
+    blocks = (
+        _targets(performance),
+        _circumstances(performance),
+        Paragraph(_machine(performance)),
+        Code(
+            f"{command}            # measures all of this again\n{command} --check    # says what has become slower",
+            "sh",
+        ),
+    )
+    parts = [(part, performance.parts[part]) for part in PARTS[device] if part in performance.parts]
+    sections = tuple(_part_section(device, part, record) for part, record in parts)
+    return Section(device, DEVICES[device], blocks, sections)
+
+
+def _circumstances(performance: Performance) -> Table:
+    rows = []
+    for part, record in performance.parts.items():
+        now = record.circumstances
+        load = " to ".join(NOTHING if each is None else f"{each:.2f}" for each in now.load)
+        rows.append(
+            tuple(
+                Cell(text, text)
+                for text in (
+                    HEADINGS[part],
+                    now.started.replace("T", " ").removesuffix("+00:00") + " UTC",
+                    f"{now.threads} of {now.cpus}",
+                    load,
+                    (now.commit or NOTHING)[:10] + ("+" if (now.commit or "").endswith("+") else ""),
+                    "quick" if now.quick else "full",
+                )
+            )
+        )
+    headings = ("part", "measured", "threads of CPUs", "load, start to end", "commit", "how")
+    notes = (
+        "The load is the system's average over a minute: at the start that of other work, at the end with this.",
+        "A commit with + had changes that were not committed.",
+    )
+    columns = tuple(Column(heading, "name") for heading in headings)
+    return Table(f"circumstances-{performance.device}", "When and beside what", columns, tuple(rows), notes)
+
+
+def _machine(performance: Performance) -> str:
+    now = [record.circumstances for record in performance.parts.values()][-1]
+    versions = ", ".join(f"{name} {version}" for name, version in now.versions.items())
+    hardware = ", ".join(filter(None, (now.hardware.gpu, now.hardware.processor, now.hardware.system)))
+    return f"Machine: {hardware}. Versions: {versions}."
+
+
+# --------------------------------------------------------------------------------------------------------- parts
+
+
+def _part_section(device: DeviceName, part: str, record: PartRecord) -> Section:
+    tables = [*_TABLES[part](device, record.measurements)]
+    galleries = [Gallery(figures) for figures in [tuple(_figures(device, part, record.measurements))] if figures]
+    rest = [table for table in (_agreements(device, record), _skipped(device, part, record)) if table is not None]
+    return Section(f"{part}-{device}", HEADINGS[part], (Paragraph(EXPLANATIONS[part]), *galleries, *tables, *rest))
+
+
+def _by(measurements: Sequence[Measurement], key: Key) -> list[tuple[str, list[Measurement]]]:
+    """Groups in the order in which they first come."""
+    order = list(dict.fromkeys(map(key, measurements)))
+    ordered = sorted(measurements, key=lambda each: order.index(key(each)))
+    return [(name, list(group)) for name, group in groupby(ordered, key)]
+
+
+def _step_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for model, group in _by(measurements, lambda each: each.model):
+        caption = f"{model}: a step over Naive's; last, the step at the last experience over that at the first"
+        yield _pivot(device, f"step-{_slug(model)}", caption, group, _mode, _setting)
+
+
+def _pass_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    epochs = [each for each in measurements if each.quantity == pass_times.EPOCHS]
+    for model, group in _by(epochs, lambda each: each.model):
+        yield _pivot(device, f"pass-{_slug(model)}", f"{model}: a pass in training epochs", group, _mode, _setting)
+    faster = [each for each in measurements if each.quantity != pass_times.EPOCHS]
+    for where, group in _by(faster, lambda each: f"{each.model}, {each.setting}"):
+        caption = f"{where}: times as fast as"
+        yield _pivot(device, f"faster-{_slug(where)}", caption, group, _mode, _rival)
+
+
+def _memory_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for quantity, group in _by(measurements, lambda each: each.quantity):
+        row = _model if quantity == memory.PEAK else _mode
+        yield _pivot(device, _slug(quantity), quantity[0].upper() + quantity[1:], group, row, _setting)
+
+
+def _limit_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for quantity, group in _by(measurements, lambda each: each.quantity):
+        kind = "An exact Fisher" if quantity == limit.FLOPS else "A step's penalty"
+        row, column = (_model, _mode) if quantity == limit.FLOPS else (_mode, _model)
+        yield _pivot(device, _slug(quantity), f"{kind}: {quantity}", group, row, column)
+
+
+def _other_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for quantity, group in _by(measurements, lambda each: each.quantity):
+        caption = quantity[0].upper() + quantity[1:]
+        yield _pivot(device, _slug(quantity), caption, group, _mode, lambda each: f"{each.model}, {each.setting}")
+
+
+_TABLES = {
+    "step": _step_tables,
+    "pass": _pass_tables,
+    "memory": _memory_tables,
+    "limit": _limit_tables,
+    "study": _other_tables,
+    "waiting": _other_tables,
+}
+
+
+def _mode(each: Measurement) -> str:
+    return each.mode
+
+
+def _model(each: Measurement) -> str:
+    return each.model
+
+
+def _setting(each: Measurement) -> str:
+    return each.setting
+
+
+def _rival(each: Measurement) -> str:
+    return each.quantity.removeprefix(pass_times.FASTER).strip()
+
+
+def _pivot(
+    device: DeviceName, name: str, caption: str, measurements: Sequence[Measurement], row: Key, column: Key
+) -> Table:
+    """A table with a cell for each measurement, and what there is to know about them below it."""
+    found = {(row(each), column(each)): each for each in measurements}
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    cells = tuple(
+        (Cell(of_row, of_row), *(_cell(found.get((of_row, of_column)), device) for of_column in columns))
+        for of_row in rows
+    )
+    said: Counter[str] = Counter(f"{each.mode}, {each.setting}: {each.note}." for each in measurements if each.note)
+    headings = (Column("", "name"), *(Column(heading) for heading in columns))
+    return Table(f"{name}-{device}", caption, headings, cells, tuple(said))
+
+
+def _cell(measurement: Measurement | None, device: DeviceName) -> Cell:
+    if measurement is None:
+        return Cell(NOTHING)
+    target = target_of(measurement, device)
+    text = _with_quartiles(measurement)
+    if target is None:
+        return Cell(text, measurement.median)
+    met = target.met(measurement)
+    return Cell(f"{_sign(met)} {text}", measurement.median, "met" if met else "missed")
+
+
+def _with_quartiles(measurement: Measurement) -> str:
+    if len(measurement.values) == 1:
+        return _number(measurement.median)
+    low, high = measurement.quartiles
+    return f"{_number(measurement.median)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _sign(met: bool) -> str:
+    return "✓" if met else "✗"
+
+
+def _slug(text: str) -> str:
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())
+
+
+def _agreements(device: DeviceName, record: PartRecord) -> Table | None:
+    rows = tuple(
+        (
+            Cell(each.mode, each.mode),
+            Cell(f"{each.model}, {each.setting}", each.model),
+            Cell(each.reference, each.reference),
+            Cell(f"{_sign(each.holds)} {each.difference:.1e}", each.difference, "met" if each.holds else "missed"),
+            Cell(f"{each.compared}, within {each.allowed:g}", each.allowed),
+        )
+        for each in record.agreements
+    )
+    columns = (
+        Column("pass", "name"),
+        Column("of", "name"),
+        Column("compared with", "name"),
+        Column("relative difference"),
+        Column("what is compared", "name"),
+    )
+    note = (
+        f"On {pass_times.COMPARED} samples in double precision; entries by the largest difference over the largest "
+        "entry, estimates that draw at random by the sum of all entries."
+    )
+    summary = f"Agreement before timing: {sum(each.holds for each in record.agreements)} of {len(rows)} hold"
+    return Table(f"agreement-{device}", "Agreement", columns, rows, (note,), summary) if rows else None
+
+
+def _skipped(device: DeviceName, part: str, record: PartRecord) -> Table | None:
+    rows = tuple(
+        tuple(Cell(text, text) for text in (each.mode, f"{each.model}, {each.setting}".removesuffix(", "), each.reason))
+        for each in record.skipped
+    )
+    columns = (Column("what", "name"), Column("on", "name"), Column("why", "prose"))
+    summary = f"Not measured: {len(rows)}"
+    return Table(f"skipped-{part}-{device}", "Not measured", columns, rows, (), summary) if rows else None
+
+
+# ------------------------------------------------------------------------------------------------------- figures
+
+
+def _figures(device: DeviceName, part: str, measurements: Sequence[Measurement]) -> Iterator[Figure]:
+    for model, group in _by(measurements, _model):
+        name = f"{part}-{_slug(model)}-{device}"
+        if part == "step":
+            found = [each for each in group if each.quantity == steps.QUANTITY and each.mode.startswith("EWC, ")]
+            lines = {
+                kind: sorted((int(each.setting.split()[-1]), each) for each in found if each.mode == f"EWC, {kind}")
+                for kind in LOOKS
+            }
+            lines = {kind: points for kind, points in lines.items() if len(points) > 1}
+            if lines:
+                alt = "; ".join(f"{kind}: {_number(points[-1][1].median)} at the end" for kind, points in lines.items())
+                caption = f"{model}: a step with EWC over Naive's, against the experience; bars span the quartiles."
+                yield Figure(name, caption, alt, growth_figure(name, alt, lines))
+        elif part == "pass":
+            passes = [each for each in group if each.quantity == pass_times.EPOCHS and each.setting == "10 classes"]
+            if passes:
+                alt = "; ".join(f"{each.mode}: {_number(each.median)} epochs" for each in passes)
+                caption = f"{model}, 10 classes: passes in training epochs, on an axis by factors; ours in blue."
+                yield Figure(name, caption, alt, pass_figure(name, alt, passes))

@@ -1,0 +1,20 @@
+"""How commands end when they cannot go on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from study.errors import StudyError
+
+SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
+
+
+@contextmanager
+def errors_without_traceback() -> Iterator[None]:
+    """What a user can put right is said without a traceback."""
+    try:
+        yield
+    except (StudyError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(CANNOT_GO_ON) from None
