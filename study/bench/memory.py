@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal
-from study.bench.plugins import KINDS, learn, strategy_stub
+from study.bench.plugins import KINDS, learn, strategy_stub, training_step
 from study.bench.record import Measurement
 from study.bench.steps import FEW
 from study.bench.workloads import Workload
@@ -36,6 +36,7 @@ def measure_held(
                 model = workload.model(10, device)
                 strategy, plugin = strategy_stub(model), make()
                 learn(plugin, strategy, images, count)
+                training_step(strategy, plugin, *images)()
                 held, unit = held_bytes(plugin, model), parameter_bytes(model)
                 for quantity, size in ((STATE, held.state), (SCRATCH, held.scratch)):
                     yield Measurement(

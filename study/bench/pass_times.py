@@ -17,6 +17,7 @@ from study.bench.workloads import Workload, training_epoch
 EPOCHS = "training epochs"
 FASTER = "times as fast as"
 FASTEST_PEER = "the fastest peer"
+SCALED = "scaled from"
 COMPARED = 32
 """Samples that passes must agree on before they are timed."""
 
@@ -80,7 +81,7 @@ def measure_passes(
                 reason = f"its numbers are not those of {compared.reference}: {compared.difference:.2g} off"
                 yield skipped(each.name, reason)
                 continue
-        notes[each.name] = "; ".join(filter(None, [each.note, f"scaled from {n} samples" if n < samples else ""]))
+        notes[each.name] = "; ".join(filter(None, [each.note, f"{SCALED} {n} samples" if n < samples else ""]))
         timed[each.name] = each
         turns[each.name] = Turn(partial(work, n), n / samples)
     seconds = interleave(turns, rounds, clock)

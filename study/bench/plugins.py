@@ -108,7 +108,7 @@ KINDS: dict[str, dict[str, Factory]] = {
 
 NOTES = {
     ("SI", "Avalanche"): "on a CPU Avalanche's SI remembers the parameters themselves, not copies: it never sees one "
-    "move, and penalises nothing; it is timed as it is, and mended to keep copies"
+    "move, and penalises nothing, so it is timed as it is and, mended, with copies"
 }
 
 

@@ -1,6 +1,5 @@
 """From the measurements to a page that people read. Nothing is measured here."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -159,8 +158,8 @@ def _device_section(performance: Performance) -> Section:
 
 def _circumstances(performance: Performance) -> Table:
     rows = []
-    for part, record in performance.parts.items():
-        now = record.circumstances
+    for part in filter(performance.parts.get, PARTS[performance.device]):
+        now = performance.parts[part].circumstances
         load = " to ".join(NOTHING if each is None else f"{each:.2f}" for each in now.load)
         rows.append(
             tuple(
@@ -279,9 +278,25 @@ def _pivot(
         (Cell(of_row, of_row), *(_cell(found.get((of_row, of_column)), device) for of_column in columns))
         for of_row in rows
     )
-    said: Counter[str] = Counter(f"{each.mode}, {each.setting}: {each.note}." for each in measurements if each.note)
     headings = (Column("", "name"), *(Column(heading) for heading in columns))
-    return Table(f"{name}-{device}", caption, headings, cells, tuple(said))
+    return Table(f"{name}-{device}", caption, headings, cells, _notes(measurements))
+
+
+def _notes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
+    """What there is to know about the modes of a table, each said once."""
+    several = len({each.setting for each in measurements}) > 1
+    said: dict[str, None] = {}
+    scaled = []
+    for each in measurements:
+        for note in filter(None, each.note.split("; ")):
+            if note.startswith(pass_times.SCALED):
+                where = f" with {each.setting}" if several else ""
+                scaled.append(f"{each.mode}{where}: {note.removeprefix(pass_times.SCALED).strip()}")
+            else:
+                said[f"{each.mode}: {note}."] = None
+    if scaled:
+        said[f"Timed on fewer samples, and scaled: {'; '.join(scaled)}."] = None
+    return tuple(said)
 
 
 def _cell(measurement: Measurement | None, device: DeviceName) -> Cell:

@@ -1,0 +1,127 @@
+"""Targets, and what has become slower."""
+
+import pytest
+
+from study.bench.check import regressions
+from study.bench.plan import FULL, LARGE_TOO
+from study.bench.record import BenchError
+from study.bench.targets import TARGETS, target_of
+from tests.study.bench.synthetic import a_pass, agreement, measurement, performance
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "met"),
+    [
+        ("EWC, ours", 1.15, True),
+        ("EWC, ours", 1.154, True),  # as it is shown
+        ("EWC, ours", 1.156, False),
+        ("SI, ours", 1.25, True),
+        ("SI, ours", 1.26, False),
+        ("L2, ours, direct", 1.10, True),
+        ("L2, ours, direct", 1.11, False),
+        ("SI, ours, direct", 1.20, True),
+    ],
+)
+def test_a_step_is_held_to_the_bound_of_its_kind(mode, value, met):
+    found = measurement(mode, value)
+    assert target_of(found, "cpu").met(found) is met
+
+
+def test_others_are_held_to_nothing():
+    for mode in ("EWC, Avalanche", "SI, Avalanche, mended", "EWC, plain autograd"):
+        assert target_of(measurement(mode, 9.0), "cpu") is None
+
+
+def test_where_more_is_better_less_is_a_miss():
+    found = [a_pass("exact Fisher, ours", value, quantity="times as fast as BackPACK") for value in (2.0, 1.9)]
+    assert [target_of(each, "cpu").met(each) for each in found] == [True, False]
+
+
+def test_a_target_is_about_its_model_and_its_number_of_classes():
+    assert target_of(a_pass("exact Fisher, ours", 1.0), "cpu") is not None
+    assert target_of(a_pass("exact Fisher, ours", 1.0, setting="100 classes"), "cpu") is None
+    assert target_of(a_pass("exact Fisher, ours", 1.0, model="small ViT"), "cpu") is None
+
+
+def test_every_target_names_a_model_that_is_measured():
+    names = {each.name for scale in (FULL, LARGE_TOO) for each in (*scale.step_models, *scale.pass_models)}
+    modes = [f"{method}, ours" for method in ("L2", "EWC", "SI", "exact Fisher", "empirical Fisher", "sample Fisher")]
+    modes += ["MAS, squared norm, ours", "L2, ours, direct", "SI, ours, direct"]
+    quantities = {
+        "step over Naive's",
+        "step at the last experience over that at the first",
+        "training epochs",
+        "times as fast as one at a time",
+        "times as fast as BackPACK",
+        "times as fast as the fastest peer",
+        "share of a matrix product's operations a second",
+        "state held, in copies of the parameters",
+        "scratch held beside it, in copies of the parameters",
+        "peak of the pass over its bound",
+        "steps that wait for the GPU, of 10",
+    }
+    possible = [
+        measurement(mode, model=model, quantity=quantity, setting="10 classes")
+        for mode in modes
+        for model in names
+        for quantity in quantities
+    ]
+    reached = {id(target_of(each, device)) for each in possible for device in ("cpu", "cuda")}
+    assert [target.what for target in TARGETS if id(target) not in reached] == []
+
+
+RECORDED = performance(
+    measurement("EWC, ours", 1.1),
+    measurement("EWC, Avalanche", 1.4),
+    a_pass("exact Fisher, ours", 80.0, quantity="times as fast as one at a time", better="higher"),
+)
+
+
+def test_the_same_again_is_no_regression():
+    assert regressions(RECORDED, RECORDED) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        (measurement("EWC, ours", 1.6), None),
+        (measurement("EWC, ours", 1.7), "step over Naive's: EWC, ours, MLP 400-400, experience 2: 1.70, recorded 1.10"),
+        (measurement("EWC, ours", 0.5), None),
+        (
+            a_pass("exact Fisher, ours", 50.0, quantity="times as fast as one at a time", better="higher"),
+            "times as fast as one at a time: exact Fisher, ours, MLP 400-400, 10 classes: 50.00, recorded 80.00",
+        ),
+        (a_pass("exact Fisher, ours", 60.0, quantity="times as fast as one at a time", better="higher"), None),
+    ],
+)
+def test_what_is_worse_by_more_than_half_is_named(now, named):
+    assert regressions(performance(now), RECORDED) == ([] if named is None else [named])
+
+
+def test_a_peer_that_becomes_slower_is_no_regression():
+    now = performance(measurement("EWC, ours", 1.1), measurement("EWC, Avalanche", 9.0))
+    assert regressions(now, RECORDED) == []
+
+
+def test_noise_about_nothing_is_no_regression_and_a_step_that_begins_to_wait_is():
+    recorded = performance(measurement("SI, ours", 0.0), measurement("L2, ours", 0.01))
+    now = performance(measurement("SI, ours", 2.0), measurement("L2, ours", 0.05))
+    assert regressions(now, recorded) == ["step over Naive's: SI, ours, MLP 400-400, experience 2: 2.00, recorded 0.00"]
+
+
+def test_times_of_another_machine_are_not_compared():
+    recorded = performance(measurement("none", 10.0, relative=False, ours=True), measurement("EWC, ours", 1.1))
+    now = performance(measurement("none", 900.0, relative=False, ours=True), measurement("EWC, ours", 1.1))
+    assert regressions(now, recorded) == []
+
+
+def test_numbers_of_ours_that_no_longer_agree_are_named():
+    now = performance(measurement("EWC, ours", 1.1), agreements=(agreement(0.5), agreement(0.5, "x, BackPACK")))
+    assert regressions(now, RECORDED) == [
+        "exact Fisher, ours, MLP 400-400, 10 classes: 0.5 off exact Fisher, one at a time"
+    ]
+
+
+def test_nothing_in_common_is_an_error():
+    with pytest.raises(BenchError, match="record them first"):
+        regressions(performance(measurement("EWC, ours", model="another")), RECORDED)

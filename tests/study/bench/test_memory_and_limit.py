@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+
+from study.bench.limit import BANDWIDTH, FLOPS, least_operations, measure_bandwidth, measure_flops
+from study.bench.memory import PEAK, SCRATCH, STATE, measure_held, measure_peaks
+from study.bench.workloads import CNN, Workload, mlp
+
+CPU = torch.device("cpu")
+SMALL = Workload("small", lambda classes: mlp(50, classes), (784,), batch=8)
+
+
+@pytest.fixture(scope="module")
+def held():
+    return {(each.mode, each.setting, each.quantity): each.median for each in measure_held(SMALL, CPU, (1, 4))}
+
+
+@pytest.mark.parametrize("method", ["L2", "EWC", "Online EWC", "MAS", "SI"])
+def test_ours_hold_the_same_after_one_experience_and_after_four(held, method):
+    for quantity in (STATE, SCRATCH):
+        first, fourth = (held[f"{method}, ours", f"after experience {count}", quantity] for count in (1, 4))
+        assert first == fourth
+        assert first <= 4.01 if quantity == STATE else first <= 2.01
+
+
+def test_avalanches_ewc_holds_two_copies_an_experience(held):
+    copies = [held["EWC, Avalanche", f"after experience {count}", STATE] for count in (1, 4)]
+    assert copies == pytest.approx([2, 8], rel=0.01)
+
+
+def test_the_peak_of_a_pass_is_measured_against_each_bound():
+    found = list(measure_peaks(CNN, 2, CPU, (2**24, 2**26), samples=24, rounds=1))
+    assert [each.setting for each in found] == [f"2 classes, max_bytes = {size} MiB" for size in (16, 64)]
+    assert all(each.quantity == PEAK and 0 <= each.median < 4 for each in found), [each.line for each in found]
+
+
+def test_operations_of_a_mlp_are_those_counted_by_hand():
+    a, b, c = 6 * 5, 5 * 4, 4 * 3
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    forward, backward, contraction = 2 * (a + b + c), 3 * 2 * (b + c), 2 * (a + b + c)
+    assert least_operations(model, torch.rand(6), cotangents=3) == forward + backward + contraction
+
+
+def test_a_convolution_acts_at_every_position_and_forms_every_gradient():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
+    conv, linear, positions = 2 * 3 * 9, 48 * 5, 16
+    forward = 2 * (conv * positions + linear)
+    backward = 5 * 2 * linear
+    contraction = 2 * (5 * conv * positions + linear)
+    assert least_operations(model, torch.rand(2, 4, 4), cotangents=5) == forward + backward + contraction
+
+
+def test_shares_of_the_limit_are_measured():
+    (flops,) = measure_flops(SMALL, 3, CPU, rounds=2, samples=32)
+    assert flops.quantity == FLOPS
+    assert flops.better == "higher"
+    assert flops.median > 0
+    found = list(measure_bandwidth(SMALL, CPU, rounds=2, experience=2))
+    assert {each.quantity for each in found} == {BANDWIDTH}
+    assert {"EWC, ours", "SI, ours", "EWC, Avalanche", "L2, plain autograd"} <= {each.mode for each in found}
+    assert all(each.median > 0 for each in found)

@@ -1,0 +1,137 @@
+import pytest
+import torch
+from avalanche.models import SlimResNet18
+from torch import nn
+
+from study.bench import pass_times
+from study.bench.agreement import max_relative_difference
+from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER, measure_passes
+from study.bench.passes import Pass, avalanche, one_at_a_time, ours
+from study.bench.peers import peers, torch_func
+from study.bench.record import Agreement, Measurement, Skipped
+from study.bench.workloads import CNN, MLP_400, RESNET, VIT, ReducedResNet18, Workload, mlp
+
+CPU = torch.device("cpu")
+TINY = Workload("tiny", lambda classes: mlp(4, classes), (784,), batch=16, samples=64)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return list(measure_passes(TINY, 3, CPU, rounds=2, samples=64, patience=1.0))
+
+
+def of(kind, found):
+    return [each for each in found if isinstance(each, kind)]
+
+
+def test_every_variant_of_ours_is_timed(found):
+    timed = {each.mode for each in of(Measurement, found) if each.quantity == EPOCHS and each.ours}
+    assert timed == {each.name for each in ours()}
+
+
+def test_passes_agree_with_one_sample_at_a_time_before_they_are_timed(found):
+    agreements = of(Agreement, found)
+    assert all(each.holds for each in agreements), [each.line for each in agreements if not each.holds]
+    compared = {each.mode: each.reference for each in agreements}
+    for computes in ("exact Fisher", "empirical Fisher", "predicted Fisher", "MAS, squared norm", "MAS, vector"):
+        assert compared[f"{computes}, ours"] == f"{computes}, one at a time"
+    assert compared["batched Fisher, Avalanche"] == "batched Fisher, ours"
+    assert compared["batched MAS, Avalanche"] == "batched MAS, ours"
+    assert compared["exact Fisher, torch.func"] == "exact Fisher, one at a time"
+
+
+def test_speed_is_that_of_the_other_over_ours(found):
+    measured = {(each.mode, each.quantity): each for each in of(Measurement, found)}
+    mine = measured["exact Fisher, ours", EPOCHS]
+    loop = measured["exact Fisher, one at a time", EPOCHS]
+    faster = measured["exact Fisher, ours", f"{FASTER} one at a time"]
+    assert faster.values == pytest.approx([a / b for a, b in zip(loop.seconds, mine.seconds, strict=True)])
+    assert faster.better == "higher"
+    fastest = measured["exact Fisher, ours", f"{FASTER} {FASTEST_PEER}"]
+    assert all(a <= b for a, b in zip(fastest.values, faster.values, strict=True))
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr("study.bench.peers._imported", missing)
+    available, reasons = peers()
+    assert {each.by for each in available} == {"torch.func"}
+    assert set(reasons) == {"backpack-for-pytorch", "curvlinops-for-pytorch"}
+    assert "clreg[bench]" in reasons["backpack-for-pytorch"]
+
+
+def test_a_peer_that_computes_something_else_is_caught_and_not_timed(monkeypatch):
+    (right,) = [each for each in torch_func() if each.computes == "empirical Fisher"]
+
+    def wrong(*arguments):
+        return {name: 1.01 * value for name, value in right.measure(*arguments).items()}
+
+    def nowhere(*arguments):
+        raise NotImplementedError("no such layer")
+
+    others = [Pass("empirical Fisher", "a wrong peer", wrong), Pass("exact Fisher", "a weak peer", nowhere)]
+    monkeypatch.setattr(pass_times, "peers", lambda: (others, {}))
+    found = list(measure_passes(TINY, 3, CPU, rounds=1, samples=64, patience=0.1))
+    (compared,) = [each for each in of(Agreement, found) if "wrong peer" in each.mode]
+    assert not compared.holds
+    assert compared.difference == pytest.approx(0.01, rel=1e-3)
+    reasons = {each.mode: each.reason for each in of(Skipped, found)}
+    assert "its numbers are not those of empirical Fisher, one at a time" in reasons["empirical Fisher, a wrong peer"]
+    assert reasons["exact Fisher, a weak peer"] == "NotImplementedError: no such layer"
+    assert not any("peer" in each.mode for each in of(Measurement, found))
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"w": torch.tensor([1.0, 2.0])}, 0.0),
+        ({"w": torch.tensor([1.0, 3.0])}, 0.5),
+        ({"w": torch.tensor([float("nan"), 2.0])}, float("nan")),
+    ],
+)
+def test_the_difference_is_relative_to_the_largest_entry_and_nan_is_a_difference(result, expected):
+    difference = max_relative_difference(result, {"w": torch.tensor([1.0, 2.0])})
+    assert difference == pytest.approx(expected, nan_ok=True)
+    assert (difference <= 1e-4) == (expected == 0)
+
+
+def test_backpack_agrees_on_a_residual_network():
+    backpack = pytest.importorskip("study.bench.peers").peers()[0]
+    backpack = [each for each in backpack if each.by == "BackPACK"]
+    if not backpack:
+        pytest.skip("BackPACK is not installed")
+    model = RESNET.model(3, CPU).double()
+    inputs, targets = RESNET.images(2, 3, CPU)
+    loops = {each.computes: each for each in one_at_a_time()}
+    for each in backpack:
+        if not each.random:
+            results = [by.measure(model, inputs.double(), targets, 2) for by in (each, loops[each.computes])]
+            assert max_relative_difference(*results) < 1e-4, each.name
+
+
+def test_where_batches_are_normalised_avalanches_mas_is_another_quantity():
+    (mas,) = [each for each in avalanche() if each.computes == "batched MAS"]
+    assert mas.batch_statistics
+
+
+def test_the_reduced_resnet_is_avalanches():
+    mine, theirs = ReducedResNet18(10), SlimResNet18(10)
+    own, others = list(mine.parameters()), list(theirs.parameters())
+    assert [p.shape for p in own] == [p.shape for p in others]
+    with torch.no_grad():
+        for p, q in zip(own, others, strict=True):
+            p.copy_(q)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mine.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize("workload", [MLP_400, CNN, RESNET, VIT], ids=lambda each: each.name)
+def test_models_are_the_same_each_time_and_leave_the_generator_alone(workload):
+    state = torch.get_rng_state()
+    a, b = workload.model(7, CPU), workload.model(7, CPU)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert isinstance(a, nn.Module)
+    assert a.eval()(workload.images(2, 7, CPU)[0]).shape == (2, 7)
