@@ -1,9 +1,11 @@
 """Whether the passes that are about to be timed compute the same."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from study.bench.passes import Moments, Pass
 from study.bench.record import Agreement
@@ -16,6 +18,17 @@ ALLOWED_SUM = 0.5
 
 ESTIMATE_OF = {"sample Fisher": "exact Fisher", "exact Fisher, estimated": "exact Fisher"}
 """What the random ones are estimates of."""
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """What is made within is in double precision; BackPACK makes layers of its own for some of the model's."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def agreement(
@@ -54,7 +67,6 @@ def max_relative_difference(result: Moments, expected: Moments) -> float:
     """The largest difference of two entries over the largest entry that is expected, parameter by parameter.
 
     Example:
-        >>> import torch
         >>> expected = {"w": torch.tensor([1.0, 4.0]), "b": torch.tensor([0.5])}
         >>> round(max_relative_difference({"w": torch.tensor([1.0, 4.0]), "b": torch.tensor([0.6])}, expected), 3)
         0.2

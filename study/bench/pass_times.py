@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from study.bench import passes
-from study.bench.agreement import agreement
+from study.bench.agreement import agreement, double_precision
 from study.bench.passes import OURS, Moments, Pass
 from study.bench.peers import peers
 from study.bench.record import Agreement, Measurement, Skipped
@@ -65,7 +65,8 @@ def measure_passes(
             each.measure(model, inputs[:n], targets[:n], batch)
 
         try:
-            result = each.measure(exact_model, inputs[:COMPARED].double(), targets[:COMPARED], batch)
+            with double_precision():
+                result = each.measure(exact_model, inputs[:COMPARED].double(), targets[:COMPARED], batch)
             n = affordable(work, samples, _fewest(each, samples, classes), patience, clock)
         except Exception as error:  # whatever a peer cannot do with this model
             yield skipped(each.name, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")

@@ -105,7 +105,8 @@ def _backpack(
     totals = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     quantity = extension()
     for x, y in zip(inputs.split(batch), targets.split(batch), strict=True):
-        with library.backpack(quantity):
+        with library.backpack(quantity), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its hooks, which fire at layers whose inputs need no gradient
             criterion(extended(x), y).backward()
         for total, p in zip(totals.values(), extended.parameters(), strict=True):
             total += getattr(p, quantity.savefield)

@@ -1,5 +1,6 @@
 """From the measurements to a page that people read. Nothing is measured here."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,10 @@ from study.reporting.numbers import NOTHING
 from study.store import write_atomically
 
 PAGE = "index.html"
+MET, MISSED = "significant", "problem"
+"""The marks that are set off as good and bad and bring no sign of their own."""
+
+OUR_FIGURES = re.compile(r"(step|pass)-.*-(cpu|cuda)")
 DEVICES: dict[DeviceName, str] = {"cpu": "On a CPU", "cuda": "On a GPU"}
 HEADINGS = {
     "step": "A training step",
@@ -54,6 +59,10 @@ def write_report(folder: Path) -> Path:
         OSError: the folder cannot be written to.
     """
     document = compose([found for device in DEVICES if (found := read(folder, device)).parts])
+    names = {figure.name for figure in document.figures}
+    for path in (folder / "figures").glob("*.svg"):
+        if OUR_FIGURES.fullmatch(path.stem) and path.stem not in names:
+            path.unlink()
     for figure in document.figures:
         write_atomically(folder / "figures" / f"{figure.name}.svg", standalone(figure.svg).encode())
     for file, text in (("README.md", to_markdown(document)), (PAGE, to_html(document))):
@@ -115,7 +124,7 @@ def _targets(performance: Performance) -> Table:
     for target, about in _judged(performance):
         worst = (max if target.sense == "≤" else min)(about, key=lambda each: each.median)
         met = sum(map(target.met, about))
-        verdict = "met" if met == len(about) else "missed"
+        verdict = MET if met == len(about) else MISSED
         where = f"{worst.mode}, {worst.model}, {worst.setting}"
         rows.append(
             (
@@ -307,7 +316,7 @@ def _cell(measurement: Measurement | None, device: DeviceName) -> Cell:
     if target is None:
         return Cell(text, measurement.median)
     met = target.met(measurement)
-    return Cell(f"{_sign(met)} {text}", measurement.median, "met" if met else "missed")
+    return Cell(f"{_sign(met)} {text}", measurement.median, MET if met else MISSED)
 
 
 def _with_quartiles(measurement: Measurement) -> str:
@@ -335,7 +344,7 @@ def _agreements(device: DeviceName, record: PartRecord) -> Table | None:
             Cell(each.mode, each.mode),
             Cell(f"{each.model}, {each.setting}", each.model),
             Cell(each.reference, each.reference),
-            Cell(f"{_sign(each.holds)} {each.difference:.1e}", each.difference, "met" if each.holds else "missed"),
+            Cell(f"{_sign(each.holds)} {each.difference:.1e}", each.difference, MET if each.holds else MISSED),
             Cell(f"{each.compared}, within {each.allowed:g}", each.allowed),
         )
         for each in record.agreements

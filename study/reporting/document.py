@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Mark = Literal["", "reproduced", "above", "below", "inconclusive", "significant", "problem", "met", "missed"]
+Mark = Literal["", "reproduced", "above", "below", "inconclusive", "significant", "problem"]
 
 
 @dataclass(frozen=True)

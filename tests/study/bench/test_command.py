@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from study.data import DataError
 from study.reporting.markdown import to_markdown
 from tests.study.bench.synthetic import a_pass, agreement, measurement, performance, skipped
 
+COMMITTED = Path(__file__).parents[3] / "reports" / "performance"
 TINY = Workload("MLP 400-400", lambda classes: mlp(4, classes), (784,), batch=8, samples=64)
 SCALE = Scale((TINY,), (TINY,), (TINY,), (2, 3), 2, 2, (3,), 0.05, 64, (1, 2), (2**24,), 16, 1, 5)
 
@@ -174,3 +177,14 @@ def test_both_devices_share_a_page(tmp_path):
     assert "## On a CPU" in text
     assert "## On a GPU" in text
     assert "**On a GPU:** 0 of 1 targets are met throughout." in text
+
+
+def test_the_committed_page_is_that_of_its_measurements(tmp_path):
+    if not any(file_of(COMMITTED, device).is_file() for device in plan.PARTS):
+        pytest.skip("nothing has been recorded yet")
+    for device in plan.PARTS:
+        if file_of(COMMITTED, device).is_file():
+            shutil.copy(file_of(COMMITTED, device), tmp_path)
+    write_report(tmp_path)
+    for name in ("README.md", "index.html"):
+        assert (tmp_path / name).read_text() == (COMMITTED / name).read_text(), name
