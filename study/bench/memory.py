@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal
+from study.bench.passes import InMemory
 from study.bench.plugins import KINDS, learn, strategy_stub, training_step
 from study.bench.record import Measurement
 from study.bench.steps import FEW
@@ -72,12 +73,12 @@ def measure_peaks(
         rounds: passes a bound.
     """
     model = workload.model(classes, device)
-    data = TensorDataset(*workload.images(samples, classes, device))
-    fisher_diagonal(model, TensorDataset(*data[:FEW]))  # what libraries allocate once is no part of the pass
+    data = InMemory(TensorDataset(*workload.images(samples, classes, device)), batch_size=samples)
+    fisher_diagonal(model, data, n_samples=FEW)  # what libraries allocate once is no part of the pass
     for bound in bounds:
 
         def measure(bound: int = bound) -> object:
-            return fisher_diagonal(model, data, batch_size=samples, max_bytes=bound)
+            return fisher_diagonal(model, data, max_bytes=bound)
 
         peaks = [_peak_beyond(measure, device) - parameter_bytes(model) for _ in range(rounds)]
         yield Measurement(

@@ -173,8 +173,9 @@ def _avalanche(model: nn.Module, inputs: Tensor, targets: Tensor, _: int, *, met
 
 def avalanche() -> list[Pass]:
     """Avalanche's own passes, which read the samples one by one from a dataset."""
-    in_training = "in training mode: with BatchNorm it is that of the batch's statistics, another quantity than ours"
+    reading = "reads the samples one by one from a dataset"
+    in_training = f"{reading}, and in training mode, so that with BatchNorm it is another quantity than ours"
     return [
-        Pass("batched Fisher", "Avalanche", partial(_avalanche, method="EWC")),
+        Pass("batched Fisher", "Avalanche", partial(_avalanche, method="EWC"), note=reading),
         Pass("batched MAS", "Avalanche", partial(_avalanche, method="MAS"), note=in_training, batch_statistics=True),
     ]

@@ -60,7 +60,13 @@ def cnn(classes: int) -> nn.Module:
 
 def small_vit(classes: int) -> nn.Module:
     """torchvision's VisionTransformer on 32×32 images: patches of 8×8, width 128, 4 layers of 4 heads."""
-    return VisionTransformer(32, 8, 4, 4, 128, 256, num_classes=classes)
+    return with_outputs(VisionTransformer(32, 8, 4, 4, 128, 256, num_classes=classes))
+
+
+def with_outputs(model: VisionTransformer) -> VisionTransformer:
+    """torchvision's, whose head is zero at first, with outputs that depend on the other layers from the start."""
+    nn.init.trunc_normal_(model.heads.head.weight, std=0.02)
+    return model
 
 
 class _Block(nn.Module):
@@ -108,7 +114,14 @@ VIT = Workload("small ViT", small_vit, (3, 32, 32))
 LARGE = (
     Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224)),
     Workload("ResNet-50", lambda classes: resnet50(num_classes=classes), (3, 224, 224), batch=64, samples=512, wide=16),
-    Workload("ViT-B/16", lambda classes: vit_b_16(num_classes=classes), (3, 224, 224), batch=64, samples=256, wide=8),
+    Workload(
+        "ViT-B/16",
+        lambda classes: with_outputs(vit_b_16(num_classes=classes)),
+        (3, 224, 224),
+        batch=64,
+        samples=256,
+        wide=8,
+    ),
 )
 """For a GPU."""
 

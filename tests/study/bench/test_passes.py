@@ -135,3 +135,10 @@ def test_models_are_the_same_each_time_and_leave_the_generator_alone(workload):
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     assert isinstance(a, nn.Module)
     assert a.eval()(workload.images(2, 7, CPU)[0]).shape == (2, 7)
+
+
+@pytest.mark.parametrize("workload", [MLP_400, CNN, RESNET, VIT], ids=lambda each: each.name)
+def test_every_parameter_of_a_fresh_model_has_some_importance(workload):
+    (exact,) = [each for each in ours() if each.computes == "exact Fisher"]
+    found = exact.measure(workload.model(3, CPU), *workload.images(4, 3, CPU), 4)
+    assert [name for name, value in found.items() if not value.any()] == []
