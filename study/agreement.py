@@ -2,18 +2,17 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from clreg_plugins import fisher_diagonal
 from clreg_plugins.diagnostics import agreement
 from study.alike import Alike
-from study.batches import Columns, columns_of
+from study.batches import Columns, InMemoryLoader, columns_of
 from study.conditions import Conditions
 from study.protocol import Protocol, ProtocolError
 from study.records import Run
@@ -104,25 +103,8 @@ def _importance(model: nn.Module, columns: Columns, settings: EWC | OnlineEWC, s
         generator = torch.Generator().manual_seed(derived_seed(seed, "importance"))
         rows = torch.randperm(len(columns[0]), generator=generator)[: settings.n_samples]
         columns = [column[rows] for column in columns]
-    data = InMemory(columns, settings.batch_size or READ_AT_A_TIME)
+    data = InMemoryLoader(columns, settings.batch_size or READ_AT_A_TIME)
     return fisher_diagonal(model, data, variant=settings.fisher, seed=derived_seed(seed, "importance"))
-
-
-class InMemory(DataLoader):
-    """Batches that are slices of columns, so that reading the data is no part of what is measured.
-
-    Args:
-        columns: inputs, targets and task labels, of as many rows.
-        batch_size: rows in a batch.
-    """
-
-    def __init__(self, columns: Columns, batch_size: int) -> None:
-        super().__init__(range(len(columns[0])), batch_size=batch_size)
-        self.columns = columns
-
-    def __iter__(self) -> Iterator[Sequence[Tensor]]:
-        for start in range(0, len(self.columns[0]), self.batch_size):
-            yield [column[start : start + self.batch_size] for column in self.columns]
 
 
 def _where_either_is_not_zero(

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal
-from study.bench.passes import InMemory
+from study.batches import InMemoryLoader
 from study.bench.plugins import KINDS, learn, strategy_stub, training_step
 from study.bench.record import Measurement
 from study.bench.steps import FEW
@@ -73,7 +72,7 @@ def measure_peaks(
         rounds: passes a bound.
     """
     model = workload.model(classes, device)
-    data = InMemory(TensorDataset(*workload.images(samples, classes, device)), batch_size=samples)
+    data = InMemoryLoader(workload.images(samples, classes, device), samples)
     fisher_diagonal(model, data, n_samples=FEW)  # what libraries allocate once is no part of the pass
     for bound in bounds:
 

@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal, mas_importance
+from study.batches import InMemoryLoader
 from study.bench.plugins import AVALANCHE, strategy_stub
 
 Moments = Mapping[str, Tensor]
@@ -54,28 +55,19 @@ class Pass:
         return f"{self.computes}, {self.by}"
 
 
-class InMemory(DataLoader):
-    """Batches that are slices of tensors, so that reading data is no part of what is measured."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        inputs, targets = self.dataset.tensors
-        for start in range(0, len(inputs), self.batch_size):
-            yield inputs[start : start + self.batch_size], targets[start : start + self.batch_size]
-
-
 # ------------------------------------------------------------------------------------------------------- ours
 
 
 def _fisher(batch: int = BATCH, **options: object) -> Measure:
     def measure(model: nn.Module, inputs: Tensor, targets: Tensor, _: int) -> Moments:
-        return fisher_diagonal(model, InMemory(TensorDataset(inputs, targets), batch_size=batch), **options)
+        return fisher_diagonal(model, InMemoryLoader([inputs, targets], batch), **options)
 
     return measure
 
 
 def _mas(batch: int = BATCH, **options: object) -> Measure:
     def measure(model: nn.Module, inputs: Tensor, targets: Tensor, _: int) -> Moments:
-        return mas_importance(model, InMemory(TensorDataset(inputs, targets), batch_size=batch), **options)
+        return mas_importance(model, InMemoryLoader([inputs, targets], batch), **options)
 
     return measure
 

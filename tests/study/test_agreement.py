@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from clreg_plugins import fisher_diagonal
 from study import agreement as module
-from study.agreement import InMemory, measure_agreement
+from study.agreement import measure_agreement
 from study.alike import AGREEMENT, parse_agreement, write_agreement
-from study.batches import columns_of
+from study.batches import InMemoryLoader, columns_of
 from study.cli import app
 from study.conditions import Conditions
 from study.protocol import ProtocolError, load_protocol
@@ -66,7 +66,7 @@ def test_every_importance_is_measured_on_every_experience_of_one_network(fishers
 def test_data_in_memory_gives_the_same_importance_as_the_dataset():
     dataset = torch.utils.data.TensorDataset(torch.randn(70, 3), torch.randint(0, 2, (70,)))
     model = nn.Linear(3, 2)
-    ours = fisher_diagonal(model, InMemory(columns_of(dataset, torch.device("cpu")), 32), variant="batched")
+    ours = fisher_diagonal(model, InMemoryLoader(columns_of(dataset, torch.device("cpu")), 32), variant="batched")
     expected = fisher_diagonal(model, dataset, variant="batched", batch_size=32)
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
