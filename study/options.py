@@ -131,3 +131,18 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     if colon and method not in methods:
         raise ProtocolError(f"{argument}: no records of method {method!r} in {folder}{suggestion(method, methods)}")
     return records, method or None
+
+
+def checked_data(name: str, device: Device | None, data_root: Path | None) -> Path:
+    """The root of the data, which is there, as is the device, where it is this machine that needs it."""
+    if name == "split_digits" and device is not Device.cuda and data_root is None:
+        return Path()  # comes with scikit-learn: no need to wait for torch to be imported
+    import torch
+
+    from study.data import default_root, load_images
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
+    root = data_root or default_root()
+    load_images(name, root)
+    return root.absolute()

@@ -1,0 +1,163 @@
+"""Commands on what has been recorded: report, overview, compare, agreement, repeat, figure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from study.conditions import Conditions
+from study.exits import SOME_RUNS_FAILED, errors_without_traceback
+from study.options import (
+    DataRoot,
+    Device,
+    Methods,
+    Name,
+    Overrides,
+    Scenarios,
+    TuningFolder,
+    checked_data,
+    records_and_method,
+    records_folder,
+    selected,
+    stem,
+    tuning_records,
+)
+from study.protocol import FIRST_TUNING_SEED, ProtocolError, load_protocol
+from study.settings import suggestion
+from study.store import RecordError, RunStore
+
+if TYPE_CHECKING:
+    from study.repeat import Repetition
+
+FIGURES = ["two-parameters"]
+
+
+def report(
+    name: Name,
+    records: Annotated[
+        Path | None, typer.Option(help="Folder of the records, or of a report; by default runs/<protocol>.")
+    ] = None,
+    tuning: TuningFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; by default <records>/report.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write what the records say: Markdown, one HTML page, LaTeX tables, figures, CSV and Parquet."""
+    with errors_without_traceback():
+        protocol = load_protocol(name, overrides or ())
+        folder = records or records_folder(name)
+        found = RunStore(folder).read_all()
+        searched = tuning_records(name, tuning, beside=folder)
+        from study.reporting.attachments import read_attachments
+        from study.reporting.report import write_report  # here, since the other commands need not wait for matplotlib
+
+        target = out or folder / "report"
+        attachments = read_attachments([target, folder], protocol)
+        page = write_report(stem(name), protocol, found, searched, target, attachments)
+        typer.echo(f"written: {page}")
+
+
+def overview(
+    folder: Annotated[Path, typer.Argument(help="Folder with reports below it.")] = Path("reports"),
+) -> None:
+    """Write one page on all reports below a folder: every published number tried, and what came of it."""
+    with errors_without_traceback():
+        from study.reporting.overview import write_overview
+
+        typer.echo(f"written: {write_overview(folder)}")
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A protocol or a folder of records, with :METHOD for one.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+) -> None:
+    """Test one set of runs against another, paired by seed: methods, or the same methods under other settings."""
+    from study.reporting.comparison import comparison_table
+
+    with errors_without_traceback():
+        (a_records, a_method), (b_records, b_method) = (records_and_method(argument) for argument in (a, b))
+        Console().print(comparison_table((a, a_records, a_method), (b, b_records, b_method)))
+
+
+def agreement(
+    name: Name,
+    seeds: Annotated[int, typer.Option(min=1, max=FIRST_TUNING_SEED, help="How many seeds.")] = 3,
+    scenario: Scenarios = None,
+    data_root: DataRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for agreement.csv; by default runs/<protocol>.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compare the importances of a protocol's EWC methods with the exact one on the same networks, and their cost.
+
+    `report` takes what it writes into the report on the same folder.
+    """
+    with errors_without_traceback():
+        protocol = load_protocol(name, overrides or ())
+        scenarios = selected("--scenario", scenario, protocol.scenarios)
+        conditions = Conditions(checked_data(protocol.benchmark.name, Device.cpu, data_root))
+        from study.agreement import measure_agreement
+        from study.alike import AGREEMENT, write_agreement
+
+        rows = []
+        for kind in scenarios:
+            for seed in range(seeds):
+                for row in measure_agreement(stem(name), protocol, kind, seed, conditions):
+                    rows.append(row)
+                    where = f"{kind}, seed {seed}, experience {row.experience}, {row.method}"
+                    typer.echo(f"{where}: {row.epochs:.2f} epochs, rank correlation {row.spearman:.3f}")
+        path = (out or records_folder(name)) / AGREEMENT
+        write_agreement(rows, path)
+        typer.echo(f"written: {path}")
+
+
+def repeat(
+    folder: Annotated[Path, typer.Argument(help="Folder of the records, or of a report.")],
+    methods: Methods = None,
+    scenario: Scenarios = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Perform recorded runs again, and say whether they give the same numbers, to the last bit."""
+    from study.repeat import perform_again
+
+    with errors_without_traceback():
+        there = [record for record in RunStore(folder).read_all() if record.run.seed == seed]
+        if not there:
+            raise RecordError(f"{folder} has no record with seed {seed}")
+        labels = selected("--methods", methods, list(dict.fromkeys(record.run.label for record in there)))
+        kinds = selected("--scenario", scenario, list(dict.fromkeys(record.run.scenario for record in there)))
+        records = [record for record in there if record.run.label in labels and record.run.scenario in kinds]
+        device = Device.cuda if any(record.run.device == "cuda" for record in records) else Device.cpu
+        for name in {record.run.benchmark.name for record in records}:
+            root = checked_data(name, device, data_root)
+        others = 0
+        for record in records:
+            repetition = perform_again(record, Conditions(root))
+            others += not repetition.same
+            typer.echo(f"{record.run}: {_came_to(repetition)}")
+        if others:
+            raise typer.Exit(SOME_RUNS_FAILED)
+
+
+def _came_to(repetition: "Repetition") -> str:
+    if repetition.same:
+        return "the same numbers to the last bit"
+    conditions = f" ({'; '.join(repetition.conditions)})" if repetition.conditions else ""
+    return f"other numbers, accuracies by up to {repetition.largest_difference:.2f} points{conditions}"
+
+
+def figure(
+    name: Annotated[
+        str, typer.Argument(help="two-parameters: where no penalty, L2 and EWC end on two tasks with two parameters.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="SVG file; by default reports/<figure>.svg.")] = None,
+) -> None:
+    """Compute and draw a figure that needs no records."""
+    with errors_without_traceback():
+        if name not in FIGURES:
+            raise ProtocolError(f"unknown figure {name!r}{suggestion(name, FIGURES)}")
+        from study.trajectories import draw, trajectories  # here, as torch above
+
+        path = out or Path("reports") / f"{name}.svg"
+        draw(trajectories(), path)
+        typer.echo(f"drawn: {path}")
