@@ -20,7 +20,7 @@ def to_markdown(document: Document) -> str:
 
 
 def _answer(document: Document) -> str:
-    return " ".join(f"**{escape(statement.lead)}:** {escape(statement.text)}" for statement in document.answer)
+    return "\n".join(f"- **{escape(statement.lead)}:** {escape(statement.text)}" for statement in document.answer)
 
 
 def _section(section: Section, level: int) -> Iterator[str]:

@@ -189,8 +189,8 @@ def _reports(reports: list[Reported]) -> Section:
             )
         )
     note = (
-        f"Each folder has the page, its figures, the records of all runs, and in `{CONCLUSIONS}` what is said by "
-        "people; `clreg-study report` writes the same bytes again from the records."
+        f"Each folder has the page, its figures and the records of all runs, and in `{CONCLUSIONS}` the words that "
+        "were written by hand; `clreg-study report` writes the same bytes again from them."
     )
     table = Table("reports", "Reports", columns, tuple(rows), (note,))
     return Section("reports", "Reports", (table,))
