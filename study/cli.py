@@ -25,17 +25,19 @@ from study.options import (
     Out,
     Overrides,
     Ray,
+    Reuse,
     Scenarios,
     TuningFolder,
     Wandb,
     checked_data,
     records_folder,
+    reusable_records,
     selected,
     stem,
     tuning_folder,
     tuning_records,
 )
-from study.protocol import FIRST_TUNING_SEED, Protocol, load_protocol, protocol_names
+from study.protocol import FIRST_TUNING_SEED, Protocol, ProtocolError, load_protocol, protocol_names
 from study.reading import agreement, compare, figure, overview, repeat, report
 from study.records import Run, RunRecord
 from study.store import RunStore
@@ -97,6 +99,7 @@ def run(
     ray: Ray = None,
     out: Out = None,
     tuning: TuningFolder = None,
+    reuse: Reuse = None,
     force: Force = False,
     overrides: Overrides = None,
 ) -> None:
@@ -129,7 +132,7 @@ def run(
                         )
                     )
         store = RunStore(out or records_folder(name))
-        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force)
+        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force, reuse)
         ordered = sorted(records, key=lambda record: chosen.index(record.run.label))
         console = Console()
         for kind in scenarios:
@@ -148,6 +151,7 @@ def tune(
     wandb: Wandb = Mode.disabled,
     ray: Ray = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the records; by default runs/<protocol>-tuning.")] = None,
+    reuse: Reuse = None,
     force: Force = False,
     overrides: Overrides = None,
 ) -> None:
@@ -160,7 +164,7 @@ def tune(
         chosen = selected("--methods", methods, list(protocol.methods))
         runs = tuning_runs(stem(name), protocol, scenarios, chosen, device.value)
         store = RunStore(out or tuning_folder(name))
-        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force)
+        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force, reuse)
         choices = choose(stem(name), protocol, records)
         Console().print(choice_table(protocol.title, choices))
         typer.echo(f"[strength]\n{strength_toml(choices)}")
@@ -201,8 +205,12 @@ def _carry_out(
     wandb: Mode,
     ray: str | None,
     force: bool,
+    reuse: Sequence[Path] | None,
 ) -> list[RunRecord]:
     """The records of runs, after all that can be checked before the first of them has been."""
+    if force and reuse:
+        raise ProtocolError("--force repeats runs, and --reuse takes them from elsewhere; allowed: one of the two")
+    known = reusable_records(reuse or ())
     terminal = Console(stderr=True, highlight=False)
     store.folder.mkdir(parents=True, exist_ok=True)
     if ray is not None:
@@ -218,6 +226,7 @@ def _carry_out(
             conditions,
             jobs=jobs or _jobs(device, ray, len(runs)),
             force=force,
+            known=known,
             cluster=ray,
             terminal=terminal,
         )

@@ -1,5 +1,6 @@
 """The options that commands share, and what their values stand for."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -52,6 +53,10 @@ Ray = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the records; by default runs/<protocol>.")]
 Force = Annotated[bool, typer.Option("--force", help="Repeat runs that are finished already.")]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option("--reuse", help="Folder of records, or of a report: runs that it has are not repeated; repeatable."),
+]
 TuningFolder = Annotated[
     Path | None, typer.Option("--tuning", help="Records of the search; by default runs/<protocol>-tuning.")
 ]
@@ -105,6 +110,23 @@ def tuning_records(name: str, folder: Path | None, beside: Path | None = None) -
     found = _of_a_search(folder)
     if not found:
         raise RecordError(f"there are no records of a search in {folder}; `clreg-study tune {name}` writes them")
+    return found
+
+
+def reusable_records(folders: Iterable[Path]) -> list[RunRecord]:
+    """The records of all folders, of searches too.
+
+    Raises:
+        RecordError: a folder has none, or a record is damaged.
+    """
+    found = []
+    for folder in folders:
+        records = RunStore(folder).read_all(or_none=True)
+        if (folder / TUNING_ARCHIVE).is_file():
+            records += read_archive(folder / TUNING_ARCHIVE)
+        if not records:
+            raise RecordError(f"--reuse: there are no records in {folder}")
+        found += records
     return found
 
 

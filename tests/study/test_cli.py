@@ -333,6 +333,41 @@ def test_a_report_is_written_from_the_records_and_again_from_its_own_archive(pro
     assert {path.relative_to(copied): path.read_bytes() for path in copied.rglob("*.*")} == first
 
 
+def test_runs_of_another_folder_or_report_are_not_repeated(protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    common = [protocol_file, "--methods", "naive,joint", "--jobs", 1, "--wandb", "disabled"]
+    assert call("run", *common, "--seeds", 2, "--out", tmp_path / "first").exit_code == 0
+    assert call("report", protocol_file, "--records", tmp_path / "first").exit_code == 0
+    performed = []
+    monkeypatch.setattr(training, "perform", lambda run, conditions: performed.append(run) or finished(run))
+    report = tmp_path / "first" / "report"
+    again = call("run", *common, "--seeds", 3, "--out", tmp_path / "second", "--reuse", report)
+    assert again.exit_code == 0, again.output
+    assert {run.seed for run in performed} == {2}
+    scenarios = 3
+    assert len(performed) == 2 * scenarios
+    assert len(list((tmp_path / "second").glob("*.json"))) == 3 * 2 * scenarios
+    for more, message in (
+        (["--reuse", tmp_path / "nowhere"], f"--reuse: there are no records in {tmp_path / 'nowhere'}"),
+        (["--reuse", report, "--force"], "allowed: one of the two"),
+    ):
+        result = call("run", *common, "--out", tmp_path / "third", *more)
+        assert (result.exit_code, message in result.stderr) == (2, True), result.output
+
+
+def test_a_search_goes_on_from_the_one_in_a_report(protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    some = [protocol_file, "--methods", "si", "--scenario", "class", "--jobs", 1]
+    assert call("tune", *some, "--out", tmp_path / "search").exit_code == 0
+    run = [*some, "--wandb", "disabled", "--seeds", 1]
+    assert call("run", *run, "--out", tmp_path / "runs").exit_code == 0
+    result = call("report", protocol_file, "--records", tmp_path / "runs", "--tuning", tmp_path / "search")
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr(training, "perform", never)
+    result = call("tune", *some, "--out", tmp_path / "again", "--reuse", tmp_path / "runs" / "report")
+    assert result.exit_code == 0, result.output
+
+
 def accuracies_by_method(better: str) -> Callable[[Run, Conditions], RunRecord]:
     def perform(run: Run, conditions: Conditions) -> RunRecord:
         return finished(run, accuracy=0.5 + 0.01 * run.seed + (0.2 if run.label == better else 0.0))
