@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 Cotangents = Callable[[Tensor, Tensor | None, Generator], Iterator[Tensor]]
@@ -67,18 +68,29 @@ def _probabilities(z: Tensor) -> Tensor:
     return z.softmax(dim=1)
 
 
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part/whole with 0/0 := 0."""
+    return torch.where(whole == 0, 0, part / whole)
+
+
 def _one_hot(labels: Tensor, z: Tensor) -> Tensor:
     return torch.zeros_like(z).scatter_(1, labels.view(-1, 1), 1)
 
 
 def _exact_categorical(z: Tensor, _y: Tensor | None, _generator: Generator) -> Iterator[Tensor]:
-    """√π_c (e_c − π) for every class: Σ_c gives the covariance diag(π) − ππᵀ of the score."""
-    pi = _probabilities(z)
-    possible = (pi != 0).any(dim=0).nonzero().flatten().tolist()  # a masked logit has π = 0 and costs nothing
-    for c in possible:
-        root = pi[:, c].sqrt()
-        v = -root[:, None] * pi
-        v[:, c] += root
+    """The columns of the Cholesky factor of the score's covariance diag(π) − ππᵀ, which has rank C − 1.
+
+    With s_k = Σ_{j>k} π_j,  v_k = √(π_k s_k/s_{k−1}) (e_k − π_{>k}/s_k)  for k = 1…C − 1 (0/0 := 0): one label after
+    the other is drawn or passed over. Every s is a sum of what it stands for, so that nothing cancels.
+    """
+    pi = _probabilities(z.to(torch.promote_types(z.dtype, torch.float32)))
+    tail = pi.flip(1).cumsum(dim=1).flip(1)  # s_{k−1} at k
+    after = F.pad(tail[:, 1:], (0, 1))  # s_k at k
+    deviation = (pi * _ratio(after, tail)).sqrt()
+    for k in deviation.any(dim=0).nonzero().flatten().tolist():  # a masked logit has π = 0 and costs nothing
+        v = torch.zeros_like(z)
+        v[:, k] = deviation[:, k]
+        v[:, k + 1 :] = -deviation[:, k, None] * _ratio(pi[:, k + 1 :], after[:, k, None])
         yield v
 
 

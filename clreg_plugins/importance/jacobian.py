@@ -150,9 +150,8 @@ class _Pass:
         with self.recorder.recording():
             z = self.outputs(first)
         state = self.generator.get_state()
-        k = len(self.pull(z, first))
+        k = len(self.pull(torch.zeros_like(z), first))  # equal logits: no class is impossible, as one may be for z
         self.generator.set_state(state)
-        k = z.numel() if k > 1 else 1  # classes of probability 0 for one sample need not be so for all
         if self.power == 2:
             k = min(k, GROUP)
         sizes = [call.output_numel for calls in self.recorder.calls.values() for call in calls if call]
