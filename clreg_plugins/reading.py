@@ -61,6 +61,7 @@ def _strategy_forward(strategy: Any) -> Forward:
     task_aware = strategy.experience is None or hasattr(strategy.experience, "task_labels")
 
     def forward(model: nn.Module, inputs: Tensor, task_labels: Tensor | None) -> Tensor:
+        """The model's output on a batch."""
         if task_aware and task_labels is not None:
             return avalanche_forward(model, inputs, task_labels)
         return model(inputs)

@@ -13,10 +13,12 @@ from clreg_plugins import fisher_diagonal
 from clreg_plugins.diagnostics import agreement
 from study.alike import Alike
 from study.batches import Columns, InMemoryLoader, columns_of
+from study.bench.timing import Turn, interleave
 from study.conditions import Conditions
 from study.protocol import Protocol, ProtocolError
 from study.records import Run
 from study.settings import EWC, Naive, OnlineEWC, Scenario
+from study.threads import torch_threads
 from study.training import Learner, derived_seed
 
 PASSES = 3  # of each kind, in turns; their median counts
@@ -39,9 +41,7 @@ def measure_agreement(
     """
     naive, methods, exact = _methods(name, protocol)
     run = Run.of(name, protocol, scenario, naive, seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         learner = Learner(run, conditions)
         for index, experience in enumerate(learner.benchmark.train_stream):
             learner.learn(index)
@@ -54,8 +54,6 @@ def measure_agreement(
                 for method in methods
             }
             yield from _compared(scenario, seed, index, exact, epoch, passes)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
@@ -72,12 +70,12 @@ def _compared(
     scenario: Scenario, seed: int, index: int, exact: str, epoch: float, passes: Mapping[str, Any]
 ) -> Iterator[Alike]:
     found: dict[str, dict[str, Tensor]] = {}
-    seconds: dict[str, list[float]] = {method: [] for method in passes}
-    for _ in range(PASSES):
-        for method, measure in passes.items():
-            start = time.perf_counter()
-            found[method] = measure()
-            seconds[method].append(time.perf_counter() - start)
+
+    def measured(method: str) -> None:
+        found[method] = passes[method]()
+
+    turns = {method: Turn(partial(measured, method)) for method in passes}
+    seconds = interleave(turns, PASSES, time.perf_counter)
     for method, importance in found.items():
         a, b = _where_either_is_not_zero(importance, found[exact])
         alike = agreement(a, b)
@@ -99,12 +97,12 @@ def _compared(
 
 def _importance(model: nn.Module, columns: Columns, settings: EWC | OnlineEWC, seed: int) -> dict[str, Tensor]:
     """As the plugin measures it, but for where the data is read from."""
+    drawn = derived_seed(seed, "importance")
     if settings.n_samples is not None:
-        generator = torch.Generator().manual_seed(derived_seed(seed, "importance"))
-        rows = torch.randperm(len(columns[0]), generator=generator)[: settings.n_samples]
+        rows = torch.randperm(len(columns[0]), generator=torch.Generator().manual_seed(drawn))[: settings.n_samples]
         columns = [column[rows] for column in columns]
     data = InMemoryLoader(columns, settings.batch_size or READ_AT_A_TIME)
-    return fisher_diagonal(model, data, variant=settings.fisher, seed=derived_seed(seed, "importance"))
+    return fisher_diagonal(model, data, variant=settings.fisher, seed=drawn)
 
 
 def _where_either_is_not_zero(

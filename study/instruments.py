@@ -81,14 +81,27 @@ def reset_peak_memory(device: torch.device) -> None:
             return  # not allowed here; the peak is then that of the process so far
 
 
+def system_bytes(file: str, key: str) -> int | None:
+    """An entry of one of Linux's files in /proc, which count in KiB; None where the system does not tell.
+
+    Args:
+        file: "meminfo", or "self/status".
+        key: what the line begins with, without its colon.
+    """
+    try:
+        lines = Path("/proc", file).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: on a GPU what PyTorch held at most, on a CPU the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    high_water = system_bytes("self/status", "VmHWM")
+    if high_water is not None:
+        return high_water
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -5,8 +5,6 @@ import secrets
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +26,7 @@ from study.metrics import average_accuracy
 from study.models import build_model
 from study.records import Outcome, Run, RunRecord, git_commit, record_of, versions
 from study.settings import Joint
+from study.threads import torch_threads
 from study.tracking import WandbLogger
 
 EVAL_BATCH_SIZE = 1024  # the accuracy does not depend on it
@@ -47,7 +46,7 @@ def perform(run: Run, conditions: Conditions) -> RunRecord:
         OSError: a checkpoint cannot be written; the one before is kept.
     """
     try:
-        with _one_thread(), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
+        with torch_threads(1), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
             return _performed(run, conditions)
     except RuntimeError:  # the GPU cannot be used at all; what happens later is caught within
         return record_of(run, "failed", error=traceback.format_exc())
@@ -283,14 +282,3 @@ class Learner:
         summary |= record.model_dump(mode="json", include={"peak_memory", "plugin_memory", "resumed"})
         self.logger.finish(outcome=outcome, accuracy=record.accuracy, summary=summary)
         return record
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """How many threads share a sum decides its last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

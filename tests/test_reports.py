@@ -9,6 +9,7 @@ from study.cli import app
 from study.protocol import load_protocol, protocol_names
 from study.reporting.markdown import to_markdown
 from study.reporting.overview import compose_overview, reports_below
+from study.reporting.provenance import packaged_name
 from study.store import ARCHIVE, read_archive
 from study.tuning import TUNING_ARCHIVE
 
@@ -18,8 +19,8 @@ FOLDERS = sorted(path.parent for path in REPORTS.rglob(ARCHIVE))
 
 def name_of(folder: Path) -> str:
     """The protocol's, if it still is the one that comes with the package; else the file beside the report."""
-    protocol = load_protocol(str(folder / "protocol.toml"))
-    return next((name for name in protocol_names() if load_protocol(name) == protocol), str(folder / "protocol.toml"))
+    file = str(folder / "protocol.toml")
+    return packaged_name(load_protocol(file)) or file
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(REPORTS).as_posix())

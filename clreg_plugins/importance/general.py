@@ -34,6 +34,7 @@ class _Bound(nn.Module):
         self._forward_of = forward
 
     def forward(self, inputs: Tensor, task_labels: Tensor | None) -> Tensor:
+        """The model's output."""
         return self._forward_of(self.model, inputs, task_labels)
 
 
@@ -58,6 +59,7 @@ def vectorised(
     values = {f"model.{name}": p.detach() for name, p in parameters.items()}
 
     def one_sample(inputs: Tensor, task_label: Tensor | None, v: Tensor) -> Moments:
+        """Of one sample, without its dimension; v has shape (K, *output)."""
         labels = None if task_label is None else task_label.unsqueeze(0)
         _, pull_back = vjp(
             lambda changed: functional_call(bound, changed, (inputs.unsqueeze(0), labels)),

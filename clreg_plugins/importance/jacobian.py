@@ -98,6 +98,7 @@ class _Pass:
     # ------------------------------------------------------------------ forward
 
     def outputs(self, batch: Batch) -> Tensor:
+        """z, which must have the samples along its first dimension."""
         z = self.forward(self.model, batch.inputs, batch.task_labels)
         if not isinstance(z, Tensor) or z.ndim == 0 or z.shape[0] != batch.inputs.shape[0]:
             got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
@@ -108,9 +109,11 @@ class _Pass:
         return z
 
     def pull(self, z: Tensor, batch: Batch) -> list[Tensor]:
+        """The cotangents at z, each of its shape."""
         return list(self.cotangents(z.detach(), batch.targets, self.generator))
 
     def add(self, moments: dict[str, Tensor], path: str) -> None:
+        """Add a batch's or piece's moments to the totals, and note how they were computed."""
         for name, value in moments.items():
             name = name.replace("_orig_mod.", "")
             self.totals[name] += value.to(self.totals[name])

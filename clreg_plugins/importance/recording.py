@@ -89,9 +89,11 @@ def saved_bytes_per_sample(forward, batch) -> int:
         return 0
 
     def measure(n: int) -> int:
+        """Bytes that autograd keeps for so many samples."""
         storages: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
+            """Count a storage once, however many tensors share it."""
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
             return tensor

@@ -87,6 +87,7 @@ def _with_part(
     from study.bench.plan import measure, scale_for
     from study.bench.record import Agreement, Measurement, PartRecord, Skipped, Stopwatch
     from study.data import default_root
+    from study.threads import torch_threads
 
     cpus = usable_cpus()
     threads = threads or cpus
@@ -94,14 +95,10 @@ def _with_part(
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     stopwatch = Stopwatch(quick=quick, threads=threads, cpus=cpus, gpu=gpu)
     kinds: dict[type, list] = {Measurement: [], Skipped: [], Agreement: []}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for found in measure(part, scale_for(performance.device, quick), device, data_root or default_root()):
             kinds[type(found)].append(found)
             terminal.print(f"{part}: {found.line}", markup=False)
-    finally:
-        torch.set_num_threads(before)
     record = PartRecord(
         circumstances=stopwatch.circumstances(),
         measurements=kinds[Measurement],

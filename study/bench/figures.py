@@ -59,33 +59,9 @@ def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, M
         axes.set_xlabel("experience")
         axes.set_ylabel("step over Naive's")
         figure.subplots_adjust(left=0.13, right=1 - margin_for(list(lines)), bottom=0.17, top=0.95)
-        label_linear_ends(ends, axes)
+        label_ends(axes, ends, 0.11)
 
     return draw(name, alt, 2.6, paint, layout=None)
-
-
-def label_linear_ends(ends: Sequence[tuple[str, float, Look, float]], axes: object) -> None:
-    """Name the ends of lines on an axis by factors, whose heights are those of the logarithms."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    heights = [(kind, float(to_axes.transform((x, y))[1]), look, x) for kind, y, look, x in ends]
-    label_ends(_InAxesUnits(axes), heights, 0.11)
-
-
-class _InAxesUnits:
-    """Axes whose y is the share of their height, as far as labels need them."""
-
-    def __init__(self, axes: object) -> None:
-        self._axes = axes
-        self.transAxes = axes.transAxes
-
-    def get_ylim(self) -> tuple[float, float]:
-        return 0.0, 1.0
-
-    def annotate(self, text: str, xy: tuple[float, float], **options: object) -> None:
-        self._axes.annotate(text, xy=xy, xycoords=("data", "axes fraction"), **options)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._axes, name)
 
 
 def pass_figure(name: str, alt: str, passes: Sequence[Measurement]) -> str:

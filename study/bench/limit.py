@@ -104,12 +104,12 @@ def measure_flops(
     )
 
 
-def measure_bandwidth(workload: Workload, device: torch.device, rounds: int, experience: int) -> Iterator[Measurement]:
+def measure_bandwidth(workload: Workload, device: torch.device, rounds: int) -> Iterator[Measurement]:
     """Bytes a second that a step's penalty moves, counted at their least, over those of a copy of as many bytes.
 
-    The penalty alone: all callbacks of a step, and a backward pass of a loss that has nothing else in it, into
-    gradients that are there. Bytes of one copy of the parameters are read or written five times, twelve times by SI
-    (:data:`SEPARATE`, :data:`PATH_INTEGRAL`).
+    At experience 2, where separate penalties have one term like all others. The penalty alone: all callbacks of a
+    step, and a backward pass of a loss that has nothing else in it, into gradients that are there. Bytes of one copy of
+    the parameters are read or written five times, twelve times by SI (:data:`SEPARATE`, :data:`PATH_INTEGRAL`).
     """
     model = workload.model(10, device)
     entries = sum(p.numel() for p in model.parameters())
@@ -117,10 +117,8 @@ def measure_bandwidth(workload: Workload, device: torch.device, rounds: int, exp
     for kind, factories in KINDS.items():
         turns, counts = {}, {}
         for method, make in factories.items():
-            if kind.startswith(("Avalanche", "plain")) and method == "EWC" and experience > 2:
-                continue  # how fast it moves bytes is not the question, where it moves ever more of them
             plugin, strategy = make(), strategy_stub(model)
-            learn(plugin, strategy, images, experience - 1)
+            learn(plugin, strategy, images, 1)
             counts[method] = PATH_INTEGRAL if method == "SI" else SEPARATE
             turns[method] = Turn(_penalty_alone(plugin, strategy))
             turns[f"{method}, copy"] = Turn(_copy(counts[method] * entries, device))
@@ -133,7 +131,7 @@ def measure_bandwidth(workload: Workload, device: torch.device, rounds: int, exp
                 part="limit",
                 model=workload.name,
                 mode=f"{method}, {kind}",
-                setting=f"experience {experience}",
+                setting="experience 2",
                 quantity=BANDWIDTH,
                 values=[copy / s for copy, s in zip(copying, seconds[method], strict=True)],
                 seconds=seconds[method],

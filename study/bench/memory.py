@@ -4,7 +4,6 @@ import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -14,18 +13,15 @@ from study.bench.plugins import KINDS, learn, strategy_stub, training_step
 from study.bench.record import Measurement
 from study.bench.steps import FEW
 from study.bench.workloads import Workload
-from study.instruments import held_bytes, peak_memory, reset_peak_memory
+from study.instruments import held_bytes, peak_memory, reset_peak_memory, system_bytes
 from study.models import parameter_bytes
 
 STATE = "state held, in copies of the parameters"
 SCRATCH = "scratch held beside it, in copies of the parameters"
 PEAK = "peak of the pass over its bound"
-EXPERIENCES = (1, 10, 50)
 
 
-def measure_held(
-    workload: Workload, device: torch.device, experiences: Sequence[int] = EXPERIENCES
-) -> Iterator[Measurement]:
+def measure_held(workload: Workload, device: torch.device, experiences: Sequence[int]) -> Iterator[Measurement]:
     """What every plugin holds after so many experiences, a step of the next one included."""
     images = workload.images(FEW, 10, device)
     for kind, factories in KINDS.items():
@@ -106,11 +102,8 @@ def _peak_beyond(work: Callable[[], object], device: torch.device) -> int:
 def _held_now(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    return peak_memory(device)
+    held = system_bytes("self/status", "VmRSS")
+    return peak_memory(device) if held is None else held
 
 
 def _give_back_freed_memory() -> None:

@@ -14,8 +14,8 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from study.bench.passes import Moments, Pass
+from study.bench.record import PEERS
 
-INSTALL = {"backpack": "backpack-for-pytorch", "curvlinops": "curvlinops-for-pytorch"}
 HUTCHINSON_PRODUCTS = 10
 
 Cotangents = Callable[[Tensor, Tensor], list[Tensor]]
@@ -28,7 +28,7 @@ def peers() -> tuple[list[Pass], dict[str, str]]:
         try:
             found += passes(_imported(module))
         except ImportError as error:
-            missing[INSTALL[module]] = f"not installed ({error}); `pip install clreg[bench]` brings it"
+            missing[PEERS[module]] = f"not installed ({error}); `pip install clreg[bench]` brings it"
     return found, missing
 
 

@@ -124,7 +124,7 @@ def measure(part: Part, scale: Scale, device: torch.device, data_root: Path) -> 
             samples = min(workload.samples, scale.samples or workload.samples)
             yield from measure_flops(workload, 10, device, scale.pass_rounds, samples)
         for workload in scale.limit_models[:2]:
-            yield from measure_bandwidth(workload, device, scale.step_rounds, experience=2)
+            yield from measure_bandwidth(workload, device, scale.step_rounds)
     elif part == "waiting":
         for workload in (MLP_400, RESNET):
             yield from measure_waiting(workload, device)

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,8 @@ from study.store import write_atomically
 Part = Literal["step", "pass", "memory", "limit", "study", "waiting"]
 DeviceName = Literal["cpu", "cuda"]
 
-PEERS = ("backpack-for-pytorch", "curvlinops-for-pytorch")
+PEERS = {"backpack": "backpack-for-pytorch", "curvlinops": "curvlinops-for-pytorch"}
+"""What other libraries are imported and installed as."""
 
 
 class BenchError(StudyError):
@@ -189,7 +190,7 @@ class Stopwatch:
             threads=self._threads,
             cpus=self._cpus,
             load=(self._load, _load()),
-            versions=versions() | _installed(PEERS),
+            versions=versions() | _installed(PEERS.values()),
             hardware=Hardware(system=f"{platform.system()} {platform.machine()}", processor=processor(), gpu=self._gpu),
             commit=git_commit(),
         )
@@ -239,7 +240,7 @@ def _load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def _installed(names: tuple[str, ...]) -> Mapping[str, str]:
+def _installed(names: Iterable[str]) -> Mapping[str, str]:
     found = {}
     for name in names:
         try:

@@ -1,16 +1,16 @@
 """From the measurements to a page that people read. Nothing is measured here."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import table as rich_table
 
-from study.bench import limit, memory, pass_times, steps
+from study.bench import pass_times, steps
 from study.bench.figures import LOOKS, growth_figure, pass_figure
 from study.bench.plan import PARTS
 from study.bench.record import DeviceName, Measurement, PartRecord, Performance, read
+from study.bench.tables import MET, MISSED, TABLES, grouped, model_of, number, sign, slug, with_quartiles
 from study.bench.targets import TARGETS, Target, target_of
 from study.reporting.document import Cell, Code, Column, Document, Figure, Gallery, Paragraph, Section, Statement, Table
 from study.reporting.figures.style import standalone
@@ -20,9 +20,6 @@ from study.reporting.numbers import NOTHING
 from study.store import write_atomically
 
 PAGE = "index.html"
-MET, MISSED = "significant", "problem"
-"""The marks that are set off as good and bad and bring no sign of their own."""
-
 OUR_FIGURES = re.compile(r"(step|pass)-.*-(cpu|cuda)")
 DEVICES: dict[DeviceName, str] = {"cpu": "On a CPU", "cuda": "On a GPU"}
 HEADINGS = {
@@ -45,7 +42,6 @@ EXPLANATIONS = {
     "study": "Split MNIST in the study, in one thread.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
 }
-Key = Callable[[Measurement], str]
 
 
 def write_report(folder: Path) -> Path:
@@ -130,9 +126,9 @@ def _targets(performance: Performance) -> Table:
             (
                 Cell(target.what, target.what),
                 Cell(target.text, target.bound),
-                Cell(_with_quartiles(worst), worst.median),
+                Cell(with_quartiles(worst), worst.median),
                 Cell(where, where),
-                Cell(f"{_sign(met == len(about))} {met} of {len(about)}", met / len(about), verdict),
+                Cell(f"{sign(met == len(about))} {met} of {len(about)}", met / len(about), verdict),
             )
         )
     columns = (
@@ -203,139 +199,10 @@ def _machine(performance: Performance) -> str:
 
 
 def _part_section(device: DeviceName, part: str, record: PartRecord) -> Section:
-    tables = [*_TABLES[part](device, record.measurements)]
+    tables = [*TABLES[part](device, record.measurements)]
     galleries = [Gallery(figures) for figures in [tuple(_figures(device, part, record.measurements))] if figures]
     rest = [table for table in (_agreements(device, record), _skipped(device, part, record)) if table is not None]
     return Section(f"{part}-{device}", HEADINGS[part], (Paragraph(EXPLANATIONS[part]), *galleries, *tables, *rest))
-
-
-def _by(measurements: Sequence[Measurement], key: Key) -> list[tuple[str, list[Measurement]]]:
-    """Groups in the order in which they first come."""
-    order = list(dict.fromkeys(map(key, measurements)))
-    ordered = sorted(measurements, key=lambda each: order.index(key(each)))
-    return [(name, list(group)) for name, group in groupby(ordered, key)]
-
-
-def _step_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
-    for model, group in _by(measurements, lambda each: each.model):
-        caption = f"{model}: a step over Naive's; last, the step at the last experience over that at the first"
-        yield _pivot(device, f"step-{_slug(model)}", caption, group, _mode, _setting)
-
-
-def _pass_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
-    epochs = [each for each in measurements if each.quantity == pass_times.EPOCHS]
-    for model, group in _by(epochs, lambda each: each.model):
-        yield _pivot(device, f"pass-{_slug(model)}", f"{model}: a pass in training epochs", group, _mode, _setting)
-    faster = [each for each in measurements if each.quantity != pass_times.EPOCHS]
-    for where, group in _by(faster, lambda each: f"{each.model}, {each.setting}"):
-        caption = f"{where}: times as fast as"
-        yield _pivot(device, f"faster-{_slug(where)}", caption, group, _mode, _rival)
-
-
-def _memory_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
-    for quantity, group in _by(measurements, lambda each: each.quantity):
-        row = _model if quantity == memory.PEAK else _mode
-        yield _pivot(device, _slug(quantity), quantity[0].upper() + quantity[1:], group, row, _setting)
-
-
-def _limit_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
-    for quantity, group in _by(measurements, lambda each: each.quantity):
-        kind = "An exact Fisher" if quantity == limit.FLOPS else "A step's penalty"
-        row, column = (_model, _mode) if quantity == limit.FLOPS else (_mode, _model)
-        yield _pivot(device, _slug(quantity), f"{kind}: {quantity}", group, row, column)
-
-
-def _other_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
-    for quantity, group in _by(measurements, lambda each: each.quantity):
-        caption = quantity[0].upper() + quantity[1:]
-        yield _pivot(device, _slug(quantity), caption, group, _mode, lambda each: f"{each.model}, {each.setting}")
-
-
-_TABLES = {
-    "step": _step_tables,
-    "pass": _pass_tables,
-    "memory": _memory_tables,
-    "limit": _limit_tables,
-    "study": _other_tables,
-    "waiting": _other_tables,
-}
-
-
-def _mode(each: Measurement) -> str:
-    return each.mode
-
-
-def _model(each: Measurement) -> str:
-    return each.model
-
-
-def _setting(each: Measurement) -> str:
-    return each.setting
-
-
-def _rival(each: Measurement) -> str:
-    return each.quantity.removeprefix(pass_times.FASTER).strip()
-
-
-def _pivot(
-    device: DeviceName, name: str, caption: str, measurements: Sequence[Measurement], row: Key, column: Key
-) -> Table:
-    """A table with a cell for each measurement, and what there is to know about them below it."""
-    found = {(row(each), column(each)): each for each in measurements}
-    rows, columns = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
-    cells = tuple(
-        (Cell(of_row, of_row), *(_cell(found.get((of_row, of_column)), device) for of_column in columns))
-        for of_row in rows
-    )
-    headings = (Column("", "name"), *(Column(heading) for heading in columns))
-    return Table(f"{name}-{device}", caption, headings, cells, _notes(measurements))
-
-
-def _notes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
-    """What there is to know about the modes of a table, each said once."""
-    several = len({each.setting for each in measurements}) > 1
-    said: dict[str, None] = {}
-    scaled = []
-    for each in measurements:
-        for note in filter(None, each.note.split("; ")):
-            if note.startswith(pass_times.SCALED):
-                where = f" with {each.setting}" if several else ""
-                scaled.append(f"{each.mode}{where}: {note.removeprefix(pass_times.SCALED).strip()}")
-            else:
-                said[f"{each.mode}: {note}."] = None
-    if scaled:
-        said[f"Timed on fewer samples, and scaled: {'; '.join(scaled)}."] = None
-    return tuple(said)
-
-
-def _cell(measurement: Measurement | None, device: DeviceName) -> Cell:
-    if measurement is None:
-        return Cell(NOTHING)
-    target = target_of(measurement, device)
-    text = _with_quartiles(measurement)
-    if target is None:
-        return Cell(text, measurement.median)
-    met = target.met(measurement)
-    return Cell(f"{_sign(met)} {text}", measurement.median, MET if met else MISSED)
-
-
-def _with_quartiles(measurement: Measurement) -> str:
-    if len(measurement.values) == 1:
-        return _number(measurement.median)
-    low, high = measurement.quartiles
-    return f"{_number(measurement.median)} [{_number(low)}, {_number(high)}]"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _sign(met: bool) -> str:
-    return "✓" if met else "✗"
-
-
-def _slug(text: str) -> str:
-    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())
 
 
 def _agreements(device: DeviceName, record: PartRecord) -> Table | None:
@@ -344,7 +211,7 @@ def _agreements(device: DeviceName, record: PartRecord) -> Table | None:
             Cell(each.mode, each.mode),
             Cell(f"{each.model}, {each.setting}", each.model),
             Cell(each.reference, each.reference),
-            Cell(f"{_sign(each.holds)} {each.difference:.1e}", each.difference, MET if each.holds else MISSED),
+            Cell(f"{sign(each.holds)} {each.difference:.1e}", each.difference, MET if each.holds else MISSED),
             Cell(f"{each.compared}, within {each.allowed:g}", each.allowed),
         )
         for each in record.agreements
@@ -378,8 +245,8 @@ def _skipped(device: DeviceName, part: str, record: PartRecord) -> Table | None:
 
 
 def _figures(device: DeviceName, part: str, measurements: Sequence[Measurement]) -> Iterator[Figure]:
-    for model, group in _by(measurements, _model):
-        name = f"{part}-{_slug(model)}-{device}"
+    for model, group in grouped(measurements, model_of):
+        name = f"{part}-{slug(model)}-{device}"
         if part == "step":
             found = [each for each in group if each.quantity == steps.QUANTITY and each.mode.startswith("EWC, ")]
             lines = {
@@ -388,12 +255,12 @@ def _figures(device: DeviceName, part: str, measurements: Sequence[Measurement])
             }
             lines = {kind: points for kind, points in lines.items() if len(points) > 1}
             if lines:
-                alt = "; ".join(f"{kind}: {_number(points[-1][1].median)} at the end" for kind, points in lines.items())
+                alt = "; ".join(f"{kind}: {number(points[-1][1].median)} at the end" for kind, points in lines.items())
                 caption = f"{model}: a step with EWC over Naive's, against the experience; bars span the quartiles."
                 yield Figure(name, caption, alt, growth_figure(name, alt, lines))
         elif part == "pass":
             passes = [each for each in group if each.quantity == pass_times.EPOCHS and each.setting == "10 classes"]
             if passes:
-                alt = "; ".join(f"{each.mode}: {_number(each.median)} epochs" for each in passes)
+                alt = "; ".join(f"{each.mode}: {number(each.median)} epochs" for each in passes)
                 caption = f"{model}, 10 classes: passes in training epochs, on an axis by factors; ours in blue."
                 yield Figure(name, caption, alt, pass_figure(name, alt, passes))

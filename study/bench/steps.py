@@ -16,7 +16,6 @@ from study.models import parameter_bytes
 
 QUANTITY = "step over Naive's"
 GROWTH = "step at the last experience over that at the first"
-EXPERIENCES = (2, 10, 50)
 
 TURN = 0.04
 """Seconds that a turn takes at least: several steps of a small model, so that the caches are its own."""
@@ -32,7 +31,7 @@ def measure_steps(
     workload: Workload,
     device: torch.device,
     rounds: int,
-    experiences: Sequence[int] = EXPERIENCES,
+    experiences: Sequence[int],
     methods: Iterable[str] = KINDS["ours"],
 ) -> Iterator[Measurement | Skipped]:
     """Steps with every plugin that there is of every method, at each of the experiences.

@@ -17,6 +17,7 @@ from study.conditions import Conditions
 from study.methods import build_optimizer
 from study.protocol import load_protocol
 from study.records import Run
+from study.threads import torch_threads
 from study.training import Learner, perform
 
 PROTOCOL = "vandeven2018-split-mnist"
@@ -78,24 +79,19 @@ def measure_over_bare_loop(root: Path, iterations: int) -> Iterator[Measurement]
         DataError: the data is not there.
     """
     protocol = load_protocol(f"{PROTOCOL}-domain", [f"training.iterations={iterations}"])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run.of("bench", protocol, "domain", "none", seed=0)
-            learner = Learner(run, Conditions(root, checkpoints=Path(folder)))
-            bare = mlp(400, classes=2)
-            optimizer = build_optimizer(run.training, bare)
-            ratios = []
-            for index, experience in enumerate(learner.benchmark.train_stream):
-                inputs, targets, _ = columns_of(experience.dataset, torch.device("cpu"))
-                generator = torch.Generator().manual_seed(index)
-                loop = _bare_loop(bare, optimizer, inputs.flatten(1), targets, iterations, generator)
-                alone = seconds_of(loop, time.perf_counter)
-                learner.learn(index)
-                ratios.append(learner.state.seconds.training[-1] / alone)
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), tempfile.TemporaryDirectory() as folder:
+        run = Run.of("bench", protocol, "domain", "none", seed=0)
+        learner = Learner(run, Conditions(root, checkpoints=Path(folder)))
+        bare = mlp(400, classes=2)
+        optimizer = build_optimizer(run.training, bare)
+        ratios = []
+        for index, experience in enumerate(learner.benchmark.train_stream):
+            inputs, targets, _ = columns_of(experience.dataset, torch.device("cpu"))
+            generator = torch.Generator().manual_seed(index)
+            loop = _bare_loop(bare, optimizer, inputs.flatten(1), targets, iterations, generator)
+            alone = seconds_of(loop, time.perf_counter)
+            learner.learn(index)
+            ratios.append(learner.state.seconds.training[-1] / alone)
     yield Measurement(
         part="study",
         model=MODEL,

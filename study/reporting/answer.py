@@ -18,8 +18,7 @@ def answer(findings: Findings) -> tuple[Statement, ...]:
     """What people conclude; what was reproduced, the best method of each scenario, whether seeds suffice, what did not
     finish.
     """
-    statements = [Statement(entry.lead, " ".join(entry.text.split())) for entry in findings.conclusions.stated]
-    statements += _published(findings)
+    statements = [*findings.conclusions.statements, *_published(findings)]
     statements += [_best(findings, scenario) for scenario in findings.scenarios]
     return (*statements, *_too_few_seeds(findings), _runs(findings))
 

@@ -9,6 +9,9 @@ from study.protocol import Protocol
 from study.reporting.conclusions import CONCLUSIONS, Conclusions, parse_conclusions
 from study.store import write_atomically
 
+ATTACHMENTS = (CONCLUSIONS, AGREEMENT)
+"""Their files' names."""
+
 
 @dataclass(frozen=True)
 class Attachments:
@@ -37,7 +40,7 @@ def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments
         ConclusionError, AgreementError: a file is not what it must be.
     """
     conclusions, agreement, files = Conclusions(), [], {}
-    for name in (CONCLUSIONS, AGREEMENT):
+    for name in ATTACHMENTS:
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             continue

@@ -2,11 +2,13 @@
 
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from study.errors import StudyError
 from study.protocol import Protocol, Text
+from study.reporting.document import Statement
 from study.settings import Scenario, Table
 from study.wording import in_words
 
@@ -18,6 +20,10 @@ class ConclusionError(StudyError):
     """A file of conclusions that does not say what it must."""
 
 
+Line = Annotated[Text, AfterValidator(lambda text: " ".join(text.split()))]
+"""Text that the file may break over lines."""
+
+
 class Stated(Table):
     """A sentence or more on what a report shows; texts as in a report, with `code` between backticks.
 
@@ -27,7 +33,7 @@ class Stated(Table):
     """
 
     lead: Text
-    text: Text
+    text: Line
 
 
 class Explained(Table):
@@ -40,7 +46,7 @@ class Explained(Table):
 
     scenario: Scenario
     methods: list[str] = Field(min_length=1)
-    why: Text
+    why: Line
 
 
 class Conclusions(Table):
@@ -49,11 +55,16 @@ class Conclusions(Table):
     stated: list[Stated] = Field(default_factory=list)
     explained: list[Explained] = Field(default_factory=list)
 
+    @property
+    def statements(self) -> list[Statement]:
+        """What stands at the head of the report."""
+        return [Statement(entry.lead, entry.text) for entry in self.stated]
+
     def why(self, scenario: Scenario, method: str) -> str:
         """Why a published number was reached or not; empty if nothing is said."""
         for entry in self.explained:
             if entry.scenario == scenario and method in entry.methods:
-                return " ".join(entry.why.split())
+                return entry.why
         return ""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.protocol import Protocol, load_protocol, protocol_names
+from study.protocol import load_protocol
 from study.reporting.answer import answer
 from study.reporting.attachments import read_attachments
 from study.reporting.conclusions import CONCLUSIONS
@@ -14,13 +14,15 @@ from study.reporting.evidence import NO_RUN, OTHER_SETTINGS, PublishedRow
 from study.reporting.findings import Findings, find
 from study.reporting.markdown import to_markdown
 from study.reporting.numbers import NOTHING, count, enumeration, interval, points, signed_points, with_interval
-from study.reporting.provenance import with_true_source
+from study.reporting.provenance import packaged_name, with_true_source
+from study.reporting.sections.cells import published_cell
 from study.reporting.sections.reproduction import PROTOCOL
 from study.reporting.selection import ReportError, select
 from study.store import ARCHIVE, read_archive, write_atomically
 from study.tuning import TUNING_ARCHIVE
 
 OVERVIEW = "README.md"
+ORDER = ("reproduced", "above", "below", "inconclusive", OTHER_SETTINGS, NO_RUN)
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,11 @@ def reports_below(folder: Path) -> Iterator[Reported]:
         if not (there / PROTOCOL).is_file():
             raise ReportError(f"{there} is no complete report: {PROTOCOL} is missing")
         protocol = load_protocol(str(there / PROTOCOL))
-        name = _name(protocol)
+        name = packaged_name(protocol) or PROTOCOL.removesuffix(".toml")
         tuning = read_archive(there / TUNING_ARCHIVE) if (there / TUNING_ARCHIVE).is_file() else []
         selection = select(name, with_true_source(name, protocol), read_archive(archive), tuning)
         findings = find(selection, read_attachments([there], protocol))
         yield Reported(there.relative_to(folder).as_posix(), findings)
-
-
-def _name(protocol: Protocol) -> str:
-    """That of the protocol which comes with the package, if it is one."""
-    for name in protocol_names():
-        if load_protocol(name) == protocol:
-            return name
-    return PROTOCOL.removesuffix(".toml")
 
 
 def compose_overview(reports: list[Reported]) -> Document:
@@ -98,11 +92,7 @@ def _answer(reports: list[Reported], rows: list[tuple[Reported, PublishedRow]]) 
         said = [f"{verdicts[verdict]} {verdict}" for verdict in ORDER if verdicts[verdict]]
         yield Statement("Published numbers", f"{len(rows)} tried: {enumeration(said)}.")
     for report in reports:
-        for entry in report.findings.conclusions.stated:
-            yield Statement(entry.lead, " ".join(entry.text.split()))
-
-
-ORDER = ("reproduced", "above", "below", "inconclusive", OTHER_SETTINGS, NO_RUN)
+        yield from report.findings.conclusions.statements
 
 
 def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
@@ -127,8 +117,7 @@ def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
 
 
 def _number(report: Reported, row: PublishedRow) -> tuple[Cell, ...]:
-    comparison, number = row.comparison, row.number
-    spread = "" if number.spread is None else f" ± {points(number.spread)}"
+    comparison = row.comparison
     ours, seeds, difference = (NOTHING, "0", NOTHING)
     if comparison is not None:
         ours, seeds = with_interval(comparison.ours), str(comparison.ours.n)
@@ -138,7 +127,7 @@ def _number(report: Reported, row: PublishedRow) -> tuple[Cell, ...]:
         Cell(report.path, report.path, link=f"{report.path}/{OVERVIEW}"),
         Cell(row.scenario, row.scenario),
         Cell(row.method, row.method),
-        Cell(points(number.mean) + spread, number.mean),
+        published_cell(row.number),
         Cell(ours),
         Cell(seeds),
         Cell(difference),

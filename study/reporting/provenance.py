@@ -1,5 +1,6 @@
 """The protocol as it was used: whether it is one of the package's, and what ``--set`` has made of it."""
 
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -13,9 +14,20 @@ DECIDING = {"benchmark", "model", "training", "methods"}
 """What a λ is chosen for."""
 
 
+@cache
+def _shipped(name: str) -> Protocol | None:
+    """The protocol of that name which comes with the package, if there is one."""
+    return load_protocol(name) if name in protocol_names() else None
+
+
 def is_packaged(name: str, protocol: Protocol) -> bool:
     """Whether the protocol is, unchanged, the one of that name which comes with the package."""
-    return name in protocol_names() and load_protocol(name) == protocol
+    return _shipped(name) == protocol
+
+
+def packaged_name(protocol: Protocol) -> str | None:
+    """The name of the protocol that comes with the package and says the same; None if none does."""
+    return next((name for name in protocol_names() if is_packaged(name, protocol)), None)
 
 
 def protocol_text(name: str, protocol: Protocol) -> str:
@@ -36,10 +48,8 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
         name: the protocol's; nothing is known of one that does not come with the package.
         protocol: as it was used.
     """
-    if name not in protocol_names():
-        return protocol
-    shipped = load_protocol(name)
-    if protocol.strength_source != shipped.strength_source:
+    shipped = _shipped(name)
+    if shipped is None or protocol.strength_source != shipped.strength_source:
         return protocol
     given, kept = [], False
     for method, by_scenario in protocol.strength.items():
@@ -65,9 +75,9 @@ def changes(name: str, protocol: Protocol, scenario: Scenario, method: str) -> s
 
     Empty if in nothing, or if the protocol does not come with the package and is its own measure.
     """
-    if name not in protocol_names():
+    shipped = _shipped(name)
+    if shipped is None:
         return ""
-    shipped = load_protocol(name)
     trees = []
     for each in (shipped, protocol):
         tree = each.model_dump(mode="json", include={"benchmark", "model", "training"})

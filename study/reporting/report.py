@@ -4,12 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.alike import AGREEMENT
 from study.protocol import Protocol
 from study.records import RunRecord
 from study.reporting.answer import answer
-from study.reporting.attachments import Attachments, read_attachments
-from study.reporting.conclusions import CONCLUSIONS
+from study.reporting.attachments import ATTACHMENTS, Attachments, read_attachments
 from study.reporting.document import Document
 from study.reporting.figures.style import standalone
 from study.reporting.findings import Findings, find
@@ -90,7 +88,7 @@ def write_report(
 
 def _check_folder(folder: Path) -> None:
     """A report replaces an earlier one, and nothing else."""
-    others = folder.is_dir() and any(path.name not in (CONCLUSIONS, AGREEMENT) for path in folder.iterdir())
+    others = folder.is_dir() and any(path.name not in ATTACHMENTS for path in folder.iterdir())
     if others and not (folder / ARCHIVE).is_file():
         raise ReportError(
             f"{folder} is not empty and holds no report ({ARCHIVE} is missing); allowed for --out: a new or empty "

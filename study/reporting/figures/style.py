@@ -153,15 +153,15 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, Look, float]], gap: 
     """Name points or ends of lines at the right: in the order of their heights, moved apart, each tied to its point.
 
     Args:
-        axes: whose limits are final.
+        axes: whose limits and scales are final.
         ends: of each its name, y, look and x.
         gap: the least distance of two labels, as a share of the axes' height.
     """
     if not ends:
         return
-    low, high = axes.get_ylim()
     ends = sorted(ends, key=lambda end: end[1])
-    heights = apart([(y - low) / (high - low) for _, y, _, _ in ends], gap)
+    share = axes.transScale + axes.transLimits  # from data to the axes' own width and height, on any scale
+    heights = apart([share.transform((x, y))[1] for _, y, _, x in ends], gap)
     for (name, y, look, x), height in zip(ends, heights, strict=True):
         axes.annotate(
             "",

@@ -50,10 +50,7 @@ def _table(scenario: str, rows: Sequence[Alike]) -> Table:
             (
                 Cell(method, method),
                 Cell(f"{cost:.2f}", cost),
-                *(
-                    _range([getattr(row, key) for row in of_method], _three)
-                    for key in ("spearman", "pearson", "cosine")
-                ),
+                *(_range([getattr(row, key) for row in of_method], _three) for key in LIKENESS),
                 _range([row.ratio for row in of_method], lambda value: strength(float(f"{value:.2g}"))),
             )
         )

@@ -7,7 +7,7 @@ from study.reporting.document import Cell, Column, Paragraph, Section, Table, se
 from study.reporting.evidence import OTHER_SETTINGS, PublishedRow
 from study.reporting.findings import Findings
 from study.reporting.numbers import NOTHING, interval, points, signed_points, with_interval
-from study.reporting.sections.cells import p_cell
+from study.reporting.sections.cells import p_cell, published_cell
 from study.settings import Scenario
 
 
@@ -83,8 +83,7 @@ def _row(row: PublishedRow, tables: list[Published], why: str) -> tuple[Cell, ..
     number, comparison = row.number, row.comparison
     source = tables.index(row.table) + 1
     first = [Cell(row.method, row.method), *([Cell(str(source), source)] if len(tables) > 1 else [])]
-    spread = "" if number.spread is None else f" ± {points(number.spread)}"
-    published = Cell(points(number.mean) + spread, number.mean)
+    published = published_cell(number)
     margin = row.table.margin if number.margin is None else number.margin
     if comparison is None:
         nothing = Cell(NOTHING)

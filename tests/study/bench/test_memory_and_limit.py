@@ -55,7 +55,7 @@ def test_shares_of_the_limit_are_measured():
     assert flops.quantity == FLOPS
     assert flops.better == "higher"
     assert flops.median > 0
-    found = list(measure_bandwidth(SMALL, CPU, rounds=2, experience=2))
+    found = list(measure_bandwidth(SMALL, CPU, rounds=2))
     assert {each.quantity for each in found} == {BANDWIDTH}
     assert {"EWC, ours", "SI, ours", "EWC, Avalanche", "L2, plain autograd"} <= {each.mode for each in found}
     assert all(each.median > 0 for each in found)

@@ -1,0 +1,150 @@
+"""Measurements as tables: a cell each, with its quartiles and whether it meets its target."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from study.bench import limit, memory, pass_times
+from study.bench.record import DeviceName, Measurement
+from study.bench.targets import target_of
+from study.reporting.document import Cell, Column, Table
+from study.reporting.numbers import NOTHING
+
+MET, MISSED = "significant", "problem"
+"""The marks that are set off as good and bad and bring no sign of their own."""
+
+Key = Callable[[Measurement], str]
+
+
+def grouped(measurements: Sequence[Measurement], key: Key) -> list[tuple[str, list[Measurement]]]:
+    """Groups in the order in which they first come."""
+    order = list(dict.fromkeys(map(key, measurements)))
+    ordered = sorted(measurements, key=lambda each: order.index(key(each)))
+    return [(name, list(group)) for name, group in groupby(ordered, key)]
+
+
+def _step_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for model, group in grouped(measurements, lambda each: each.model):
+        caption = f"{model}: a step over Naive's; last, the step at the last experience over that at the first"
+        yield _pivot(device, f"step-{slug(model)}", caption, group, _mode, _setting)
+
+
+def _pass_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    epochs = [each for each in measurements if each.quantity == pass_times.EPOCHS]
+    for model, group in grouped(epochs, lambda each: each.model):
+        yield _pivot(device, f"pass-{slug(model)}", f"{model}: a pass in training epochs", group, _mode, _setting)
+    faster = [each for each in measurements if each.quantity != pass_times.EPOCHS]
+    for where, group in grouped(faster, lambda each: f"{each.model}, {each.setting}"):
+        caption = f"{where}: times as fast as"
+        yield _pivot(device, f"faster-{slug(where)}", caption, group, _mode, _rival)
+
+
+def _memory_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for quantity, group in grouped(measurements, lambda each: each.quantity):
+        row = model_of if quantity == memory.PEAK else _mode
+        yield _pivot(device, slug(quantity), quantity[0].upper() + quantity[1:], group, row, _setting)
+
+
+def _limit_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for quantity, group in grouped(measurements, lambda each: each.quantity):
+        kind = "An exact Fisher" if quantity == limit.FLOPS else "A step's penalty"
+        row, column = (model_of, _mode) if quantity == limit.FLOPS else (_mode, model_of)
+        yield _pivot(device, slug(quantity), f"{kind}: {quantity}", group, row, column)
+
+
+def _other_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
+    for quantity, group in grouped(measurements, lambda each: each.quantity):
+        caption = quantity[0].upper() + quantity[1:]
+        yield _pivot(device, slug(quantity), caption, group, _mode, lambda each: f"{each.model}, {each.setting}")
+
+
+TABLES = {
+    "step": _step_tables,
+    "pass": _pass_tables,
+    "memory": _memory_tables,
+    "limit": _limit_tables,
+    "study": _other_tables,
+    "waiting": _other_tables,
+}
+"""By part: its measurements as tables."""
+
+
+def _mode(each: Measurement) -> str:
+    return each.mode
+
+
+def model_of(each: Measurement) -> str:
+    """What it was measured on."""
+    return each.model
+
+
+def _setting(each: Measurement) -> str:
+    return each.setting
+
+
+def _rival(each: Measurement) -> str:
+    return each.quantity.removeprefix(pass_times.FASTER).strip()
+
+
+def _pivot(
+    device: DeviceName, name: str, caption: str, measurements: Sequence[Measurement], row: Key, column: Key
+) -> Table:
+    """A table with a cell for each measurement, and what there is to know about them below it."""
+    found = {(row(each), column(each)): each for each in measurements}
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    cells = tuple(
+        (Cell(of_row, of_row), *(_cell(found.get((of_row, of_column)), device) for of_column in columns))
+        for of_row in rows
+    )
+    headings = (Column("", "name"), *(Column(heading) for heading in columns))
+    return Table(f"{name}-{device}", caption, headings, cells, _notes(measurements))
+
+
+def _notes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
+    """What there is to know about the modes of a table, each said once."""
+    several = len({each.setting for each in measurements}) > 1
+    said: dict[str, None] = {}
+    scaled = []
+    for each in measurements:
+        for note in filter(None, each.note.split("; ")):
+            if note.startswith(pass_times.SCALED):
+                where = f" with {each.setting}" if several else ""
+                scaled.append(f"{each.mode}{where}: {note.removeprefix(pass_times.SCALED).strip()}")
+            else:
+                said[f"{each.mode}: {note}."] = None
+    if scaled:
+        said[f"Timed on fewer samples, and scaled: {'; '.join(scaled)}."] = None
+    return tuple(said)
+
+
+def _cell(measurement: Measurement | None, device: DeviceName) -> Cell:
+    if measurement is None:
+        return Cell(NOTHING)
+    target = target_of(measurement, device)
+    text = with_quartiles(measurement)
+    if target is None:
+        return Cell(text, measurement.median)
+    met = target.met(measurement)
+    return Cell(f"{sign(met)} {text}", measurement.median, MET if met else MISSED)
+
+
+def with_quartiles(measurement: Measurement) -> str:
+    """The median with its quartiles, which a single value does not have."""
+    if len(measurement.values) == 1:
+        return number(measurement.median)
+    low, high = measurement.quartiles
+    return f"{number(measurement.median)} [{number(low)}, {number(high)}]"
+
+
+def number(value: float) -> str:
+    """Three digits, or two decimals."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def sign(met: bool) -> str:
+    """For those who see no colours."""
+    return "✓" if met else "✗"
+
+
+def slug(text: str) -> str:
+    """Text as part of a file's or table's name."""
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())
