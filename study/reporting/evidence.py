@@ -53,11 +53,10 @@ class PublishedRow:
         return OTHER_SETTINGS if self.changes else self.comparison.verdict
 
 
-def against_published(name: str, protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
+def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
     """Every number published for a protocol, by scenario, source and method, beside ours.
 
     Args:
-        name: the protocol's.
         protocol: with the published numbers.
         results: of all its scenarios; a method without one has nothing to compare.
     """
@@ -70,7 +69,7 @@ def against_published(name: str, protocol: Protocol, results: Sequence[MethodRes
                 if number is not None:
                     ours = by_method.get((scenario, method))
                     compared = _compare(ours, table, number)
-                    changed = changes(name, protocol, scenario, method)
+                    changed = changes(protocol, table, scenario, method)
                     rows.append(PublishedRow(scenario, method, table, number, compared, changed))
     return rows
 

@@ -70,6 +70,6 @@ def find(selection: Selection, attachments: Attachments | None = None) -> Findin
         scenario: all_pairs([result for result in results if result.scenario == scenario])
         for scenario in dict.fromkeys(result.scenario for result in results)
     }
-    published = tuple(against_published(selection.name, selection.protocol, results))
+    published = tuple(against_published(selection.protocol, results))
     ranks = ranks_over_scenarios(results)
     return Findings(selection, results, published, pairs, ranks, attachments or Attachments())

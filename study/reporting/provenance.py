@@ -1,10 +1,10 @@
-"""The protocol as it was used: whether it is one of the package's, and what ``--set`` has made of it."""
+"""The protocol as it was used: whether it is one of the package's, and what ``--set`` or people have made of it."""
 
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from study.protocol import Protocol, load_protocol, protocol_names
+from study.protocol import Protocol, Published, load_protocol, protocol_names
 from study.reporting.differences import differing_leaves, shown
 from study.reporting.numbers import enumeration, strength
 from study.reporting.toml import to_toml
@@ -15,19 +15,19 @@ DECIDING = {"benchmark", "model", "training", "methods"}
 
 
 @cache
-def _shipped(name: str) -> Protocol | None:
-    """The protocol of that name which comes with the package, if there is one."""
-    return load_protocol(name) if name in protocol_names() else None
+def _shipped() -> dict[str, Protocol]:
+    """The protocols that come with the package, by name."""
+    return {name: load_protocol(name) for name in protocol_names()}
 
 
 def is_packaged(name: str, protocol: Protocol) -> bool:
     """Whether the protocol is, unchanged, the one of that name which comes with the package."""
-    return _shipped(name) == protocol
+    return _shipped().get(name) == protocol
 
 
 def packaged_name(protocol: Protocol) -> str | None:
     """The name of the protocol that comes with the package and says the same; None if none does."""
-    return next((name for name in protocol_names() if is_packaged(name, protocol)), None)
+    return next((name for name, shipped in _shipped().items() if shipped == protocol), None)
 
 
 def protocol_text(name: str, protocol: Protocol) -> str:
@@ -38,17 +38,18 @@ def protocol_text(name: str, protocol: Protocol) -> str:
 
 
 def with_true_source(name: str, protocol: Protocol) -> Protocol:
-    """The protocol, with a ``strength_source`` that claims nothing of what ``--set`` has replaced.
+    """The protocol, with a ``strength_source`` that claims nothing of what was replaced, as by ``--set``.
 
     A λ that was given by hand was not chosen as the protocol that comes with the package says; and one that stayed was
     not chosen for settings that did not. A protocol that says for itself how its λ was chosen is taken at its word, and
     so is one that leaves λ to the search, which is done with the same settings.
 
     Args:
-        name: the protocol's; nothing is known of one that does not come with the package.
+        name: the protocol's; where that is not one of the package's, as in the folder of a report, its title tells from
+            which of them it comes. Nothing is known of one that comes from none.
         protocol: as it was used.
     """
-    shipped = _shipped(name)
+    shipped = _shipped().get(name) or next((each for each in _shipped().values() if each.title == protocol.title), None)
     if shipped is None or protocol.strength_source != shipped.strength_source:
         return protocol
     given, kept = [], False
@@ -66,24 +67,41 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
     tuned = any("tuned" in by_scenario.values() for by_scenario in protocol.strength.values())
     sources = [protocol.strength_source.strip().rstrip(".") + differences] if kept or tuned else []
     if given:
-        sources.append(f"λ as given with --set: {enumeration(given)}")
+        sources.append(f"λ given by hand: {enumeration(given)}")
     return protocol.model_copy(update={"strength_source": "; ".join(sources)})
 
 
-def changes(name: str, protocol: Protocol, scenario: Scenario, method: str) -> str:
-    """In what the settings of a method's runs differ from those of the protocol as it comes with the package.
+def changes(protocol: Protocol, table: Published, scenario: Scenario, method: str) -> str:
+    """In what the settings of a method's runs differ from those that a published number belongs to.
 
-    Empty if in nothing, or if the protocol does not come with the package and is its own measure.
+    A number belongs to the settings of those protocols of the package that have it, from the same source for the same
+    scenario and method: whatever the file is called that has it now, as ``protocol.toml`` beside a report. Of several
+    the nearest counts. Empty if they differ in nothing, or if no protocol of the package has the number; then the
+    protocol is its own measure.
+
+    Args:
+        protocol: as it was used.
+        table, scenario, method: which of its published numbers.
     """
-    shipped = _shipped(name)
-    if shipped is None:
-        return ""
+    owners = [each for each in _shipped().values() if _has_number(each, table, scenario, method)]
+    return min((_changes(owner, protocol, scenario, method) for owner in owners), key=len, default="")
+
+
+def _has_number(shipped: Protocol, table: Published, scenario: Scenario, method: str) -> bool:
+    mean = table.results[method][scenario].mean
+    return any(
+        other.source == table.source and scenario in numbers and numbers[scenario].mean == mean
+        for other in shipped.published
+        for numbers in (other.results.get(method, {}),)
+    )
+
+
+def _changes(shipped: Protocol, protocol: Protocol, scenario: Scenario, method: str) -> str:
     trees = []
     for each in (shipped, protocol):
         tree = each.model_dump(mode="json", include={"benchmark", "model", "training"})
-        if method in each.methods and scenario in each.scenarios:
-            tree[method] = each.methods[method].model_dump(mode="json")
-            tree["λ"] = each.strength_of(method, scenario)
+        tree[method] = each.methods[method].model_dump(mode="json")
+        tree["λ"] = each.strength_of(method, scenario)
         trees.append(tree)
     return _in_words(trees)
 

@@ -1,19 +1,22 @@
 """What people say to a report stands at its head and beside the numbers, and survives that the report is made again."""
 
 import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from study.cli import app
-from study.protocol import load_protocol
+from study.protocol import load_protocol, parse_protocol
 from study.records import Run, RunRecord
 from study.reporting.attachments import read_attachments
 from study.reporting.conclusions import ConclusionError
 from study.reporting.overview import explanation, reports_below, write_overview
+from study.reporting.provenance import changes
 from study.reporting.report import write_report
 from study.reporting.selection import ReportError
+from study.store import ARCHIVE, read_archive
 from tests.study.reporting.reading import markdown_tables, row
 from tests.study.reporting.synthetic import all_records, record, toy, written
 
@@ -29,6 +32,7 @@ scenario = "class"
 methods = ["ewc", "joint"]
 why = "the network is another"
 """
+REPORTS = Path(__file__).parents[3] / "reports"
 PUBLISHED = "Class-incremental: published and our average accuracy"
 
 
@@ -106,6 +110,44 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     write_report(name, shorter, [changed], [], tmp_path / "short")
     assert "training.epochs 4, here 1" in (tmp_path / "short" / "README.md").read_text()
     assert "0 of 9 reproduced" in (tmp_path / "short" / "README.md").read_text()
+
+
+def test_nor_in_whatever_file_the_changed_protocol_stands(tmp_path, without_figures):
+    """Real records, as if λ of EWC had been changed by --set, reported by name and from the report's own folder."""
+    name = "hsu2018-split-mnist-task"
+    protocol = load_protocol(name, ["strength.ewc.task=100"])
+    records = read_archive(REPORTS / "hsu2018-split-mnist" / "task" / ARCHIVE)
+    changed = [
+        r.model_copy(update={"run": r.run.model_copy(update={"strength": 100.0})}) if r.run.label == "ewc" else r
+        for r in records
+    ]
+    write_report(name, protocol, changed, [], tmp_path / "reports" / "by-name")
+    again = tmp_path / "reports" / "from-its-file"
+    file = tmp_path / "reports" / "by-name" / "protocol.toml"
+    result = CliRunner().invoke(app, ["report", str(file), "--records", str(file.parent), "--out", str(again)])
+    assert result.exit_code == 0, result.output
+    for folder in (file.parent, again):
+        tables = markdown_tables(folder)["Task-incremental: published and our average accuracy"]
+        verdicts = {cells[0]: cells[1] for cells in tables[1:]}
+        assert (verdicts["ewc"], verdicts["joint"]) == ("other settings", "reproduced")
+    write_overview(tmp_path / "reports")
+    rows = markdown_tables(tmp_path / "reports")["Published and ours"]
+    verdict = rows[0].index("verdict")
+    assert {cells[verdict] for cells in rows[1:] if "ewc" in cells and "online_ewc" not in cells} == {"other settings"}
+
+
+def test_a_number_that_no_protocol_of_the_package_has_is_judged_as_its_file_says(tmp_path, without_figures):
+    name = "hsu2018-split-mnist-task"
+    text = (resources.files("study") / "protocols" / f"{name}.toml").read_text()
+    own = parse_protocol(
+        text.replace("Hsu et al. 2018, arXiv", "Ours, after arXiv").replace("\newc.task = 200", "\newc.task = 100"),
+        "own.toml",
+    )
+    (table,) = own.published
+    assert changes(own, table, "task", "ewc") == ""
+    assert "λ 200, here 100" in changes(
+        load_protocol(name, ["strength.ewc.task=100"]), load_protocol(name).published[0], "task", "ewc"
+    )
 
 
 # ------------------------------------------------------------------------------- the overview

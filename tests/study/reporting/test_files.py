@@ -131,12 +131,12 @@ def digits(*overrides: str, records_of: str = "ewc") -> tuple[Protocol, list[Run
     ("overrides", "said"),
     [
         ((), "on validation data and other seeds."),
-        (("strength.ewc.class=7",), "other seeds; λ as given with --set: ewc, class (7)."),
+        (("strength.ewc.class=7",), "other seeds; λ given by hand: ewc, class (7)."),
         (("training.batch_size=16",), "other seeds, but for other settings (training.batch_size 32, here 16)."),
         (
             ("methods.ewc.fisher=sample", "strength.ewc.task=7", "strength.ewc.class=8"),
             "other seeds, but for other settings (methods.ewc.fisher exact, here sample); "
-            "λ as given with --set: ewc, task (7) and ewc, class (8).",
+            "λ given by hand: ewc, task (7) and ewc, class (8).",
         ),
     ],
 )
@@ -158,7 +158,7 @@ def test_where_every_strength_is_given_by_hand_nothing_is_said_of_the_protocols(
     protocol, records = digits(*by_hand)
     write_report("digits", protocol, records, [], tmp_path)
     found = re.search(r"How λ was chosen: (.*)", plain((tmp_path / "README.md").read_text()))[1]
-    assert found.startswith("λ as given with --set: l2, class (3)")
+    assert found.startswith("λ given by hand: l2, class (3)")
 
 
 def plain(markdown: str) -> str:
