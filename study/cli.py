@@ -173,16 +173,23 @@ def tune(
 
 @app.command()
 def status(name: Name, out: Out = None, overrides: Overrides = None) -> None:
-    """Say how far a study is, from another terminal or after an interrupt."""
+    """Say how far a study is, from another terminal or after an interrupt.
+
+    JSON files that are no records, or damaged ones, are named and not counted.
+    """
     from study.progress import runs_under_way, status_table, under_way_table
 
     with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         store = RunStore(out or records_folder(name))
         running = runs_under_way(store.under_way)
-        records = store.read_all(or_none=bool(running))
+        there = store.contents()
+        if not running and not there.damaged:
+            there.whole()  # nothing at all is an error that says what to do
         console = Console(highlight=False)
-        console.print(status_table(protocol, records))
+        console.print(status_table(protocol, there.records))
+        for sentence in there.left_out:
+            typer.echo(sentence)
         if running:
             console.print("begun and not ended:")
             console.print(under_way_table(running))

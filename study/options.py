@@ -134,9 +134,7 @@ def _of_a_search(folder: Path) -> list[RunRecord]:
     archive = folder / TUNING_ARCHIVE
     if archive.is_file():
         return read_archive(archive)
-    if not any(folder.glob("*.json")):
-        return []
-    return [record for record in RunStore(folder).read_all() if record.run.evaluated_on == "validation"]
+    return [record for record in RunStore(folder).read_all(or_none=True) if record.run.evaluated_on == "validation"]
 
 
 def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:

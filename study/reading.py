@@ -42,11 +42,17 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; by default <records>/report.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write what the records say: Markdown, one HTML page, LaTeX tables, figures, CSV and Parquet."""
+    """Write what the records say: Markdown, one HTML page, LaTeX tables, figures, CSV and Parquet.
+
+    JSON files beside the records that are none are named and left out; a damaged record is an error that names it.
+    """
     with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         folder = records or records_folder(name)
-        found = RunStore(folder).read_all()
+        there = RunStore(folder).contents()
+        found = there.whole()
+        for sentence in there.left_out:
+            typer.echo(sentence, err=True)
         searched = tuning_records(name, tuning, beside=folder)
         from study.reporting.attachments import read_attachments
         from study.reporting.report import write_report  # here, since the other commands need not wait for matplotlib

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from study.protocol import Protocol
 from study.settings import Benchmark, Method, Model, Scenario, Training
 
 PACKAGES_THAT_DECIDE = ("clreg", "torch", "torchvision", "avalanche-lib", "numpy", "scikit-learn")
+
+RECORD_NAME = re.compile(r"(task|domain|class)-.+-seed\d+-[0-9a-f]{16}\.json")
+"""Of the file of a record: see :meth:`Run.file_name_with`."""
 
 Matrix = list[list[float]]
 Outcome = Literal["finished", "diverged", "failed"]

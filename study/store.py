@@ -12,13 +12,57 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from study.errors import StudyError
-from study.records import Run, RunRecord
+from study.records import RECORD_NAME, Run, RunRecord
 
 ARCHIVE = "records.jsonl.gz"
 
 
 class RecordError(StudyError):
     """A record that cannot be read, or a folder of records that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What there is in a folder of records.
+
+    Attributes:
+        folder: which.
+        records: in the order of their files' names.
+        damaged: files that have a record's name and are no record of this version: a run that is lost as it is.
+        foreign: other JSON files that are no records: somebody else's, nothing is lost.
+    """
+
+    folder: Path
+    records: list[RunRecord]
+    damaged: list[Path]
+    foreign: list[Path]
+
+    def whole(self, *, or_none: bool = False) -> list[RunRecord]:
+        """The records, where none is damaged.
+
+        Args:
+            or_none: whether there may be none.
+
+        Raises:
+            RecordError: one is damaged, since without it numbers would be others; or there is none.
+        """
+        if self.damaged:
+            raise _no_record(self.damaged[0])
+        if not self.records and not or_none:
+            raise RecordError(f"there are no records in {self.folder}; `clreg-study run` writes them")
+        return self.records
+
+    @property
+    def left_out(self) -> list[str]:
+        """A sentence on the files of each kind that were left out."""
+        return [
+            f"left out, {what}: {', '.join(path.name for path in paths)}"
+            for what, paths in (
+                ("damaged or of another version (delete them to run them again)", self.damaged),
+                ("no records", self.foreign),
+            )
+            if paths
+        ]
 
 
 @dataclass(frozen=True)
@@ -55,16 +99,26 @@ class RunStore:
             or_none: whether there may be none.
 
         Raises:
-            RecordError: there is none, or a file is not a record.
+            RecordError: there is none, or one is damaged. JSON files of others are left out.
         """
-        records = {}
+        return self.contents().whole(or_none=or_none)
+
+    def contents(self) -> Contents:
+        """Every record of the folder, and of an archive in it, and the files that are none.
+
+        Raises:
+            RecordError: the archive is damaged.
+        """
+        records, damaged, foreign = {}, [], []
         archive = self.folder / ARCHIVE
         if archive.is_file():
             records = {record.run.file_name_with(record.id): record for record in read_archive(archive)}
-        records |= {path.name: _parse(path.read_bytes(), path) for path in self.folder.glob("*.json")}
-        if not records and not or_none:
-            raise RecordError(f"there are no records in {self.folder}; `clreg-study run` writes them")
-        return [records[name] for name in sorted(records)]
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                records[path.name] = _parse(path.read_bytes(), path)
+            except RecordError:
+                (damaged if RECORD_NAME.fullmatch(path.name) else foreign).append(path)
+        return Contents(self.folder, [records[name] for name in sorted(records)], damaged, foreign)
 
     def write(self, record: RunRecord) -> None:
         """Write a record so that a reader, or a crash, sees either the whole of it or nothing."""
@@ -144,4 +198,8 @@ def _parse(text: bytes, path: Path) -> RunRecord:
     try:
         return RunRecord.model_validate_json(text)
     except ValidationError as error:
-        raise RecordError(f"{path} is not a record of this version; delete it to run it again") from error
+        raise _no_record(path) from error
+
+
+def _no_record(path: Path) -> RecordError:
+    return RecordError(f"{path} is not a record of this version; delete it to run it again")

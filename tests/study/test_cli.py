@@ -270,18 +270,43 @@ def test_numbers_out_of_range_end_with_status_2(option: str, monkeypatch):
     assert option.split("=")[0] in result.stderr
 
 
-def test_a_record_damaged_by_hand_is_named_and_nothing_is_lost(one_run, tmp_path, monkeypatch):
+def test_a_record_damaged_by_hand_is_named_and_nothing_is_lost(one_run, protocol_file, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "perform", finished)
     assert call(*one_run, "--seeds", 2).exit_code == 0
     damaged, whole = sorted((tmp_path / "out").glob("*.json"))
     damaged.write_text(damaged.read_text()[:-40])
     monkeypatch.setattr(training, "perform", never)
-    for command in (one_run, ["status", "digits", "--out", tmp_path / "out"]):
+    for command in (one_run, ["report", protocol_file, "--records", tmp_path / "out"]):
         result = call(*command)
         assert result.exit_code == 2
         assert damaged.name in result.stderr
         assert "delete it to run it again" in result.stderr
     assert whole.exists()
+    result = call("status", protocol_file, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert f"left out, damaged or of another version (delete them to run them again): {damaged.name}" in result.stdout
+    (row,) = [
+        line.replace("│", " ").split() for line in result.stdout.splitlines() if "class" in line and " ewc " in line
+    ]
+    assert row == ["class", "ewc", "1", "–", "–"]
+
+
+def test_a_json_file_of_others_beside_the_records_is_named_and_nothing_stops(
+    one_run, protocol_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*one_run, "--seeds", 2).exit_code == 0
+    (tmp_path / "out" / "notes.json").write_text('{"mine": 1}')
+    (tmp_path / "out" / "half.json").write_text("{")
+    shown = call("status", protocol_file, "--out", tmp_path / "out")
+    assert (shown.exit_code, "left out, no records: half.json, notes.json" in shown.stdout) == (0, True), shown.output
+    written = call("report", protocol_file, "--records", tmp_path / "out")
+    assert (written.exit_code, "left out, no records: half.json, notes.json" in written.stderr) == (0, True)
+    assert call(*one_run, "--seeds", 2).exit_code == 0
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.json").write_text("{}")
+    nothing = call("status", protocol_file, "--out", tmp_path / "empty")
+    assert (nothing.exit_code, "there are no records in" in nothing.stderr) == (2, True)
 
 
 def test_two_studies_at_once_are_one_too_many(one_run, tmp_path, monkeypatch):
