@@ -25,7 +25,7 @@ from study.options import (
 )
 from study.protocol import FIRST_TUNING_SEED, ProtocolError, load_protocol
 from study.settings import suggestion
-from study.store import RecordError, RunStore
+from study.store import RecordError, RunStore, write_atomically
 
 if TYPE_CHECKING:
     from study.repeat import Repetition
@@ -76,13 +76,44 @@ def overview(
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A protocol or a folder of records, with :METHOD for one.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    more: Annotated[list[str] | None, typer.Argument(help="Further ones, with --ranks.")] = None,
+    ranks: Annotated[
+        Path | None,
+        typer.Option(help="SVG file: rank the methods that all share over all studies and scenarios, and draw it."),
+    ] = None,
 ) -> None:
-    """Test one set of runs against another, paired by seed: methods, or the same methods under other settings."""
+    """Test one set of runs against another, paired by seed: methods, or the same methods under other settings.
+
+    With --ranks any number of studies: Friedman's test over their scenarios, and which methods it tells apart.
+    """
     from study.reporting.comparison import comparison_table
 
     with errors_without_traceback():
+        if ranks is not None:
+            _rank([a, b, *(more or ())], ranks)
+            return
+        if more:
+            raise ProtocolError(
+                f"{2 + len(more)} studies to compare; allowed: two, or any number with --ranks FILE.svg"
+            )
         (a_records, a_method), (b_records, b_method) = (records_and_method(argument) for argument in (a, b))
         Console().print(comparison_table((a, a_records, a_method), (b, b_records, b_method)))
+
+
+def _rank(names: list[str], path: Path) -> None:
+    """The average ranks over studies, on the terminal and as a figure."""
+    from study.reporting.ranking import rank_studies, ranks_svg, ranks_table
+
+    studies = []
+    for name in dict.fromkeys(names):
+        records, method = records_and_method(name)
+        if method is not None:
+            raise ProtocolError(f"--ranks: {name} names one method; allowed: whole studies, whose methods are ranked")
+        studies.append((name, records))
+    found = rank_studies(studies)
+    Console().print(ranks_table(found, studies))
+    write_atomically(path, ranks_svg(found, studies).encode())
+    typer.echo(f"drawn: {path}")
 
 
 def agreement(

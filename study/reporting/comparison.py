@@ -23,7 +23,7 @@ Side = tuple[str, Sequence[RunRecord], str | None]  # what it is called, its rec
 
 
 @dataclass(frozen=True)
-class _Runs:
+class OneMethod:
     """The finished runs of one method in one scenario, all of the same settings.
 
     Attributes:
@@ -40,8 +40,8 @@ class _Pair:
     """A row of the table: what it is called, and the runs of A and of B."""
 
     name: str
-    a: _Runs
-    b: _Runs
+    a: OneMethod
+    b: OneMethod
 
 
 def comparison_table(a: Side, b: Side) -> Table:
@@ -118,7 +118,7 @@ def _what_differs(pairs: Sequence[_Pair]) -> list[str]:
 
 def _pairs(a: Side, b: Side) -> list[_Pair]:
     """The methods to compare that have a seed in common."""
-    a_records, b_records = _by_method(a[1]), _by_method(b[1])
+    a_records, b_records = by_method(a[1]), by_method(b[1])
     pairs = []
     for (scenario, method), of_a in a_records.items():
         if a[2] is not None and method != a[2]:
@@ -130,7 +130,7 @@ def _pairs(a: Side, b: Side) -> list[_Pair]:
         if not {record.run.seed for record in of_a} & {record.run.seed for record in of_b}:
             continue
         name = f"{scenario}, {method}" if method == other else f"{scenario}, {method} − {other}"
-        pair = _Pair(name, _of_one_setting(a[0], of_a), _of_one_setting(b[0], of_b))
+        pair = _Pair(name, of_one_setting(a[0], of_a), of_one_setting(b[0], of_b))
         other_data = {
             key: values for key, values in differing([pair.a.run, pair.b.run]).items() if key.startswith("benchmark")
         }
@@ -140,7 +140,7 @@ def _pairs(a: Side, b: Side) -> list[_Pair]:
     return pairs
 
 
-def _by_method(records: Sequence[RunRecord]) -> dict[tuple[Scenario, str], list[RunRecord]]:
+def by_method(records: Sequence[RunRecord]) -> dict[tuple[Scenario, str], list[RunRecord]]:
     """What finished, each run once."""
     found: dict[tuple[Scenario, str], list[RunRecord]] = {}
     for record in latest(records, lambda record: (record.run.label, record.run.content)).values():
@@ -149,7 +149,7 @@ def _by_method(records: Sequence[RunRecord]) -> dict[tuple[Scenario, str], list[
     return found
 
 
-def _of_one_setting(side: str, records: Sequence[RunRecord]) -> _Runs:
+def of_one_setting(side: str, records: Sequence[RunRecord]) -> OneMethod:
     """The runs of a method.
 
     Raises:
@@ -162,4 +162,4 @@ def _of_one_setting(side: str, records: Sequence[RunRecord]) -> _Runs:
             f"{side} has {first.scenario}-incremental runs of {first.label!r} that differ in {several}; a comparison "
             "needs them in folders of their own: see --out of `clreg-study run`"
         )
-    return _Runs(first, {record.run.seed: 100 * average_accuracy(record.accuracy) for record in records})
+    return OneMethod(first, {record.run.seed: 100 * average_accuracy(record.accuracy) for record in records})

@@ -129,15 +129,15 @@ def seeds_that_could_show(comparisons: int) -> int:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Methods ranked by their average accuracy in each of several scenarios.
+    """Methods ranked by their average accuracy in each of several scenarios, of one study or of many.
 
     Attributes:
-        scenarios: the blocks.
+        blocks: the names of the scenarios.
         methods: those that finished in all of them.
         result: Friedman's test and Nemenyi's critical difference.
     """
 
-    scenarios: tuple[Scenario, ...]
+    blocks: tuple[str, ...]
     methods: tuple[str, ...]
     result: FriedmanResult
 
@@ -146,14 +146,30 @@ class Ranks:
         """Whether any difference of average ranks could reach the critical one, which few blocks make too large."""
         return self.result.critical_difference < len(self.methods) - 1
 
+    @property
+    def best_first(self) -> list[tuple[str, float]]:
+        """Methods with their average ranks."""
+        return sorted(zip(self.methods, self.result.average_ranks, strict=True), key=lambda item: item[1])
+
 
 def ranks_over_scenarios(results: Sequence[MethodResult]) -> Ranks | None:
-    """Friedman's test over scenarios; None with fewer than 2 of them, or 3 methods that finished in all."""
-    scores = {(r.scenario, r.method): r.accuracy.mean for r in results if r.accuracy is not None}
-    scenarios = tuple(dict.fromkeys(scenario for scenario, _ in scores))
-    names = dict.fromkeys(method for _, method in scores)
-    methods = tuple(method for method in names if all((scenario, method) in scores for scenario in scenarios))
-    if len(scenarios) < 2 or len(methods) < 3:
+    """As :func:`rank_methods`, over the scenarios of one study."""
+    scores: dict[str, dict[str, float]] = {}
+    for result in results:
+        if result.accuracy is not None:
+            scores.setdefault(result.scenario, {})[result.method] = result.accuracy.mean
+    return rank_methods(scores)
+
+
+def rank_methods(scores: Mapping[str, Mapping[str, float]]) -> Ranks | None:
+    """Friedman's test over blocks; None with fewer than 2 of them, or 3 methods that all of them have.
+
+    Args:
+        scores: by block and method.
+    """
+    names = dict.fromkeys(method for block in scores.values() for method in block)
+    methods = tuple(method for method in names if all(method in block for block in scores.values()))
+    if len(scores) < 2 or len(methods) < 3:
         return None
-    table = [[scores[scenario, method] for method in methods] for scenario in scenarios]
-    return Ranks(scenarios, methods, friedman(table, LEVEL))
+    table = [[block[method] for method in methods] for block in scores.values()]
+    return Ranks(tuple(scores), methods, friedman(table, LEVEL))

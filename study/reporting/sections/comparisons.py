@@ -114,7 +114,7 @@ def _row(pair: FamilyComparison, family: int) -> tuple[Cell, ...]:
         Cell(f"{pair.a} − {pair.b}", f"{pair.a} {pair.b}"),
         _finding(pair),
         Cell(difference if bounds == NOTHING else f"{difference} {bounds}", c.difference),
-        Cell(str(c.n), c.n),
+        Cell(seeds_of(c.n, asked), c.n),
         p_cell(c.p),
         p_cell(pair.p_holm),
         p_cell(c.p_wilcoxon),

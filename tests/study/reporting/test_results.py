@@ -74,7 +74,7 @@ def test_ranks_are_over_the_methods_that_finished_in_every_scenario():
     findings = find(select("toy", protocol, records, []))
     assert findings.ranks.methods == ("naive", "online_ewc", "replay-2", "joint")
     means = [
-        [r.accuracy.mean for r in findings.of(scenario) if r.method != "ewc"] for scenario in findings.ranks.scenarios
+        [r.accuracy.mean for r in findings.of(scenario) if r.method != "ewc"] for scenario in findings.ranks.blocks
     ]
     assert findings.ranks.result == friedman(means)
     assert not findings.ranks.can_differ
