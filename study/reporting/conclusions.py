@@ -77,7 +77,8 @@ def parse_conclusions(text: bytes, path: Path, protocol: Protocol) -> Conclusion
         protocol: that of the report.
 
     Raises:
-        ConclusionError: the file is not what it must be, or explains a number that the protocol does not have.
+        ConclusionError: the file is not what it must be, or explains a number that the protocol does not have, or one
+            twice.
     """
     try:
         conclusions = Conclusions.model_validate(tomllib.loads(text.decode()))
@@ -91,8 +92,15 @@ def parse_conclusions(text: bytes, path: Path, protocol: Protocol) -> Conclusion
         for method, by_scenario in table.results.items()
         for scenario in by_scenario
     }
+    explained: dict[tuple[Scenario, str], Explained] = {}
     for entry in conclusions.explained:
         for method in entry.methods:
+            first = explained.setdefault((entry.scenario, method), entry)
+            if first is not entry or entry.methods.count(method) > 1:
+                raise ConclusionError(
+                    f"{path}: explained holds {entry.scenario}, {method!r} twice, with why = {first.why!r} and "
+                    f"why = {entry.why!r}; allowed: one explanation of a number"
+                )
             if (entry.scenario, method) not in published:
                 allowed = ", ".join(other for scenario, other in sorted(published) if scenario == entry.scenario)
                 raise ConclusionError(
