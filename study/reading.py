@@ -66,7 +66,7 @@ def report(
 def overview(
     folder: Annotated[Path, typer.Argument(help="Folder with reports below it.")] = Path("reports"),
 ) -> None:
-    """Write one page on all reports below a folder: every published number tried, and what came of it."""
+    """Write one page on all reports below a folder: every number published for them, and ours."""
     with errors_without_traceback():
         from study.reporting.overview import write_overview
 

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from study.reporting.document import Statement
-from study.reporting.evidence import NO_RUN, OTHER_SETTINGS, seeds_that_could_show
+from study.reporting.evidence import seeds_that_could_show
 from study.reporting.findings import Findings
-from study.reporting.numbers import count, enumeration, interval, points
+from study.reporting.numbers import count, enumeration, interval, points, seeds_of
 from study.reporting.results import MethodResult
+from study.reporting.verdicts import tally
 from study.settings import Scenario
 from study.statistics import FamilyComparison
 
@@ -15,32 +16,53 @@ MOST_NAMES = 4  # in a sentence
 
 
 def answer(findings: Findings) -> tuple[Statement, ...]:
-    """What people conclude; what was reproduced, the best method of each scenario, whether seeds suffice, what did not
-    finish.
+    """What people conclude, and what the records say."""
+    return (*findings.conclusions.statements, *what_the_records_say(findings))
+
+
+def what_the_records_say(findings: Findings) -> tuple[Statement, ...]:
+    """Whether all has been run; what was reproduced, the best method of each scenario, whether seeds suffice, what did
+    not finish.
     """
-    statements = [*findings.conclusions.statements, *_published(findings)]
-    statements += [_best(findings, scenario) for scenario in findings.scenarios]
-    return (*statements, *_too_few_seeds(findings), _runs(findings))
+    return (
+        *in_short(findings),
+        *(_best(findings, scenario) for scenario in findings.scenarios),
+        *_too_few_seeds(findings),
+        _runs(findings),
+    )
 
 
-def _published(findings: Findings) -> Iterator[Statement]:
-    rows = findings.published
-    if not rows:
-        return
-    verdicts = Counter(row.verdict for row in rows)
-    others = [
-        f"{verdicts[verdict]} {words}"
-        for verdict, words in (
-            ("above", "exceeded (above)"),
-            ("below", "not reached (below)"),
-            ("inconclusive", "inconclusive"),
-            (NO_RUN, "without a finished run of ours"),
-            (OTHER_SETTINGS, "not judged, since our settings are others"),
+def in_short(findings: Findings) -> Iterator[Statement]:
+    """Whether the protocol has been run as a whole, and what came of its published numbers."""
+    yield from not_complete(findings)
+    if findings.published:
+        yield Statement("Published numbers", tally(findings.published))
+
+
+def not_complete(findings: Findings) -> Iterator[Statement]:
+    """How many of the protocol's runs are missing; nothing if none is."""
+    missing = runs_asked_for(findings) - _runs_there(findings)
+    if missing:
+        yield Statement(
+            "Not complete",
+            f"{missing} of the protocol's {runs_asked_for(findings)} runs, {count(findings.protocol.seeds, 'seed')} of "
+            "each method and scenario, are missing; what is said here holds for the seeds so far.",
         )
-        if verdicts[verdict]
-    ]
-    rest = f"; {enumeration(others)}" if others else ""
-    yield Statement("Published numbers", f"{verdicts['reproduced']} of {len(rows)} reproduced{rest}.")
+
+
+def runs_asked_for(findings: Findings) -> int:
+    """How many runs the protocol has."""
+    protocol = findings.protocol
+    return len(protocol.scenarios) * len(protocol.methods) * protocol.seeds
+
+
+def _runs_there(findings: Findings) -> int:
+    """How many of them have ended. One that diverged has; one that failed is to be run again."""
+    return sum(
+        record.run.seed < findings.protocol.seeds and record.outcome != "failed"
+        for runs in findings.selection.runs
+        for record in runs.records
+    )
 
 
 def _best(findings: Findings, scenario: Scenario) -> Statement:
@@ -52,18 +74,20 @@ def _best(findings: Findings, scenario: Scenario) -> Statement:
     best = max(learners, key=lambda result: result.accuracy.mean)
     of = f"of {len(learners)} continual learners " if len(learners) > 1 else ""
     most = " most," if len(learners) > 1 else ""
-    text = f"{of}`{best.method}` reaches{most} {_accuracy(best)}{_standing(best, learners, findings.pairs[scenario])}"
+    reached = _accuracy(best, findings.protocol.seeds)
+    text = f"{of}`{best.method}` reaches{most} {reached}{_standing(best, learners, findings.pairs[scenario])}"
     if references:
-        reached = enumeration(f"`{result.method}` {points(result.accuracy.mean)}%" for result in references)
-        text += f"; with all data at hand, {reached}"
+        upper = enumeration(f"`{result.method}` {points(result.accuracy.mean)}%" for result in references)
+        text += f"; with all data at hand, {upper}"
     return Statement(lead, f"{text}.")
 
 
-def _accuracy(result: MethodResult) -> str:
+def _accuracy(result: MethodResult, asked: int) -> str:
     summary = result.accuracy
+    seeds = f"{seeds_of(summary.n, asked)} {'seed' if max(summary.n, asked) == 1 else 'seeds'}"
     if summary.n == 1:
-        return f"{points(summary.mean)}% (1 seed, no interval)"
-    return f"{points(summary.mean)}% (95% interval {interval(summary.low, summary.high)}, {summary.n} seeds)"
+        return f"{points(summary.mean)}% ({seeds}, no interval)"
+    return f"{points(summary.mean)}% (95% interval {interval(summary.low, summary.high)}, {seeds})"
 
 
 def _standing(best: MethodResult, learners: Sequence[MethodResult], pairs: Sequence[FamilyComparison]) -> str:

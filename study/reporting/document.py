@@ -140,10 +140,12 @@ class Statement:
     Attributes:
         lead: what it is about, in a word or two.
         text: what there is to say, beginning with a small letter.
+        link: as of a cell; from the lead.
     """
 
     lead: str
     text: str
+    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class PublishedRow:
         table: where it was published.
         number: what was published.
         comparison: with ours; None if no run of ours finished.
+        kind: of the method.
+        seeds: how many the protocol asks for.
         changes: in what our settings differ from those that the number belongs to, as ``--set`` can make them; empty
             if in nothing. Then there is no verdict.
     """
@@ -43,7 +45,24 @@ class PublishedRow:
     table: Published
     number: PublishedNumber
     comparison: PublishedComparison | None
+    kind: str
+    seeds: int
     changes: str = ""
+
+    @property
+    def number_key(self) -> tuple[object, ...]:
+        """The same for rows that have one published number: of two variants of a method, or in two reports.
+
+        By its source, scenario and value, and by the kind of method: two methods of one table can have equal values.
+        Avalanche's plugins are of the kind that they are beside.
+        """
+        number = self.number
+        return self.table.source, self.scenario, number.mean, number.spread, self.kind.removeprefix("avalanche_")
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether fewer seeds than the protocol asks for have finished."""
+        return self.comparison is None or self.comparison.ours.n < self.seeds
 
     @property
     def verdict(self) -> str:
@@ -69,8 +88,8 @@ def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> li
                 if number is not None:
                     ours = by_method.get((scenario, method))
                     compared = _compare(ours, table, number)
-                    changed = changes(protocol, table, scenario, method)
-                    rows.append(PublishedRow(scenario, method, table, number, compared, changed))
+                    kind, changed = protocol.methods[method].kind, changes(protocol, table, scenario, method)
+                    rows.append(PublishedRow(scenario, method, table, number, compared, kind, protocol.seeds, changed))
     return rows
 
 

@@ -20,7 +20,10 @@ def to_markdown(document: Document) -> str:
 
 
 def _answer(document: Document) -> str:
-    return "\n".join(f"- **{escape(statement.lead)}:** {escape(statement.text)}" for statement in document.answer)
+    return "\n".join(
+        f"- **{_linked(escape(statement.lead), statement.link)}:** {escape(statement.text)}"
+        for statement in document.answer
+    )
 
 
 def _section(section: Section, level: int) -> Iterator[str]:
@@ -62,8 +65,11 @@ def _table(table: Table) -> list[str]:
 
 
 def _cell(cell: Cell) -> str:
-    text = escape(cell.text)
-    return f"[{text}]({cell.link})" if cell.link else text
+    return _linked(escape(cell.text), cell.link)
+
+
+def _linked(text: str, link: str) -> str:
+    return f"[{text}]({link})" if link else text
 
 
 def _line(cells: list[str]) -> str:

@@ -122,6 +122,16 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def seeds_of(finished: int, asked: int) -> str:
+    """How many seeds a number is over, and of how many the protocol asks for where these are more.
+
+    Example:
+        >>> seeds_of(4, 10), seeds_of(10, 10), seeds_of(12, 10)
+        ('4 of 10', '10', '12')
+    """
+    return f"{finished} of {asked}" if finished < asked else str(finished)
+
+
 def enumeration(names: Iterable[str]) -> str:
     """Names in a sentence.
 

@@ -1,28 +1,27 @@
-"""One page on many reports: every published number that they tried, and what came of it."""
+"""One page on many reports: every number published for their protocols, and what came of it."""
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from study.protocol import load_protocol
-from study.reporting.answer import answer
+from study.reporting.answer import in_short, not_complete, what_the_records_say
 from study.reporting.attachments import read_attachments
 from study.reporting.conclusions import CONCLUSIONS
 from study.reporting.document import Cell, Column, Document, Paragraph, Section, Statement, Table
-from study.reporting.evidence import NO_RUN, OTHER_SETTINGS, PublishedRow
+from study.reporting.evidence import PublishedRow
 from study.reporting.findings import Findings, find
 from study.reporting.markdown import to_markdown
-from study.reporting.numbers import NOTHING, count, enumeration, interval, points, signed_points, with_interval
+from study.reporting.numbers import NOTHING, seeds_of, signed_points, with_interval
 from study.reporting.provenance import packaged_name, with_true_source
 from study.reporting.sections.cells import published_cell
 from study.reporting.sections.reproduction import PROTOCOL
 from study.reporting.selection import ReportError, select
+from study.reporting.verdicts import MEANING, explanation, tally, tried_several_times
 from study.store import ARCHIVE, read_archive, write_atomically
 from study.tuning import TUNING_ARCHIVE
 
 OVERVIEW = "README.md"
-ORDER = ("reproduced", "above", "below", "inconclusive", OTHER_SETTINGS, NO_RUN)
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,11 @@ class Reported:
 
     path: str
     findings: Findings
+
+    @property
+    def page(self) -> str:
+        """Of the report, from the folder of the overview."""
+        return f"{self.path}/README.md"
 
 
 def write_overview(folder: Path) -> Path:
@@ -78,21 +82,22 @@ def compose_overview(reports: list[Reported]) -> Document:
     return Document(
         "Reports: which published numbers hold",
         (
-            "Every report below this folder, and every published number that one of them tried. This page is written "
-            "by `clreg-study overview` from the records beside the reports.",
+            "Every report below this folder, and every number published for its protocol. This page is written by "
+            "`clreg-study overview` from the records beside the reports.",
         ),
-        tuple(_answer(reports, rows)),
+        tuple(_answer(reports, [row for _, row in rows])),
         tuple(sections),
     )
 
 
-def _answer(reports: list[Reported], rows: list[tuple[Reported, PublishedRow]]) -> Iterator[Statement]:
+def _answer(reports: list[Reported], rows: list[PublishedRow]) -> Iterator[Statement]:
     if rows:
-        verdicts = Counter(row.verdict for _, row in rows)
-        said = [f"{verdicts[verdict]} {verdict}" for verdict in ORDER if verdicts[verdict]]
-        yield Statement("Published numbers", f"{len(rows)} tried: {enumeration(said)}.")
+        yield Statement("Published numbers", tally(rows))
     for report in reports:
-        yield from report.findings.conclusions.statements
+        for statement in not_complete(report.findings):
+            yield replace(statement, lead=f"{statement.lead}, {report.path}", link=report.page)
+        for statement in report.findings.conclusions.statements:
+            yield replace(statement, link=report.page)
 
 
 def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
@@ -106,59 +111,40 @@ def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
         Column("difference"),
         Column("verdict", "name"),
         Column("why", "prose"),
+        Column("source", "prose"),
     )
     how = (
-        "Average accuracy over all experiences at the end. `reproduced`: an equivalence test (TOST) at the 0.05 level "
-        "shows that ours lies within the margin; `above` and `below`: it does not, and Welch's t-test shows a "
-        "difference; `inconclusive`: neither. The margins, the tests and the sources are in the reports."
+        f"{MEANING} Seeds: how many of ours have finished, of how many the protocol asks for where these are more. "
+        "The margins and the p-values are in the reports."
     )
-    table = Table("numbers", "Published and ours", columns, tuple(_number(report, row) for report, row in rows))
+    table = Table(
+        "numbers",
+        "Published and ours",
+        columns,
+        tuple(_number(report, row) for report, row in rows),
+        tuple(tried_several_times([(report.path, row) for report, row in rows])),
+    )
     return Section("numbers", "Published numbers", (Paragraph(how), table))
 
 
 def _number(report: Reported, row: PublishedRow) -> tuple[Cell, ...]:
     comparison = row.comparison
-    ours, seeds, difference = (NOTHING, "0", NOTHING)
+    ours, seeds, difference = (NOTHING, 0, NOTHING)
     if comparison is not None:
-        ours, seeds = with_interval(comparison.ours), str(comparison.ours.n)
+        ours, seeds = with_interval(comparison.ours), comparison.ours.n
         difference = signed_points(comparison.difference)
-    verdict = row.verdict
     return (
-        Cell(report.path, report.path, link=f"{report.path}/{OVERVIEW}"),
+        Cell(report.path, report.path, link=report.page),
         Cell(row.scenario, row.scenario),
         Cell(row.method, row.method),
         published_cell(row.number),
         Cell(ours),
-        Cell(seeds),
+        Cell(seeds_of(seeds, row.seeds)),
         Cell(difference),
-        Cell(verdict, verdict),
+        Cell(row.verdict, row.verdict),
         Cell(explanation(row, report.findings.conclusions.why(row.scenario, row.method))),
+        Cell(row.table.source),
     )
-
-
-def explanation(row: PublishedRow, why: str = "") -> str:
-    """Why a number has its verdict, in one line.
-
-    Args:
-        row: the number.
-        why: what people say to it; then that is the answer.
-    """
-    comparison = row.comparison
-    if why:
-        return why
-    if comparison is None:
-        return "not run yet"
-    if row.changes:
-        return f"our settings are others: {row.changes}"
-    margin = f"the margin of ±{points(comparison.margin)}"
-    if comparison.verdict == "reproduced":
-        return f"within {margin}"
-    if comparison.verdict == "inconclusive":
-        limits = f"{comparison.reason}; " if comparison.reason else ""
-        bounds = interval(comparison.low, comparison.high)
-        known = "" if bounds == NOTHING else f", 95% interval {bounds}"
-        return f"{limits}{count(comparison.ours.n, 'seed')} leave the difference too uncertain for {margin}{known}"
-    return "not explained yet"
 
 
 def _reports(reports: list[Reported]) -> Section:
@@ -167,14 +153,13 @@ def _reports(reports: list[Reported]) -> Section:
     for report in reports:
         findings = report.findings
         runs = len(findings.selection.records)
-        stated = len(findings.conclusions.stated)
-        first = answer(findings)[stated]  # what the records say; the words of people stand above
+        said = list(in_short(findings)) or what_the_records_say(findings)[:1]
         rows.append(
             (
-                Cell(report.path, report.path, link=f"{report.path}/{OVERVIEW}"),
+                Cell(report.path, report.path, link=report.page),
                 Cell(findings.protocol.title),
                 Cell(str(runs), runs),
-                Cell(f"{first.lead}: {first.text}"),
+                Cell(" ".join(f"{statement.lead}: {statement.text}" for statement in said)),
             )
         )
     note = (

@@ -25,7 +25,6 @@ class PublishedComparison:
         p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
         margin: the difference that still counts as the same number.
         verdict: ``"reproduced"`` (p_tost < α), else ``"above"`` or ``"below"`` (p < α), else ``"inconclusive"``.
-        reason: what limits the comparison, in words; empty if nothing does.
     """
 
     ours: Summary
@@ -38,7 +37,6 @@ class PublishedComparison:
     p_tost: float
     margin: float
     verdict: Verdict
-    reason: str
 
 
 def compare_with_published(
@@ -80,11 +78,9 @@ def compare_with_published(
     difference = ours.mean - published_mean
     if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
         difference = 0.0
-    reasons = [] if published_spread is not None else ["the number was published without a spread: taken as exact"]
     if ours.n == 1:
-        reasons.insert(0, "a single run of ours has no spread: nothing can be tested")
         nothing = (math.nan,) * 6
-        return PublishedComparison(ours, difference, *nothing, margin, "inconclusive", "; ".join(reasons))
+        return PublishedComparison(ours, difference, *nothing, margin, "inconclusive")
 
     error, df = _standard_error(ours, published_spread, spread_kind, published_n)
     statistic = _in_errors(difference, error)
@@ -99,9 +95,7 @@ def compare_with_published(
         verdict = "above" if difference > 0 else "below"
     half_width = float(stats.t.isf(alpha / 2, df)) * error
     low, high = difference - half_width, difference + half_width
-    return PublishedComparison(
-        ours, difference, low, high, statistic, df, p, p_tost, margin, verdict, "; ".join(reasons)
-    )
+    return PublishedComparison(ours, difference, low, high, statistic, df, p, p_tost, margin, verdict)
 
 
 def _check_published(mean: float, spread: float | None, spread_kind: str | None, n: int | None, margin: float) -> None:

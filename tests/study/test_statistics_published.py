@@ -47,7 +47,6 @@ def test_welch_is_that_of_scipy_and_the_standard_error_says_what_the_spread_says
     theirs = stats.ttest_ind_from_stats(x.mean(), x.std(ddof=1), 6, 90, 0.7, 10, equal_var=False)
     assert (found.statistic, found.p) == pytest.approx((theirs.statistic, theirs.pvalue))
     assert found == compare_with_published(x, 90, 0.7 / math.sqrt(10), "sem", 10, margin=1)
-    assert found.reason == ""
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05])
@@ -80,7 +79,7 @@ def test_a_difference_that_is_significant_but_within_the_margin_is_reproduced():
     assert found.verdict == "reproduced"
 
 
-def test_without_a_published_spread_the_number_is_taken_as_exact_and_that_is_said():
+def test_without_a_published_spread_the_number_is_taken_as_exact():
     x = np.random.default_rng(1).normal(90, 2, 7)
     found = compare_with_published(x, 89, None, None, None, margin=1.5)
     theirs = stats.ttest_1samp(x, 89)
@@ -89,17 +88,14 @@ def test_without_a_published_spread_the_number_is_taken_as_exact_and_that_is_sai
     assert (found.low, found.high) == pytest.approx((interval.low - 89, interval.high - 89))
     tost = [stats.ttest_1samp(x, 89 - 1.5, alternative="greater"), stats.ttest_1samp(x, 89 + 1.5, alternative="less")]
     assert found.p_tost == pytest.approx(max(test.pvalue for test in tost))
-    assert "without a spread" in found.reason
 
 
 @pytest.mark.parametrize("published", [(0.2, "sd", 10), (None, None, None), (None, "sd", 10)])
-def test_a_single_run_cannot_be_tested_and_that_is_said(published: tuple):
+def test_a_single_run_cannot_be_tested(published: tuple):
     found = compare_with_published([97.4], 97.0, *published, margin=100)
     assert found.difference == pytest.approx(0.4)
     assert found.verdict == "inconclusive"
     assert all(map(math.isnan, (found.low, found.high, found.statistic, found.df, found.p, found.p_tost)))
-    assert "single run" in found.reason
-    assert ("without a spread" in found.reason) == (published[0] is None)
 
 
 @pytest.mark.parametrize("published", [(0.0, "sd", 10), (0.0, "sem", 4), (None, None, None)])

@@ -26,6 +26,7 @@ from study.reporting.numbers import (
     interval,
     p_equals,
     points,
+    seeds_of,
     signed_points,
 )
 from study.reporting.pairs import TOO_FEW_SEEDS, pairs_notes, sign_flip_test
@@ -38,7 +39,9 @@ LONGEST_UNFOLDED = 10
 
 def comparisons_section(findings: Findings) -> Section | None:
     """Every two methods of each scenario, and the methods' ranks over the scenarios."""
-    subsections = [_scenario(scenario, pairs) for scenario, pairs in findings.pairs.items() if pairs]
+    subsections = [
+        _scenario(scenario, pairs, findings.protocol.seeds) for scenario, pairs in findings.pairs.items() if pairs
+    ]
     if not subsections:
         return None
     if findings.ranks is not None:
@@ -58,7 +61,7 @@ def _how(findings: Findings) -> str:
     )
 
 
-def _scenario(scenario: Scenario, pairs: Sequence[FamilyComparison]) -> Section:
+def _scenario(scenario: Scenario, pairs: Sequence[FamilyComparison], asked: int) -> Section:
     columns = (
         Column("methods", "name"),
         Column("finding", "name"),
@@ -75,7 +78,7 @@ def _scenario(scenario: Scenario, pairs: Sequence[FamilyComparison]) -> Section:
         f"pairs-{scenario}",
         f"{scenario.capitalize()}-incremental: differences of average accuracy, in percentage points",
         columns,
-        tuple(_row(pair, len(pairs)) for pair in pairs),
+        tuple(_row(pair, len(pairs), asked) for pair in pairs),
         tuple(pairs_notes(pairs)),
         f"All {number}" if len(pairs) > LONGEST_UNFOLDED else None,
     )
@@ -105,7 +108,7 @@ def _what_could_be_found(tested: Sequence[FamilyComparison], family: int) -> str
     return f" With probability 0.8, so many seeds find a difference of {which} percentage points."
 
 
-def _row(pair: FamilyComparison, family: int) -> tuple[Cell, ...]:
+def _row(pair: FamilyComparison, family: int, asked: int) -> tuple[Cell, ...]:
     c = pair.comparison
     bounds = interval(c.low, c.high)
     difference = signed_points(c.difference)
@@ -138,22 +141,21 @@ def _finding(pair: FamilyComparison) -> Cell:
 
 def _ranks(findings: Findings, ranks: Ranks) -> Section:
     result = ranks.result
-    where = f"{len(ranks.scenarios)} scenarios of this one benchmark ({enumeration(ranks.scenarios)})"
+    where = f"{len(ranks.blocks)} scenarios of this one benchmark ({enumeration(ranks.blocks)})"
     text = (
         f"Methods ranked by mean average accuracy over the {where}, which are no independent benchmarks: read it as a "
         f"description. Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and Davenport's "
         f"{p_equals(result.p_f)}. Nemenyi's critical difference of average ranks is "
         f"{points(result.critical_difference)}"
     )
-    order = sorted(range(len(ranks.methods)), key=result.average_ranks.__getitem__)
+    best_to_worst = ", ".join(f"{method} {rank:.2f}" for method, rank in ranks.best_first)
     if not ranks.can_differ:
-        best_to_worst = ", ".join(f"{ranks.methods[i]} {result.average_ranks[i]:.2f}" for i in order)
         text += (
             f", more than the {len(ranks.methods) - 1} that ranks of {len(ranks.methods)} methods can differ by: so "
             f"few scenarios cannot tell methods apart by rank. Average ranks: {best_to_worst}."
         )
         return Section("ranks", "Over the scenarios", (Paragraph(text),))
-    alt = "Average ranks: " + ", ".join(f"{ranks.methods[i]} {result.average_ranks[i]:.2f}" for i in order) + "."
+    alt = f"Average ranks: {best_to_worst}."
     caption = (
         f"Average ranks over {where}. Bars join methods whose ranks do not differ by the critical difference "
         f"({points(result.critical_difference)})."

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from study.protocol import Published
 from study.reporting.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
-from study.reporting.evidence import OTHER_SETTINGS, PublishedRow
+from study.reporting.evidence import PublishedRow
 from study.reporting.findings import Findings
-from study.reporting.numbers import NOTHING, interval, points, signed_points, with_interval
+from study.reporting.numbers import NOTHING, interval, points, seeds_of, signed_points, with_interval
 from study.reporting.sections.cells import p_cell, published_cell
+from study.reporting.verdicts import MEANING, limits, tried_several_times
 from study.settings import Scenario
 
 
@@ -26,15 +27,8 @@ def published_section(findings: Findings) -> Section | None:
                 (_table(scenario, rows, tables, findings.conclusions.why),),
             )
         )
-    return section_by_scenario("published", "Published and ours", (Paragraph(_how()), *_sources(findings)), subsections)
-
-
-def _how() -> str:
-    return (
-        "`reproduced`: an equivalence test (two one-sided t-tests, TOST) shows that ours lies within the margin of "
-        "the published mean. `above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: "
-        f"neither. `{OTHER_SETTINGS}`: the number belongs to others than ours, and is not judged. All tests at the "
-        "0.05 level; average accuracy over all experiences at the end, in percent."
+    return section_by_scenario(
+        "published", "Published and ours", (Paragraph(MEANING), *_sources(findings), *_several(findings)), subsections
     )
 
 
@@ -44,6 +38,10 @@ def _sources(findings: Findings) -> list[Paragraph]:
         Paragraph(f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}")
         for index, table in enumerate(findings.protocol.published, 1)
     ]
+
+
+def _several(findings: Findings) -> list[Paragraph]:
+    return [Paragraph(text) for text in tried_several_times([("", row) for row in findings.published])]
 
 
 def _spread(table: Published) -> str:
@@ -87,9 +85,17 @@ def _row(row: PublishedRow, tables: list[Published], why: str) -> tuple[Cell, ..
     margin = row.table.margin if number.margin is None else number.margin
     if comparison is None:
         nothing = Cell(NOTHING)
-        rest = (published, nothing, Cell("0", 0), nothing, Cell(points(margin), margin), nothing, nothing)
+        rest = (
+            published,
+            nothing,
+            Cell(seeds_of(0, row.seeds), 0),
+            nothing,
+            Cell(points(margin), margin),
+            nothing,
+            nothing,
+        )
         return (*first, Cell(row.verdict, row.verdict), *rest, Cell(""), Cell(why, why or None))
-    limits = "; ".join(filter(None, (row.changes, comparison.reason)))
+    limited = limits(row)
     difference = signed_points(comparison.difference)
     bounds = interval(comparison.low, comparison.high)
     return (
@@ -97,11 +103,11 @@ def _row(row: PublishedRow, tables: list[Published], why: str) -> tuple[Cell, ..
         Cell(row.verdict, row.verdict, "" if row.changes else comparison.verdict),
         published,
         Cell(with_interval(comparison.ours), comparison.ours.mean),
-        Cell(str(comparison.ours.n), comparison.ours.n),
+        Cell(seeds_of(comparison.ours.n, row.seeds), comparison.ours.n),
         Cell(difference if bounds == NOTHING else f"{difference} {bounds}", comparison.difference),
         Cell(points(margin), margin),
         p_cell(comparison.p),
         p_cell(comparison.p_tost),
-        Cell(limits, limits or None),
+        Cell(limited, limited or None),
         Cell(why, why or None),
     )

@@ -16,6 +16,7 @@ from study.reporting.numbers import (
     enumeration,
     option,
     points,
+    seeds_of,
     strength,
     unit_for,
     with_interval,
@@ -103,7 +104,7 @@ def _row(
     return (
         Cell(result.method, result.method),
         *(_mean(metric) for metric in metrics),
-        _seeds(result),
+        _seeds(result, findings.protocol.seeds),
         Cell(strength(result.strength) + searched, result.strength),
         *(quantity_cell(result.mean_seconds(phase), unit) for phase, unit in zip(PHASES, seconds, strict=True)),
         quantity_cell(result.peak_memory, peak),
@@ -115,9 +116,9 @@ def _mean(summary: Summary | None) -> Cell:
     return Cell(with_interval(summary), None if summary is None else summary.mean)
 
 
-def _seeds(result: MethodResult) -> Cell:
-    """How many seeds the means are over, and how many runs enter none."""
-    text = str(len(result.finished))
+def _seeds(result: MethodResult, asked: int) -> Cell:
+    """How many seeds the means are over, of how many if they are fewer, and how many runs enter none."""
+    text = seeds_of(len(result.finished), asked)
     for outcome in ("diverged", "failed"):
         number = sum(record.outcome == outcome for record in result.unfinished)
         text += f", {number} {outcome}" if number else ""

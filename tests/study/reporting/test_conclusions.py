@@ -12,12 +12,14 @@ from study.protocol import load_protocol, parse_protocol
 from study.records import Run, RunRecord
 from study.reporting.attachments import read_attachments
 from study.reporting.conclusions import ConclusionError
-from study.reporting.overview import explanation, reports_below, write_overview
+from study.reporting.overview import reports_below, write_overview
 from study.reporting.provenance import changes
 from study.reporting.report import write_report
 from study.reporting.selection import ReportError
+from study.reporting.verdicts import explanation
 from study.store import ARCHIVE, read_archive
 from tests.study.reporting.reading import markdown_tables, row
+from tests.study.reporting.synthetic import TEXT as TEXT_OF_TOY
 from tests.study.reporting.synthetic import all_records, record, toy, written
 
 TEXT = """
@@ -75,6 +77,11 @@ def test_a_report_made_again_keeps_them_wherever_it_is_written(with_conclusions,
         ("[[stated]]\nlead = ''\ntext = 'x'", "allowed: any text but an empty one"),
         ("[[explaned]]", "unknown key 'explaned'; did you mean 'explained'?"),
         ("x =", "is not TOML"),
+        (
+            TEXT + '[[explained]]\nscenario = "class"\nmethods = ["joint"]\nwhy = "another reason"',
+            "explained holds class, 'joint' twice, with why = 'the network is another' and why = 'another reason'",
+        ),
+        (TEXT.replace('"joint"', '"ewc"'), "explained holds class, 'ewc' twice"),
         (TEXT.replace('"joint"', '"replay"'), "holds 'replay', for which no class-incremental number is published"),
     ],
 )
@@ -109,7 +116,8 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     changed = RunRecord.model_validate(records[0].model_dump() | {"run": run, "id": run.id})
     write_report(name, shorter, [changed], [], tmp_path / "short")
     assert "training.epochs 4, here 1" in (tmp_path / "short" / "README.md").read_text()
-    assert "0 of 9 reproduced" in (tmp_path / "short" / "README.md").read_text()
+    said = "**Published numbers:** 8 without a finished run of ours; 1 not judged, since our settings are others."
+    assert said in (tmp_path / "short" / "README.md").read_text()
 
 
 def test_nor_in_whatever_file_the_changed_protocol_stands(tmp_path, without_figures):
@@ -158,7 +166,7 @@ def test_the_overview_has_every_published_number_with_its_verdict_and_a_reason(w
     written(other, all_records(toy(), seeds=1))
     page = write_overview(with_conclusions.parent)
     text = page.read_text()
-    assert "**Which one:** the `ewc` of two lines." in text
+    assert "**[Which one](toy/README.md):** the `ewc` of two lines." in text, "with a link to the report that says so"
     found = markdown_tables(with_conclusions.parent)["Published and ours"][1:]
     ours = markdown_tables(with_conclusions)[PUBLISHED][1:]
     assert len(found) == 2 * 5
@@ -168,7 +176,42 @@ def test_the_overview_has_every_published_number_with_its_verdict_and_a_reason(w
     assert [c[8] for c in of_toy if c[2] in ("ewc", "joint")] == ["the network is another"] * 2
     assert all(c[8] for c in found), "every number has its reason"
     assert "[nested/other](nested/other/README.md)" in text
-    assert re.search(r"\*\*Published numbers:\*\* 10 tried: ", text)
+    said = "**Published numbers:** 5 tried in 10 comparisons, 5 of them by fewer seeds than the protocol's: "
+    assert said in text, "the same numbers in two reports are no more numbers"
+    assert {c[9] for c in found} == {"Somebody 2018, Table 2, https://example.org/table_2", "Somebody else 2019"}
+    one_seed = [c for c in found if "nested" in c[0]]
+    assert {c[5] for c in one_seed} == {"1 of 4"}
+    assert all("a single run of ours has no spread" in c[8] and "seed" not in c[8] for c in one_seed)
+    assert "Not complete: 30 of the protocol's 40 runs" in text
+    assert "**[Not complete, nested/other](nested/other/README.md):** 30 of the protocol's 40 runs" in text
+
+
+def test_a_number_without_a_run_is_not_tried_and_one_beside_two_methods_counts_once(tmp_path, without_figures):
+    """EWC twice, with two Fishers, beside the number published for EWC; and no run of joint training."""
+    another = TEXT_OF_TOY.replace(
+        'ewc = { kind = "ewc", fisher = "exact" }',
+        'ewc = { kind = "ewc", fisher = "exact" }\newc-empirical = { kind = "ewc", fisher = "empirical" }',
+    ).replace("[strength]", "[strength]\newc-empirical = { task = 100, class = 100 }")
+    another = another.replace(
+        "joint = { class = { mean = 99.5, spread = 0.2 } }",
+        """ewc-empirical = { class = { mean = 61.5, spread = 3.0 } }
+        online_ewc = { class = { mean = 61.5, spread = 3.0 } }
+        joint = { class = { mean = 99.5, spread = 0.2 } }""",
+    )
+    protocol = toy(another)
+    records = [r for r in all_records(toy()) if r.run.label != "joint"]
+    as_empirical = []
+    for r in records:
+        if (r.run.label, r.run.scenario) == ("ewc", "class"):
+            run = Run.of("toy", protocol, "class", "ewc-empirical", r.run.seed)
+            as_empirical.append(r.model_copy(update={"run": run, "id": run.id}))
+    folder = written(tmp_path / "reports" / "toy", [*records, *as_empirical], protocol=protocol)
+    write_overview(tmp_path / "reports")
+    for text in ((folder / "README.md").read_text(), (tmp_path / "reports" / "README.md").read_text()):
+        assert "**Published numbers:** 5 tried in 6 comparisons: " in text, "Online EWC has a number of its own"
+        assert "; 1 without a finished run of ours." in text
+        (line,) = [line for line in text.splitlines() if line.startswith("Class-incremental 61.50")]
+        assert re.search(r"is one number, compared with `ewc`.* and `ewc-empirical`.*, and counts once", line)
 
 
 def test_reasons_follow_from_the_tests_where_nobody_says_one(with_conclusions):

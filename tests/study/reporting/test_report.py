@@ -151,9 +151,9 @@ def test_a_number_of_a_method_without_a_finished_run_is_not_judged(tmp_path, wit
     records = [r for r in all_records(protocol) if r.run.label != "joint"]
     folder = written(tmp_path, [*records, failed(protocol, "joint", 0)])
     found = row(markdown_tables(folder), PUBLISHED, "joint")
-    assert (found["verdict"], found["seeds"], found["p (TOST)"]) == ("no finished run", "0", "–")
+    assert (found["verdict"], found["seeds"], found["p (TOST)"]) == ("no finished run", "0 of 4", "–")
     reached = row(markdown_tables(folder), RESULTS, "joint")
-    assert (reached["seeds"], reached["average accuracy %"]) == ("0, 1 failed", "–")
+    assert (reached["seeds"], reached["average accuracy %"]) == ("0 of 4, 1 failed", "–")
     assert "1 without a finished run of ours" in (folder / "README.md").read_text()
 
 
@@ -161,7 +161,7 @@ def test_the_answer_counts_verdicts_and_names_the_best_of_each_scenario(complete
     text = (complete / "README.md").read_text()
     verdicts = [cells[2] for cells in markdown_tables(complete)[PUBLISHED][1:]]
     verdicts += [cells[2] for cells in markdown_tables(complete)["Task" + PUBLISHED.removeprefix("Class")][1:]]
-    assert f"**Published numbers:** {verdicts.count('reproduced')} of {len(verdicts)} reproduced" in text
+    assert f"**Published numbers:** {len(verdicts)} tried: {verdicts.count('reproduced')} reproduced" in text
     assert sorted(verdicts) == ["above", "below", "inconclusive", "reproduced", "reproduced"]
     best, joint = accuracies("replay-2"), accuracies("joint")
     bounds = mean_and_interval(best).partition(" ")[2]
@@ -240,7 +240,7 @@ def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_fi
     tables = markdown_tables(folder)
     with_ewc = row(tables, PAIRS, "naive − ewc")
     kept = np.array([0, 2, 3])
-    assert with_ewc["seeds"] == "3"
+    assert with_ewc["seeds"] == "3 of 4"
     assert with_ewc["difference, 95% interval"] == mean_and_interval((accuracies("naive") - accuracies("ewc"))[kept])
     assert row(tables, PAIRS, "naive − joint")["seeds"] == "4"
     assert row(tables, RESULTS, "ewc")["average accuracy %"] == mean_and_interval(accuracies("ewc")[kept])
@@ -299,9 +299,24 @@ def test_a_single_seed_has_no_intervals_and_no_tests(tmp_path, without_figures):
     pair = row(tables, PAIRS, "naive − ewc")
     assert pair["difference, 95% interval"] == "−10.00"
     assert (pair["finding"], pair["seeds for 1 point"]) == ("too few seeds (1)", "–")
-    assert "(1 seed, no interval)" in (folder / "README.md").read_text()
+    assert "(1 of 4 seeds, no interval)" in (folder / "README.md").read_text()
     assert "nan" not in (folder / "README.md").read_text()
     assert html_tables(folder) == tables == latex_tables(folder)
+
+
+def test_a_study_of_fewer_runs_than_its_protocol_says_so_wherever_its_numbers_stand(
+    complete, tmp_path, without_figures
+):
+    records = [r for r in all_records(toy()) if (r.run.label, r.run.seed) != ("ewc", 1)]
+    folder = written(tmp_path, [*records, failed(toy(), "ewc", 1)])
+    text = (folder / "README.md").read_text()
+    assert "**Not complete:** 2 of the protocol's 40 runs, 4 seeds of each method and scenario, are missing" in text
+    assert "5 tried, 2 of them by fewer seeds than the protocol's: " in text
+    for tables in (markdown_tables(folder), html_tables(folder), latex_tables(folder)):
+        assert row(tables, RESULTS, "ewc")["seeds"] == "3 of 4, 1 failed"
+        assert row(tables, PUBLISHED, "ewc")["seeds"] == row(tables, PAIRS, "ewc − joint")["seeds"] == "3 of 4"
+        assert row(tables, PUBLISHED, "joint")["seeds"] == "4"
+    assert "Not complete" not in (complete / "README.md").read_text()
 
 
 def test_a_single_method_in_a_single_scenario_is_enough(tmp_path):
