@@ -2,42 +2,55 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import Tensor
 
-from clreg_plugins import fisher_diagonal
-from clreg_plugins.diagnostics import agreement
-from study.alike import Alike
+from clreg_plugins import EWCPlugin, fisher_diagonal
+from clreg_plugins.diagnostics import Agreement, agreement
+from study.alike import IN_THE_PASS, AgreementError, Alike, settings_of
 from study.batches import Columns, InMemoryLoader, columns_of
 from study.bench.timing import Turn, interleave
 from study.conditions import Conditions
 from study.protocol import Protocol, ProtocolError
-from study.records import Run
+from study.records import Run, git_commit, processor
 from study.settings import EWC, Naive, OnlineEWC, Scenario
 from study.threads import torch_threads
 from study.training import Learner, derived_seed
+from study.wording import in_words
+
+Pass = Callable[[], Mapping[str, Tensor]]
 
 PASSES = 3  # of each kind, in turns; their median counts
-READ_AT_A_TIME = 256
 
 
 def measure_agreement(
-    name: str, protocol: Protocol, scenario: Scenario, seed: int, conditions: Conditions
-) -> Iterator[Alike]:
+    name: str,
+    protocol: Protocol,
+    scenario: Scenario,
+    seed: int,
+    conditions: Conditions,
+    known: Sequence[Alike] = (),
+) -> Iterator[list[Alike]]:
     """Train without penalty, and measure after each experience every importance that the protocol's EWC methods do.
 
     Args:
         name, protocol: with at least one method of kind "naive", and one EWC with the exact Fisher on all samples.
         scenario, seed: of the run.
         conditions: of the run.
+        known: rows of an earlier call that was cut short. The network is trained anew, to the same weights; what is
+            known of it is not measured again.
+
+    Yields:
+        The rows of each experience, when they are measured or known.
 
     Raises:
         ProtocolError: the protocol lacks one of these.
         DataError: the data is not there.
+        AgreementError: a likeness is not defined.
     """
     naive, methods, exact = _methods(name, protocol)
     run = Run.of(name, protocol, scenario, naive, seed)
@@ -45,15 +58,19 @@ def measure_agreement(
         learner = Learner(run, conditions)
         for index, experience in enumerate(learner.benchmark.train_stream):
             learner.learn(index)
+            rows = [row for row in known if row.where[:-1] == (scenario, seed, index) and row.belongs_to(protocol)]
+            if {row.method for row in rows} == set(methods):
+                yield rows
+                continue
             columns = columns_of(experience.dataset, torch.device("cpu"))
             batches = -(-len(columns[0]) // run.training.batch_size)
             steps = run.training.iterations or run.training.epochs * batches
             epoch = learner.state.seconds.training[-1] / steps * batches
-            passes = {
-                method: partial(_importance, learner.state.model, columns, protocol.methods[method], seed)
-                for method in methods
-            }
-            yield from _compared(scenario, seed, index, exact, epoch, passes)
+            passes = {m: partial(_importance, learner, columns, protocol.methods[m], index) for m in methods}
+            yield [
+                _alike(protocol, (scenario, seed, index, method), seconds, epoch, likeness)
+                for method, seconds, likeness in _compared(passes, exact)
+            ]
 
 
 def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
@@ -66,9 +83,7 @@ def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
     return naive[0], methods, exact[0]
 
 
-def _compared(
-    scenario: Scenario, seed: int, index: int, exact: str, epoch: float, passes: Mapping[str, Any]
-) -> Iterator[Alike]:
+def _compared(passes: Mapping[str, Pass], exact: str) -> Iterator[tuple[str, float, Agreement]]:
     found: dict[str, dict[str, Tensor]] = {}
 
     def measured(method: str) -> None:
@@ -77,32 +92,61 @@ def _compared(
     turns = {method: Turn(partial(measured, method)) for method in passes}
     seconds = interleave(turns, PASSES, time.perf_counter)
     for method, importance in found.items():
-        a, b = _where_either_is_not_zero(importance, found[exact])
-        alike = agreement(a, b)
-        took = statistics.median(seconds[method])
-        yield Alike(
-            scenario=scenario,
-            seed=seed,
-            experience=index,
-            method=method,
-            seconds=took,
-            epochs=took / epoch,
-            spearman=alike.spearman,
-            pearson=alike.pearson,
-            cosine=alike.cosine,
-            ratio=alike.ratio,
-            entries=alike.n,
+        yield (
+            method,
+            statistics.median(seconds[method]),
+            agreement(*_where_either_is_not_zero(importance, found[exact])),
         )
 
 
-def _importance(model: nn.Module, columns: Columns, settings: EWC | OnlineEWC, seed: int) -> dict[str, Tensor]:
-    """As the plugin measures it, but for where the data is read from."""
-    drawn = derived_seed(seed, "importance")
-    if settings.n_samples is not None:
-        rows = torch.randperm(len(columns[0]), generator=torch.Generator().manual_seed(drawn))[: settings.n_samples]
+def _alike(
+    protocol: Protocol,
+    where: tuple[Scenario, int, int, str],
+    seconds: float,
+    epoch: float,
+    likeness: Agreement,
+) -> Alike:
+    scenario, seed, experience, method = where
+    try:
+        return Alike(
+            scenario=scenario,
+            seed=seed,
+            experience=experience,
+            method=method,
+            settings=settings_of(protocol, method),
+            torch=torch.__version__,
+            processor=processor(),
+            commit=git_commit() or "",
+            seconds=seconds,
+            epochs=seconds / epoch,
+            spearman=likeness.spearman,
+            pearson=likeness.pearson,
+            cosine=likeness.cosine,
+            ratio=likeness.ratio,
+            entries=likeness.n,
+        )
+    except ValidationError as error:
+        raise AgreementError(
+            f"{scenario}, seed {seed}, experience {experience}: how alike {method} and the exact Fisher are is not "
+            f"defined ({'; '.join(in_words(error))}); one of them is the same for all weights"
+        ) from error
+
+
+def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, experience: int) -> Mapping[str, Tensor]:
+    """As the method's own plugin measures it after so many experiences, but for the data being in memory."""
+    plugin = EWCPlugin(
+        0.0,
+        **settings.model_dump(include=IN_THE_PASS),
+        seed=derived_seed(learner.run.seed, "importance"),
+    )
+    options = plugin.reading.arguments(learner.strategy, experience, batches_matter=plugin.fisher == "batched")
+    n_samples, batch_size = options.pop("n_samples"), options.pop("batch_size")
+    if n_samples is not None:
+        drawn = torch.Generator().manual_seed(options["seed"])
+        rows = torch.randperm(len(columns[0]), generator=drawn)[:n_samples].sort().values
         columns = [column[rows] for column in columns]
-    data = InMemoryLoader(columns, settings.batch_size or READ_AT_A_TIME)
-    return fisher_diagonal(model, data, variant=settings.fisher, seed=drawn)
+    data = InMemoryLoader(columns, batch_size)
+    return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, **options)
 
 
 def _where_either_is_not_zero(

@@ -1,13 +1,16 @@
 """What ``clreg-study agreement`` measures, and the file that it is kept in."""
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import FiniteFloat, PositiveFloat, ValidationError
 
 from study.errors import StudyError
+from study.protocol import Protocol
 from study.records import Frozen
 from study.settings import Scenario
 from study.store import write_atomically
@@ -15,6 +18,10 @@ from study.wording import in_words
 
 AGREEMENT = "agreement.csv"
 """In the folder of records, or of a report."""
+
+
+IN_THE_PASS = {"fisher", "n_samples", "batch_size"}
+"""Of a method's settings, those that its pass depends on."""
 
 
 class AgreementError(StudyError):
@@ -26,6 +33,9 @@ class Alike(Frozen):
 
     Attributes:
         scenario, seed, experience, method: where; experiences count from 0.
+        settings: see :func:`settings_of`.
+        torch, processor, commit: what it was measured with: a version, a CPU's model, and the code, with "+" behind it
+            where files differed from the commit; empty outside its checkout.
         seconds: of the pass, with the data in memory, in one thread.
         epochs: of the pass, in training epochs on the same data.
         spearman, pearson, cosine, ratio: see :class:`clreg_plugins.diagnostics.Agreement`; over the entries that are
@@ -37,37 +47,74 @@ class Alike(Frozen):
     seed: int
     experience: int
     method: str
-    seconds: float
-    epochs: float
-    spearman: float
-    pearson: float
-    cosine: float
-    ratio: float
+    settings: str
+    torch: str
+    processor: str
+    commit: str
+    seconds: PositiveFloat
+    epochs: PositiveFloat
+    spearman: FiniteFloat
+    pearson: FiniteFloat
+    cosine: FiniteFloat
+    ratio: FiniteFloat
     entries: int
+
+    @property
+    def where(self) -> tuple[Scenario, int, int, str]:
+        """Scenario, seed, experience and method."""
+        return self.scenario, self.seed, self.experience, self.method
+
+    def belongs_to(self, protocol: Protocol) -> bool:
+        """Whether it was measured with a protocol's settings of this method."""
+        return self.method in protocol.methods and self.settings == settings_of(protocol, self.method)
+
+
+def settings_of(protocol: Protocol, method: str) -> str:
+    """Hash of all that a protocol says and an importance depends on, but for scenario and seed: 16 hexadecimal digits.
+
+    Args:
+        protocol: with the method.
+        method: whose importance.
+    """
+    content = protocol.model_dump(mode="json", include={"benchmark", "model", "training"})
+    content["method"] = protocol.methods[method].model_dump(mode="json", include=IN_THE_PASS)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_agreement(rows: Sequence[Alike], path: Path) -> None:
-    """Write rows as CSV, replacing the file at once."""
+    """Write rows as CSV, by scenario, seed and experience, replacing the file at once."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(Alike.model_fields), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.model_dump() for row in rows)
+    in_order = sorted(rows, key=lambda row: row.where[:-1])  # methods as they come
+    writer.writerows(row.model_dump() for row in in_order)
     write_atomically(path, text.getvalue().encode())
 
 
-def parse_agreement(text: bytes, path: Path) -> list[Alike]:
+def read_agreement(path: Path) -> list[Alike]:
     """The rows of such a file.
-
-    Args:
-        text: what is in it.
-        path: its name in errors.
 
     Raises:
         AgreementError: it is something else.
     """
     try:
-        return [Alike.model_validate(row) for row in csv.DictReader(io.StringIO(text.decode(), newline=""))]
+        rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+        return [Alike.model_validate(row) for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:
         raise AgreementError(f"{path} is not CSV: {error}") from error
     except ValidationError as error:
         raise AgreementError(f"{path}: {'; '.join(in_words(error))}; `clreg-study agreement` writes it") from error
+
+
+def check_agreement(rows: Sequence[Alike], protocol: Protocol, path: Path) -> None:
+    """Refuse rows of another protocol.
+
+    Raises:
+        AgreementError: a method that the protocol lacks, or other settings.
+    """
+    for row in rows:
+        if not row.belongs_to(protocol):
+            raise AgreementError(
+                f"{path}: the settings that {row.method} was measured with are none of the protocol's; delete the "
+                "file, and `clreg-study agreement` measures again"
+            )

@@ -126,24 +126,27 @@ def agreement(
 ) -> None:
     """Compare the importances of a protocol's EWC methods with the exact one on the same networks, and their cost.
 
-    `report` takes what it writes into the report on the same folder.
+    `report` takes what it writes into the report on the same folder. After an interrupt the same command goes on:
+    what the file has already is not measured again; delete it to measure afresh.
     """
     with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         scenarios = selected("--scenario", scenario, protocol.scenarios)
         conditions = Conditions(checked_data(protocol.benchmark.name, Device.cpu, data_root))
         from study.agreement import measure_agreement
-        from study.alike import AGREEMENT, write_agreement
+        from study.alike import AGREEMENT, read_agreement, write_agreement
 
-        rows = []
+        path = (out or records_folder(name)) / AGREEMENT
+        rows = {row.where: row for row in read_agreement(path) if row.belongs_to(protocol)} if path.is_file() else {}
         for kind in scenarios:
             for seed in range(seeds):
-                for row in measure_agreement(stem(name), protocol, kind, seed, conditions):
-                    rows.append(row)
-                    where = f"{kind}, seed {seed}, experience {row.experience}, {row.method}"
-                    typer.echo(f"{where}: {row.epochs:.2f} epochs, rank correlation {row.spearman:.3f}")
-        path = (out or records_folder(name)) / AGREEMENT
-        write_agreement(rows, path)
+                known = list(rows.values())
+                for measured in measure_agreement(stem(name), protocol, kind, seed, conditions, known):
+                    rows |= {row.where: row for row in measured}
+                    write_agreement(list(rows.values()), path)
+                    for row in measured:
+                        where = f"{kind}, seed {seed}, experience {row.experience}, {row.method}"
+                        typer.echo(f"{where}: {row.epochs:.2f} epochs, rank correlation {row.spearman:.3f}")
         typer.echo(f"written: {path}")
 
 
@@ -180,6 +183,11 @@ def _came_to(repetition: "Repetition") -> str:
     if repetition.same:
         return "the same numbers to the last bit"
     conditions = f" ({'; '.join(repetition.conditions)})" if repetition.conditions else ""
+    before, now = repetition.before, repetition.now
+    if not now.finished:
+        return f"{before.outcome} before, {now.outcome} now: {now.last_line}{conditions}"
+    if not before.finished:
+        return f"{before.outcome} before ({before.last_line}), finished now{conditions}"
     return f"other numbers, accuracies by up to {repetition.largest_difference:.2f} points{conditions}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from study.alike import AGREEMENT, Alike, parse_agreement
+from study.alike import AGREEMENT, Alike, check_agreement, read_agreement
 from study.protocol import Protocol
 from study.reporting.conclusions import CONCLUSIONS, Conclusions, parse_conclusions
 from study.store import write_atomically
@@ -34,19 +34,25 @@ class Attachments:
 
 
 def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments:
-    """Each attachment from the first folder that has it.
+    """Each attachment, from the first folder that has it; what was measured, from the last.
+
+    Args:
+        folders: of a report, and of the records that it is to be made of, where what was measured is newer.
+        protocol: of the report.
 
     Raises:
-        ConclusionError, AgreementError: a file is not what it must be.
+        ConclusionError, AgreementError: a file is not what it must be, or is of another protocol.
     """
     conclusions, agreement, files = Conclusions(), [], {}
-    for name in ATTACHMENTS:
-        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        if path is None:
-            continue
-        files[name] = path.read_bytes()
-        if name == CONCLUSIONS:
-            conclusions = parse_conclusions(files[name], path, protocol)
-        else:
-            agreement = parse_agreement(files[name], path)
+    if path := _first(CONCLUSIONS, folders):
+        files[CONCLUSIONS] = path.read_bytes()
+        conclusions = parse_conclusions(files[CONCLUSIONS], path, protocol)
+    if path := _first(AGREEMENT, folders[::-1]):
+        files[AGREEMENT] = path.read_bytes()
+        agreement = read_agreement(path)
+        check_agreement(agreement, protocol, path)
     return Attachments(conclusions, agreement, files)
+
+
+def _first(name: str, folders: Sequence[Path]) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)

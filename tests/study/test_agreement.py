@@ -4,24 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
-from clreg_plugins import fisher_diagonal
 from study import agreement as module
 from study.agreement import measure_agreement
-from study.alike import AGREEMENT, parse_agreement, write_agreement
-from study.batches import InMemoryLoader, columns_of
+from study.alike import AGREEMENT, read_agreement, write_agreement
+from study.batches import columns_of
 from study.cli import app
 from study.conditions import Conditions
+from study.methods import build_plugin
 from study.protocol import ProtocolError, load_protocol
+from study.records import Run
 from study.settings import OnlineEWC
+from study.training import Learner, derived_seed
 
 FISHERS = {
     "exact": {"kind": "online_ewc", "fisher": "exact"},
     "few": {"kind": "online_ewc", "fisher": "exact", "n_samples": 50},
+    "sample": {"kind": "ewc", "fisher": "sample"},
     "empirical": {"kind": "ewc", "fisher": "empirical"},
-    "batched": {"kind": "ewc", "fisher": "batched", "batch_size": 32},
+    "batched": {"kind": "ewc", "fisher": "batched"},
 }
 
 
@@ -38,14 +40,14 @@ def test_every_importance_is_measured_on_every_experience_of_one_network(fishers
     networks = []
     importance = module._importance
 
-    def recorded(model: nn.Module, columns: list, settings: OnlineEWC, seed: int) -> dict:
-        found = importance(model, columns, settings, seed)
+    def recorded(learner: Learner, columns: list, settings: OnlineEWC, experience: int) -> dict:
+        found = importance(learner, columns, settings, experience)
         if settings == fishers.methods["empirical"]:
-            networks.append((model, columns, found, importance(model, columns, fishers.methods["exact"], seed)))
+            networks.append((found, importance(learner, columns, fishers.methods["exact"], experience)))
         return found
 
     monkeypatch.setattr(module, "_importance", recorded)
-    rows = list(measure_agreement("tiny", fishers, "class", 0, Conditions(Path())))
+    rows = [row for rows in measure_agreement("tiny", fishers, "class", 0, Conditions(Path())) for row in rows]
     assert [(r.experience, r.method) for r in rows] == [(k, method) for k in (0, 1) for method in FISHERS]
     for r in rows:
         assert r.seconds > 0
@@ -55,20 +57,42 @@ def test_every_importance_is_measured_on_every_experience_of_one_network(fishers
         else:
             assert r.spearman < 1
     (empirical,) = [r for r in rows if (r.experience, r.method) == (1, "empirical")]
-    _, _, a, b = networks[-1]
-    a, b = (torch.cat([value.flatten() for value in side.values()]).double() for side in (a, b))
+    a, b = (torch.cat([value.flatten() for value in side.values()]).double() for side in networks[-1])
     both = (a != 0) | (b != 0)
     assert empirical.entries == int(both.sum()) < len(a)
     assert empirical.ratio == pytest.approx(float(a.sum() / b.sum()))
     assert empirical.pearson == pytest.approx(float(torch.corrcoef(torch.stack([a[both], b[both]]))[0, 1]))
 
 
-def test_data_in_memory_gives_the_same_importance_as_the_dataset():
-    dataset = torch.utils.data.TensorDataset(torch.randn(70, 3), torch.randint(0, 2, (70,)))
-    model = nn.Linear(3, 2)
-    ours = fisher_diagonal(model, InMemoryLoader(columns_of(dataset, torch.device("cpu")), 32), variant="batched")
-    expected = fisher_diagonal(model, dataset, variant="batched", batch_size=32)
-    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+@pytest.mark.parametrize("method", ["exact", "few", "sample", "batched"])
+def test_it_is_the_importance_that_the_plugin_measures(fishers, method):
+    """Its draws and its batches included, in an experience that is not the first."""
+    settings = fishers.methods[method]
+    learner = Learner(Run.of("tiny", fishers, "class", "naive", 3), Conditions(Path()))
+    plugin = build_plugin(
+        settings, 1.0, derived_seed(3, "importance"), model=learner.state.model, batches=None, encoding=None
+    )
+    learner.strategy.plugins.append(plugin)
+    plugin.penalty.n_terms = 1
+    learner.learn(0)
+    columns = columns_of(learner.benchmark.train_stream[0].dataset, torch.device("cpu"))
+    ours = module._importance(learner, columns, settings, 1)
+    assert plugin.importance
+    for name, value in plugin.importance.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=0)
+
+
+def test_what_is_known_is_not_measured_again(fishers):
+    def measured(known: list) -> list:
+        return list(measure_agreement("tiny", fishers, "class", 0, Conditions(Path()), known))
+
+    first, second = measured([])
+    others = fishers.model_copy(update={"training": fishers.training.model_copy(update={"learning_rate": 0.5})})
+    assert measured(first)[0] == first
+    assert measured(first)[1] != second  # measured again: the times say so
+    again = measured(first[1:])
+    assert [row.method for row in again[0]] == [row.method for row in first]
+    assert next(measure_agreement("tiny", others, "class", 0, Conditions(Path()), first)) != first
 
 
 @pytest.mark.parametrize(("without", "missing"), [("naive", "kind 'naive'"), ("exact", "exact Fisher on all samples")])
@@ -79,14 +103,22 @@ def test_a_protocol_without_what_it_takes_is_refused(fishers, without, missing):
 
 
 def test_the_command_writes_a_file_that_reads_back(tmp_path, protocol_file):
-    result = CliRunner().invoke(
-        app, ["agreement", str(protocol_file), "--seeds", "1", "--scenario", "class", "--out", str(tmp_path)]
-    )
+    command = ["agreement", str(protocol_file), "--seeds", "1", "--scenario", "class", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    rows = parse_agreement((tmp_path / AGREEMENT).read_bytes(), tmp_path / AGREEMENT)
+    rows = read_agreement(tmp_path / AGREEMENT)
     assert {r.method for r in rows} == {"ewc", "online_ewc"}
+    assert all(
+        r.torch == torch.__version__ and r.processor and r.belongs_to(load_protocol(str(protocol_file))) for r in rows
+    )
     write_agreement(rows, tmp_path / "again.csv")
-    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / AGREEMENT).read_bytes()
+    before = (tmp_path / AGREEMENT).read_bytes()
+    assert (tmp_path / "again.csv").read_bytes() == before
+    write_agreement(rows[:2], tmp_path / AGREEMENT)  # as an interrupt would have left it
+    assert CliRunner().invoke(app, command).exit_code == 0
+    again = read_agreement(tmp_path / AGREEMENT)
+    assert again[:2] == rows[:2]
+    assert [(r.where, r.spearman) for r in again] == [(r.where, r.spearman) for r in rows]
 
 
 def test_the_fisher_protocol_has_what_it_takes():

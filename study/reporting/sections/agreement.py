@@ -22,13 +22,14 @@ def agreement_section(findings: Findings) -> Section | None:
         if (of_scenario := [row for row in rows if row.scenario == scenario])
     ]
     seeds, experiences = (len({getattr(row, key) for row in rows}) for key in ("seed", "experience"))
+    machines = ", ".join(dict.fromkeys(f"PyTorch {row.torch} on {row.processor}" for row in rows))
     how = (
         f"One network a seed, trained without a penalty ({count(seeds, 'seed')}); after each of {experiences} "
         "experiences every importance is measured on the same network and the same data, in one thread. Cost: the "
         "median, in training epochs on that data. Likeness to the exact Fisher: means over seeds and experiences, "
         "with the least and the largest. Size: the sum over all entries over that of the exact one; a λ must be "
         "larger by as much as it is smaller. Entries that are 0 in both do not count. `agreement.csv` has every "
-        "single measurement; `clreg-study agreement` measures it again."
+        f"single measurement, made with {machines}; `clreg-study agreement` measures it again."
     )
     return section_by_scenario("agreement", "How alike the importances are", [Paragraph(how)], subsections)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from study.alike import AGREEMENT, AgreementError, Alike, parse_agreement, write_agreement
+from study.alike import AGREEMENT, AgreementError, Alike, read_agreement, settings_of, write_agreement
+from study.reporting.attachments import read_attachments
 from tests.study.reporting.reading import markdown_tables, row
 from tests.study.reporting.synthetic import all_records, toy, written
 
@@ -13,6 +14,10 @@ def alike(method: str, seed: int, spearman: float, ratio: float = 0.25) -> Alike
         seed=seed,
         experience=0,
         method=method,
+        settings=settings_of(toy(), method),
+        torch="2.8.0",
+        processor="A CPU",
+        commit="",
         seconds=1.0,
         epochs=0.5 + seed,
         spearman=spearman,
@@ -36,9 +41,31 @@ def test_a_report_shows_means_with_the_least_and_the_largest(tmp_path, without_f
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
-    with pytest.raises(AgreementError, match="spearman = 'x'"):
-        parse_agreement(
-            (",".join(Alike.model_fields) + "\ntask,0,0,ewc,1,1,x,1,1,1,5\n").encode(), tmp_path / AGREEMENT
-        )
+    path = tmp_path / AGREEMENT
+    write_agreement([alike("ewc", 0, 0.625)], path)
+    good = path.read_text(encoding="utf-8")
+    for bad in ("x", "nan"):
+        path.write_text(good.replace("0.625", bad), encoding="utf-8")
+        with pytest.raises(AgreementError, match=f"spearman = '{bad}'"):
+            read_agreement(path)
+    path.write_bytes(b"\xff\xfe")
     with pytest.raises(AgreementError, match="is not CSV"):
-        parse_agreement(b"\xff\xfe", tmp_path / AGREEMENT)
+        read_agreement(path)
+
+
+def test_a_file_of_another_protocol_is_refused(tmp_path):
+    write_agreement([alike("ewc", 0, 0.625)], tmp_path / AGREEMENT)
+    read_attachments([tmp_path], toy())
+    other = toy().model_copy(update={"training": toy().training.model_copy(update={"batch_size": 16})})
+    without = toy().model_copy(update={"methods": {"naive": toy().methods["naive"]}})
+    for protocol in (other, without):
+        with pytest.raises(AgreementError, match="the settings that ewc was measured with are none of the protocol's"):
+            read_attachments([tmp_path], protocol)
+
+
+def test_what_was_measured_for_the_records_comes_before_what_the_report_has(tmp_path):
+    for folder, spearman in (("report", 0.25), ("records", 0.75)):
+        (tmp_path / folder).mkdir()
+        write_agreement([alike("ewc", 0, spearman)], tmp_path / folder / AGREEMENT)
+    attachments = read_attachments([tmp_path / "report", tmp_path / "records"], toy())
+    assert [row.spearman for row in attachments.agreement] == [0.75]
