@@ -45,7 +45,7 @@ def carry_out(
         conditions: of the runs.
         jobs: how many at a time.
         force: perform all of them, from the start; what they came to before is put aside.
-        known: records of elsewhere; runs that finished there are taken over, under the names that they have here.
+        known: records of elsewhere; runs that ended there are taken over, under the names that they have here.
         cluster: see :func:`execute`.
         terminal: to show the progress on.
 
@@ -59,7 +59,7 @@ def carry_out(
         if force:
             store.put_aside(runs)  # at once, so that after an interrupt the rest is done without --force
         records: dict[str, RunRecord] = {}
-        elsewhere = {record.id: record for record in known if record.finished}
+        elsewhere = {record.id: record for record in known if record.outcome != "failed"}
         for run in runs:
             record = store.read(run)
             if (record is None or record.outcome == "failed") and run.id in elsewhere:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from study import training
+from study.campaign import carry_out
 from study.conditions import Conditions
 from study.execution import LOST, execute
 from study.records import Run, RunRecord, record_of
@@ -48,6 +50,16 @@ def test_a_run_that_does_not_finish_is_recorded_and_the_others_go_on(run_of, tmp
     records = list(execute([run_of(seed=seed) for seed in range(3)], store, HERE, jobs=1))
     assert [record.outcome for record in records] == ["finished", "failed", "diverged"]
     assert [store.read(record.run) for record in records] == records
+
+
+def test_records_of_elsewhere_spare_what_ended_there_but_not_what_failed(run_of, tmp_path, monkeypatch):
+    runs = [run_of(seed=seed) for seed in range(3)]
+    known = [ended(run, HERE).model_copy(update={"ended": "then"}) for run in runs]
+    monkeypatch.setattr(training, "perform", ended)
+    terminal = Console(quiet=True)
+    options = {"jobs": 1, "force": False, "cluster": None, "terminal": terminal}
+    records = carry_out(runs, RunStore(tmp_path), HERE, known=known, **options)
+    assert [record.ended == "then" for record in records] == [True, False, True]
 
 
 def test_closing_early_stops_and_keeps_what_finished(run_of, tmp_path, monkeypatch):
