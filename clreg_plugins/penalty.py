@@ -33,8 +33,7 @@ class QuadraticPenalty:
         self.constant: dict[str, Tensor] = {}
         self.n_terms: int = 0
         self._difference: dict[str, Tensor] = {}
-        self._gradient: dict[str, Tensor] = {}
-        self._scratch_version = 0
+        self._spare: dict[str, Tensor] = {}
         self._active: set[str] = set()
 
     # ------------------------------------------------------------------ growth
@@ -74,8 +73,8 @@ class QuadraticPenalty:
                 value[corner] = self.anchor[name].to(value.device)
                 self.constant[name] = self.constant[name].to(value)
             self.importance[name], self.anchor[name] = importance, value
-            self._difference.pop(name, None)
-            self._gradient.pop(name, None)
+            for scratch in (self._difference, self._spare):
+                scratch.pop(name, None)
 
     # ----------------------------------------------------------- consolidation
 
@@ -186,29 +185,47 @@ class QuadraticPenalty:
 
     @torch.no_grad()
     def value(self, parameters: Tensors) -> Tensor:
-        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name).
+        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name)."""
+        return self.value_and_gradient(parameters, 2.0)[0]
 
-        Leaves ``Ω (θ − μ)``, half the gradient, behind as the second tensor of :meth:`scratch`.
+    @torch.no_grad()
+    def value_and_gradient(self, parameters: Tensors, strength: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``, and its gradient ``strength · Ω (θ − μ)`` by name.
+
+        The gradients are new tensors, the caller's own: autograd adds the task's gradient to them in place and makes
+        them ``p.grad``, which is as fast as a buffer of ours and never shares memory with one. θ − μ is left behind as
+        the first tensor of :meth:`scratch`.
+
+        Args:
+            parameters: by name; those without importance are passed over.
+            strength: λ.
+
+        Returns:
+            A scalar, and a tensor of the importance's shape and type for each parameter that has any.
         """
         total: Tensor | None = None
+        gradients: dict[str, Tensor] = {}
         for name, parameter in self._shared(parameters):
-            difference, gradient = self.scratch(name)
+            difference, importance = self._scratch_of(name, self._difference), self.importance[name]
             torch.sub(parameter.detach(), self.anchor[name], out=difference)
-            torch.mul(self.importance[name], difference, out=gradient)
-            term = torch.dot(gradient.view(-1), difference.view(-1)) + self.constant[name]
+            # strength · Ω · (θ − μ) in one pass over memory: added to a zero
+            gradient = torch.addcmul(importance.new_zeros(()), importance, difference, value=strength)
+            term = torch.dot(gradient.view(-1), difference.view(-1)) + self.constant[name] * strength
             total = term if total is None else total + term.to(total.device)
-        return torch.zeros(()) if total is None else total
+            gradients[name] = gradient
+        return torch.zeros(()) if total is None else total / 2, gradients
 
     def scratch(self, name: str) -> tuple[Tensor, Tensor]:
-        """Two tensors of the shape of a parameter, which the caller may overwrite until the next :meth:`value`.
+        """Two tensors of the shape of a parameter, which the caller may overwrite until the next value is computed.
 
         Allocated once: on a CPU fresh memory of a model's size costs more than the arithmetic done in it.
         """
-        self._scratch_version += 1
-        if name not in self._gradient:
-            self._difference[name] = torch.empty_like(self.importance[name])
-            self._gradient[name] = torch.empty_like(self.importance[name])
-        return self._difference[name], self._gradient[name]
+        return self._scratch_of(name, self._difference), self._scratch_of(name, self._spare)
+
+    def _scratch_of(self, name: str, kind: dict[str, Tensor]) -> Tensor:
+        if name not in kind:
+            kind[name] = torch.empty_like(self.importance[name])
+        return kind[name]
 
     def loss_term(self, parameters: Tensors, strength: float) -> Tensor:
         """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)`` as a scalar that autograd can differentiate.
@@ -216,11 +233,12 @@ class QuadraticPenalty:
         Value and gradient are computed in closed form; autograd carries only the scale, so the term is right
         under any later scaling of the loss, and in ``torch.autograd.grad`` as well as in ``backward``.
         """
-        value = self.value(parameters) * (strength / 2)
-        shared = [(name, p) for name, p in self._shared(parameters) if p.requires_grad]
+        value, gradients = self.value_and_gradient(parameters, strength)
+        shared = {name: p for name, p in self._shared(parameters) if p.requires_grad}
         if not shared:
             return value
-        return _ClosedForm.apply(self, value, strength, [name for name, _ in shared], *(p for _, p in shared))
+        gradients = {name: gradients[name] for name in shared}
+        return _ClosedForm.apply(self, value, gradients, strength, list(shared), *shared.values())
 
     def _shared(self, parameters: Tensors) -> Iterator[tuple[str, Tensor]]:
         return ((name, p) for name, p in parameters.items() if name in self._active)
@@ -264,8 +282,7 @@ class QuadraticPenalty:
         n_terms = state["n_terms"]
         if not isinstance(n_terms, int) or n_terms < 0:
             raise ValueError(f"n_terms of the state is {n_terms!r}; allowed: a whole number of at least 0")
-        self._difference, self._gradient = {}, {}
-        self._scratch_version += 1
+        self._difference, self._spare = {}, {}
         self.importance = {name: tensor.clone() for name, tensor in importance.items()}
         self.anchor = {name: tensor.clone() for name, tensor in anchor.items()}
         self.constant = {name: tensor.clone() for name, tensor in constant.items()}
@@ -274,33 +291,37 @@ class QuadraticPenalty:
 
     def __getstate__(self) -> dict[str, Any]:
         # scratch is not worth a place in a checkpoint
-        return {**self.__dict__, "_difference": {}, "_gradient": {}}
+        return {**self.__dict__, "_difference": {}, "_spare": {}}
 
 
 class _ClosedForm(torch.autograd.Function):
     """A scalar whose value is given and whose gradient is ``strength · Ω (θ − μ)``."""
 
     @staticmethod
-    def forward(ctx, penalty, value, strength, names, *parameters):
+    def forward(ctx, penalty, value, gradients, strength, names, *parameters):
         """Hand the value on."""
-        ctx.penalty, ctx.strength, ctx.names = penalty, strength, names
-        ctx.scratch_version = penalty._scratch_version
+        ctx.penalty, ctx.gradients, ctx.strength, ctx.names = penalty, gradients, strength, names
         ctx.save_for_backward(*parameters)  # autograd then refuses a backward after θ has moved
         return value.clone()
 
     @staticmethod
     def backward(ctx, scale):
         """The closed form, times whatever the loss was scaled by."""
+        # the first to differentiate gets the tensors themselves; create_graph=True needs some with a graph of their own
+        with_graph = torch.is_grad_enabled()
+        ready = {} if with_graph else ctx.gradients
+        ctx.gradients = {}
+        unscaled = not with_graph and scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
         gradients = []
-        # create_graph=True needs a gradient with a graph of its own; scratch may have served others since forward
-        afresh = torch.is_grad_enabled() or ctx.scratch_version != ctx.penalty._scratch_version
         for name, parameter in zip(ctx.names, ctx.saved_tensors, strict=True):
-            if afresh:
-                half = ctx.penalty.importance[name] * (parameter - ctx.penalty.anchor[name])
-            else:
-                half = ctx.penalty._gradient[name]
-            gradients.append((half * (scale.to(half.device) * ctx.strength)).to(parameter.dtype))
-        return None, None, None, None, *gradients
+            gradient = ready.pop(name, None)
+            if gradient is None:
+                gradient = ctx.penalty.importance[name] * (parameter - ctx.penalty.anchor[name]) * ctx.strength
+            if not unscaled:
+                factor = scale.to(gradient.device)
+                gradient = gradient * factor if with_graph else gradient.mul_(factor)
+            gradients.append(gradient.to(parameter.dtype))
+        return None, None, None, None, None, *gradients
 
 
 def _as_state(parameter: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._penalised = False
         self._model_id: int | None = None
         self._late_scale: Tensor | None = None
+        self._late_gradients: dict[str, Tensor] = {}
         self._loss_not_finite: Tensor | None = None
         self._origin: Any = None  # of an online stream: the experience whose parts are being trained on
         self._origin_index: int | None = None
@@ -144,9 +145,10 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             return
         for name, p in self._parameters.items():
             if p.requires_grad and name in self.penalty.active:
-                _, half = self.penalty.scratch(name)
-                gradient = (half * (self._late_scale.grad * self._scale).to(half)).to(p.dtype)
+                late = self._late_gradients[name]
+                gradient = late.mul_(self._late_scale.grad.to(late.device)).to(p.dtype)
                 p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+        self._late_gradients = {}
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refuse a strategy whose update leaves the penalty out."""
@@ -226,7 +228,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         through the loss, such as a past task's head, is an error to it.
         """
         self._late_scale = torch.zeros((), device=device, requires_grad=True)
-        return self.penalty.value(self._parameters).to(device) * (self._scale / 2) + self._late_scale
+        value, self._late_gradients = self.penalty.value_and_gradient(self._parameters, self._scale)
+        return value.to(device) + self._late_scale
 
     @property
     def _scale(self) -> float:
@@ -310,7 +313,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     def __getstate__(self) -> dict[str, Any]:
         # bound anew when training goes on; an origin experience would drag its dataset along
-        return {**self.__dict__, "_parameters": {}, "_model_id": None, "_late_scale": None, "_origin": None}
+        unbound = {"_parameters": {}, "_model_id": None, "_late_scale": None, "_late_gradients": {}, "_origin": None}
+        return {**self.__dict__, **unbound}
 
 
 def _origin_of(experience: Any) -> Any:

@@ -436,13 +436,28 @@ def test_accumulated_gradients_are_the_sum_over_steps():
 def test_each_loss_term_keeps_the_parameters_it_was_made_at():
     """An evaluation between forward and backward (a log, a model's copy) leaves no trace."""
     penalty, theta, others = consolidated(), parameters(seed=2), parameters(seed=3)
-    want = gradient(penalty, theta), gradient(penalty, others)
+    want = [{name: g.clone() for name, g in gradient(penalty, point).items()} for point in (theta, others)]
     first, second = penalty.loss_term(theta, 2.0), penalty.loss_term(others, 2.0)
     penalty.value(parameters(seed=4))
     first.backward()
     second.backward()
     for point, expected in zip((theta, others), want, strict=True):
         oracles.assert_close({n: p.grad for n, p in point.items()}, expected, 1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_gradients_handed_out_are_nobody_elses_memory(scale):
+    """Autograd gives them to callers as they are: later steps must not write into them, nor they into the state."""
+    penalty, theta = consolidated(), parameters(seed=2)
+    found = torch.autograd.grad(penalty.loss_term(theta, 2.0) * scale, list(theta.values()))
+    kept = {name: (gradient, gradient.clone()) for name, gradient in zip(theta, found, strict=True)}
+    others = parameters(seed=3)
+    (penalty.loss_term(others, 2.0) * scale).backward()
+    assert all(torch.equal(now, then) for now, then in kept.values()), "a later step wrote into an earlier gradient"
+    held = [*penalty.importance.values(), *penalty.anchor.values()]
+    held += [t for name in theta for t in penalty.scratch(name)]
+    places = [t.data_ptr() for t in (*held, *(now for now, _ in kept.values()), *(p.grad for p in others.values()))]
+    assert len(set(places)) == len(places)
 
 
 def test_moving_a_parameter_before_backward_is_refused():
