@@ -18,6 +18,7 @@ class L2Plugin(RegularizationPlugin, supports_distributed=True):
     Args:
         reg_lambda: λ ≥ 0.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
+        gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
 
     Raises:
         ValueError: an argument outside what is allowed.
@@ -27,8 +28,10 @@ class L2Plugin(RegularizationPlugin, supports_distributed=True):
         0.01
     """
 
-    def __init__(self, reg_lambda: float, *, consolidation: str = "experience") -> None:
-        super().__init__(single(reg_lambda), consolidation=consolidation)
+    def __init__(
+        self, reg_lambda: float, *, consolidation: str = "experience", gradient_path: str = "autograd"
+    ) -> None:
+        super().__init__(single(reg_lambda), consolidation=consolidation, gradient_path=gradient_path)
 
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
         anchor, active = self.penalty.anchor, self.penalty.active

@@ -32,6 +32,7 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         max_bytes: bound for the pass's own memory, 1 GiB by default.
         seed: of the draw of samples.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
+        gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
 
     Raises:
         ValueError: an argument outside what is allowed.
@@ -54,8 +55,9 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         max_bytes: int = 2**30,
         seed: int = 0,
         consolidation: str = "experience",
+        gradient_path: str = "autograd",
     ) -> None:
-        super().__init__(single(reg_lambda), consolidation=consolidation)
+        super().__init__(single(reg_lambda), consolidation=consolidation, gradient_path=gradient_path)
         one_of("output", output, OUTPUTS)
         one_of("accumulate", accumulate, ACCUMULATE)
         self.output = output

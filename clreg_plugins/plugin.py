@@ -9,11 +9,13 @@ from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
+from clreg_plugins.direct import DirectGradient
 from clreg_plugins.importance.checks import one_of, within
 from clreg_plugins.importance.model import named_parameters
 from clreg_plugins.penalty import QuadraticPenalty
 
 CONSOLIDATION = ("experience", "manual")
+GRADIENT_PATHS = ("autograd", "direct")
 
 
 class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
@@ -29,6 +31,13 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             weighs the term that experience t leaves behind and is folded into its importance.
         consolidation: "experience" consolidates when an experience ends (of an online stream: when its origin
             experience ends or changes, on the origin's data). "manual" leaves it to calls of :meth:`consolidate`.
+        gradient_path: "autograd", the default, makes the penalty a term of the loss's graph: right whatever happens to
+            the loss. "direct" puts its gradient into ``p.grad`` before the backward pass, which adds the task's to it;
+            ``strategy.loss`` gains the penalty's value alone. That excludes whatever needs the penalty differentiated,
+            and these are refused: a loss that is scaled after this plugin (by another plugin, a GradScaler, or for
+            minibatches that are averaged; adding them up is fine), plugins behind this one that differentiate the loss
+            themselves (MIR), gradients cleared or written to between ``before_backward`` and the backward pass,
+            ``create_graph=True``, hooks on the gradients of parameters, DistributedDataParallel.
 
     Attributes:
         penalty: the :class:`QuadraticPenalty` so far.
@@ -39,19 +48,30 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         ValueError: an argument outside what is allowed.
         FloatingPointError: in training, the loss or an importance is NaN or infinite. On a GPU the loss is looked
             at once an epoch, so that no step waits for the device.
-        RuntimeError: in training, the strategy's update never calls ``before_backward``.
+        RuntimeError: in training, the strategy's update never calls ``before_backward``, or it does what
+            ``gradient_path="direct"`` excludes. Scaling is looked for at every step on a CPU; on a GPU, where looking
+            is waiting, at the first step of an epoch, and for the others at its end.
     """
 
-    def __init__(self, reg_lambda: float | Sequence[float], *, consolidation: str = "experience") -> None:
+    def __init__(
+        self,
+        reg_lambda: float | Sequence[float],
+        *,
+        consolidation: str = "experience",
+        gradient_path: str = "autograd",
+    ) -> None:
         super().__init__()
         one_of("consolidation", consolidation, CONSOLIDATION)
+        one_of("gradient_path", gradient_path, GRADIENT_PATHS)
         self.reg_lambda = _strength(reg_lambda)
         self.consolidation = consolidation
+        self.gradient_path = gradient_path
         self.penalty = QuadraticPenalty()
         self.paths: dict[str, str] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._penalised = False
         self._model_id: int | None = None
+        self._direct = DirectGradient()
         self._late_scale: Tensor | None = None
         self._late_gradients: dict[str, Tensor] = {}
         self._loss_not_finite: Tensor | None = None
@@ -123,6 +143,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._bind(strategy)
         self._penalised = False
         self._loss_not_finite = None
+        self._direct.start_epoch()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the penalty to the loss."""
@@ -130,7 +151,10 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         if id(strategy.model) != self._model_id:  # replaced amid an epoch
             self._bind(strategy)
         self._late_scale = None
-        if self._penalises:
+        if self._penalises and self.gradient_path == "direct":
+            penalised = (strategy.model, strategy.loss, self.penalty, self._parameters, self._scale)
+            strategy.loss = self._direct.add(*penalised)
+        elif self._penalises:
             if isinstance(strategy.model, nn.parallel.DistributedDataParallel):
                 term = self._value_with_late_gradient(strategy.loss.device)
             else:
@@ -140,7 +164,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     @torch.no_grad()
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Under DistributedDataParallel, add the penalty's gradient, which is the same in every process."""
+        """Check the direct path; under DistributedDataParallel, add the gradient, the same in every process."""
+        self._direct.check(strategy)
         if self._late_scale is None:
             return
         for name, p in self._parameters.items():
@@ -162,6 +187,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             self._require_penalised(strategy)
         if self._loss_not_finite is not None and bool(self._loss_not_finite):
             raise FloatingPointError("the loss became NaN or infinite in this epoch; it must stay finite")
+        self._direct.end_epoch()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Consolidate the experience."""
@@ -314,7 +340,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def __getstate__(self) -> dict[str, Any]:
         # bound anew when training goes on; an origin experience would drag its dataset along
         unbound = {"_parameters": {}, "_model_id": None, "_late_scale": None, "_late_gradients": {}, "_origin": None}
-        return {**self.__dict__, **unbound}
+        return {**self.__dict__, **unbound, "_direct": DirectGradient()}
 
 
 def _origin_of(experience: Any) -> Any:

@@ -30,6 +30,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             "total" takes that of the whole loss.
         clip: False keeps negative totals of Ω, as some published code does.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
+        gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
 
     Raises:
         ValueError: an argument outside what is allowed.
@@ -47,14 +48,16 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         gradient: str = "task",
         clip: bool = True,
         consolidation: str = "experience",
+        gradient_path: str = "autograd",
     ) -> None:
-        super().__init__(single(reg_lambda), consolidation=consolidation)
+        super().__init__(single(reg_lambda), consolidation=consolidation, gradient_path=gradient_path)
         one_of("gradient", gradient, GRADIENT)
         self.xi = within("xi", xi, 0, open_low=True)
         self.gradient = gradient
         self.clip = boolean("clip", clip)
         self._omega: dict[str, Tensor] = {}
         self._probe: Tensor | None = None
+        self._adds_up = False  # whether the backward pass to come adds to gradients of one before it
         self._mark: tuple[str, int, int] | None = None  # the gradients as the latest backward pass left them
         self._versions: dict[str, int] = {}
         self._optimised: set[int] = set()  # ids of the parameters whose gradients the optimizer clears
@@ -66,10 +69,14 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
 
     # ----------------------------------------- callbacks, in the order in which they fire
 
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """See whether gradients were cleared, before any plugin gives them a share of the penalty."""
+        self._adds_up = self._accumulating()
+
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the penalty, and a probe of what the loss will be scaled by."""
         super().before_backward(strategy, **kwargs)
-        if self._probe is None or self._probe.device != strategy.loss.device or not self._accumulating():
+        if self._probe is None or self._probe.device != strategy.loss.device or not self._adds_up:
             self._probe = torch.zeros((), device=strategy.loss.device, requires_grad=True)
         # what the probe receives is what every gradient was multiplied by: by a plugin, a GradScaler, or the
         # number of backward passes since gradients were last cleared
@@ -179,6 +186,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         return {
             **super().__getstate__(),
             "_probe": None,
+            "_adds_up": False,
             "_mark": None,
             "_versions": {},
             "_optimised": set(),

@@ -18,14 +18,15 @@ def data():
     return TensorDataset(torch.rand(64, 784, generator=generator), torch.randint(0, 10, (64,), generator=generator))
 
 
+@pytest.mark.parametrize("gradient_path", ["autograd", "direct"])
 @pytest.mark.parametrize("name", OURS)
-def test_no_step_waits_for_the_device(name, data):
+def test_no_step_waits_for_the_device(name, gradient_path, data):
     strategy = strategy_stub(mlp(100).cuda())
-    plugin = OURS[name]()
+    plugin = OURS[name](gradient_path=gradient_path)
     plugin.consolidate(strategy, data)
     plugin.before_training_epoch(strategy)
     step = training_step(strategy, plugin, *(tensor.cuda() for tensor in data.tensors))
-    step()  # the first one allocates
+    step()  # the first one allocates, and looks whether the loss is scaled
     assert [waits(step) for _ in range(2)] == [None, None]
     assert all(tensor.is_cuda for tensor in plugin.importance.values())
 

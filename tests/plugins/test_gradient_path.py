@@ -1,0 +1,277 @@
+"""``gradient_path="direct"`` trains as "autograd" does wherever that is allowed, and is refused where it is not."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import LwFPlugin, MIRPlugin, ReplayPlugin
+from avalanche.training.supervised import Naive
+
+from tests.plugins.digits import (
+    PLUGINS,
+    MultiHead,
+    assert_close,
+    class_incremental,
+    cnn,
+    mlp,
+    parameters_of,
+    strategy_for,
+    task_incremental,
+)
+from tests.plugins.test_gradients import Scaling
+from tests.plugins.test_gradients_scaled import Accumulating, WithGradScaler
+
+REFUSED = 'gradient_path="direct".*allowed here: gradient_path="autograd"'
+
+
+class Recording(Naive):
+    """Keeps the loss that each step reports."""
+
+    def backward(self):
+        """Record, then differentiate."""
+        self.losses = [*getattr(self, "losses", []), self.loss.item()]
+        super().backward()
+
+
+def train(names, path, *, model=mlp, stream=class_incremental, beside=(), first=False, kind=Recording, sgd=None):
+    plugins = [PLUGINS[name](gradient_path=path) for name in names]
+    others = [make() for make in beside]
+    network = model()
+    optimizer = (sgd or (lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.5)))(network.parameters())
+    order = [*others, *plugins] if first else [*plugins, *others]
+    strategy = strategy_for(network, order, kind=kind, optimizer=optimizer)
+    torch.manual_seed(3)
+    for experience in stream().train_stream:
+        strategy.train(experience, eval_streams=[], shuffle=False)
+    return network, plugins, strategy
+
+
+def assert_same(names, **options):
+    ours, plain = train(names, "direct", **options), train(names, "autograd", **options)
+    start = parameters_of(options.get("model", mlp)())
+    moved = {n: (p - start[n]).abs().max() if n in start else p.abs().max() for n, p in parameters_of(ours[0]).items()}
+    assert max(moved.values()) > 1e-3, "nothing was learned: the test shows nothing"
+    assert_close(parameters_of(ours[0]), parameters_of(plain[0]), rtol=1e-5, what="parameters")
+    for got, expected in zip(ours[1], plain[1], strict=True):
+        assert_close(got.importance, expected.importance, rtol=1e-4, what=f"importance of {type(got).__name__}")
+    assert ours[2].losses == pytest.approx(plain[2].losses, rel=1e-4)
+    return ours, plain
+
+
+class Clearing(torch.optim.SGD):
+    """Keeps gradients as zeros."""
+
+    def zero_grad(self, set_to_none=False):
+        """In place."""
+        super().zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("model", [mlp, cnn], ids=["mlp", "cnn"])
+def test_training_is_the_same(plugin_name, model):
+    images = model is cnn
+    assert_same([plugin_name], model=model, stream=lambda: class_incremental(image=images))
+
+
+def test_gradients_of_heads_that_the_loss_does_not_reach(plugin_name):
+    assert_same([plugin_name], model=MultiHead, stream=task_incremental)
+
+
+def test_gradients_that_are_kept_as_zeros(plugin_name):
+    assert_same([plugin_name], sgd=lambda parameters: Clearing(parameters, lr=0.05))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["plugin-last", "plugin-first"])
+@pytest.mark.parametrize("other", ["replay", "distillation"])
+def test_beside_other_plugins(plugin_name, other, first):
+    make = {"replay": lambda: ReplayPlugin(mem_size=12), "distillation": lambda: LwFPlugin(alpha=0.7, temperature=2.0)}
+    assert_same([plugin_name], beside=[make[other]], first=first)
+
+
+def test_a_loss_that_was_scaled_before_the_penalty(plugin_name):
+    assert_same([plugin_name], beside=[lambda: Scaling(in_place=False)], first=True)
+
+
+def test_a_model_that_is_compiled():
+    def compiled():
+        return torch.compile(mlp(), backend="eager")
+
+    ours, plain = train(["EWC"], "direct", model=compiled), train(["EWC"], "autograd", model=compiled)
+    assert_close(parameters_of(ours[0]), parameters_of(plain[0]), rtol=1e-5, what="parameters")
+
+
+@pytest.mark.parametrize("names", [["EWC", "SI"], ["SI", "MAS"]], ids=" before ".join)
+@pytest.mark.parametrize("every", [1, 3])
+def test_two_plugins_and_minibatches_that_add_up(names, every):
+    def adding(parameters):
+        optimizer = Accumulating(parameters, lr=0.02)
+        optimizer.every = every
+        return optimizer
+
+    assert_same(names, sgd=adding)
+
+
+@pytest.mark.parametrize(("build", "stream"), [(mlp, class_incremental), (MultiHead, task_incremental)])
+def test_one_of_two_plugins_goes_through_autograd(build, stream):
+    """With heads of the past, to which autograd adds the other penalty before it comes to this one's loss."""
+    results = []
+    for paths in (("direct", "autograd"), ("autograd", "direct"), ("autograd", "autograd")):
+        model = build()
+        plugins = [PLUGINS["EWC"](gradient_path=paths[0]), PLUGINS["SI"](gradient_path=paths[1])]
+        strategy = strategy_for(model, plugins)
+        torch.manual_seed(3)
+        strategy.train(stream().train_stream, eval_streams=[])
+        results.append(parameters_of(model))
+    for mixed in results[:2]:
+        assert_close(mixed, results[2], rtol=1e-5, what="parameters")
+
+
+def test_parameters_without_graph_in_the_loss(plugin_name):
+    """A penalty on a loss that is a constant: only the direct gradient moves anything."""
+
+    class Constant(Recording):
+        def criterion(self):
+            """No graph once there is a penalty."""
+            loss = super().criterion()
+            return loss.detach() if self.clock.train_exp_counter else loss
+
+    assert_same([plugin_name], kind=Constant)
+
+
+# ------------------------------------------------------------------------ refused
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "new-tensor"])
+def test_a_plugin_that_scales_the_loss_is_refused(plugin_name, in_place):
+    with pytest.raises(RuntimeError, match=f"the loss was scaled after.*{REFUSED}"):
+        train([plugin_name], "direct", beside=[lambda: Scaling(in_place)])
+
+
+def test_a_gradient_scaler_is_refused(plugin_name):
+    class Scaled(WithGradScaler):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    with pytest.raises(RuntimeError, match=f"GradScaler.*{REFUSED}"):
+        train([plugin_name], "direct", kind=Scaled)
+
+
+def test_averaged_minibatches_are_refused(plugin_name):
+    class Divided(Naive):
+        def backward(self):
+            """A fourth."""
+            (self.loss / 4).backward()
+
+    with pytest.raises(RuntimeError, match=f"accumulated minibatches.*{REFUSED}"):
+        train([plugin_name], "direct", kind=Divided)
+
+
+def test_retrieval_that_differentiates_the_loss_is_refused_behind_the_plugin(plugin_name):
+    with pytest.raises(RuntimeError, match=f"differentiated strategy.loss 2 times.*{REFUSED}"):
+        train([plugin_name], "direct", beside=[Differentiating], kind=Naive)
+
+
+def test_retrieval_that_differentiates_the_loss_before_the_plugin_is_allowed(plugin_name):
+    assert_same([plugin_name], beside=[Differentiating], first=True)
+
+
+class Differentiating(SupervisedPlugin):
+    """Differentiates the loss before the backward pass, as MIR does for its virtual step."""
+
+    def before_backward(self, strategy, **kwargs):
+        """Look at the gradient."""
+        torch.autograd.grad(strategy.loss, list(strategy.model.parameters()), retain_graph=True, allow_unused=True)
+
+
+def test_mir_itself():
+    """It differentiates the loss for a virtual step, once it has something to replay."""
+    mir = [lambda: MIRPlugin(batch_size_mem=4, mem_size=20, subsample=10)]
+    assert_same(["EWC"], beside=mir, first=True)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        train(["EWC"], "direct", beside=mir)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_cleared_after_the_penalty_are_refused(plugin_name, set_to_none):
+    class Late(Naive):
+        def backward(self):
+            """Clear, then differentiate, as many loops do."""
+            self.optimizer.zero_grad(set_to_none=set_to_none)
+            super().backward()
+
+    with pytest.raises(RuntimeError, match=f"cleared, replaced or wrote to gradients.*{REFUSED}"):
+        train([plugin_name], "direct", kind=Late)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # with create_graph, which leaves a cycle
+def test_gradients_with_a_graph_are_refused(plugin_name):
+    class Twice(Naive):
+        def backward(self):
+            """As second-order methods do."""
+            self.loss.backward(create_graph=True)
+
+    with pytest.raises(RuntimeError, match=f"cleared, replaced or wrote to gradients.*{REFUSED}"):
+        train([plugin_name], "direct", kind=Twice)
+
+
+def test_a_loss_that_is_replaced_is_refused(plugin_name):
+    class Replacing(SupervisedPlugin):
+        def before_backward(self, strategy, **kwargs):
+            """Forget the penalty."""
+            strategy.loss = strategy.criterion()
+
+    with pytest.raises(RuntimeError, match=r"differentiated strategy.loss 0 times|did not differentiate strategy.loss"):
+        train([plugin_name], "direct", beside=[Replacing])
+
+
+def test_a_hook_on_a_gradient_is_refused(plugin_name):
+    def hooked():
+        model = mlp()
+        model[0].weight.register_hook(lambda gradient: gradient / 2)
+        return model
+
+    with pytest.raises(RuntimeError, match=f"parameter '0.weight' has a hook on its gradient.*{REFUSED}"):
+        train([plugin_name], "direct", model=hooked)
+
+
+def test_a_distributed_model_is_refused(plugin_name, monkeypatch):
+    class Wrapper(torch.nn.Module):
+        """Stands for DistributedDataParallel, which needs processes."""
+
+        def __init__(self):
+            super().__init__()
+            self.module = mlp()
+
+        def forward(self, x):
+            return self.module(x)
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Wrapper)
+    with pytest.raises(RuntimeError, match=f"{REFUSED[:22]}.*DistributedDataParallel"):
+        train([plugin_name], "direct", model=Wrapper)
+
+
+def test_an_unknown_path_is_refused(plugin_name):
+    with pytest.raises(ValueError, match="gradient_path is 'fast'; allowed: autograd, direct"):
+        PLUGINS[plugin_name](gradient_path="fast")
+
+
+# -------------------------------------------------------------------------- state
+
+
+def test_the_plugin_pickles_and_goes_on_amid_training(plugin_name):
+    _, (plugin,), strategy = train([plugin_name], "direct")
+    again = pickle.loads(pickle.dumps(plugin))
+    assert again.gradient_path == "direct"
+    assert_close(again.importance, plugin.importance, rtol=0, atol=0)
+    model = copy.deepcopy(strategy.model)
+    other = strategy_for(model, [again])
+    other.train(class_incremental().train_stream[0], eval_streams=[])
+
+
+def test_no_gradient_is_shared_between_parameters_or_with_the_state(plugin_name):
+    model, (plugin,), _ = train([plugin_name], "direct")
+    places = [p.grad.data_ptr() for p in model.parameters()]
+    for tensors in (plugin.importance, plugin.anchor, getattr(plugin, "path_integral", {})):
+        places += [t.data_ptr() for t in tensors.values()]
+    places += [p.data_ptr() for p in model.parameters()]
+    assert len(set(places)) == len(places)
