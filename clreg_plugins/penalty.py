@@ -208,8 +208,7 @@ class QuadraticPenalty:
         for name, parameter in self._shared(parameters):
             difference, importance = self._scratch_of(name, self._difference), self.importance[name]
             torch.sub(parameter.detach(), self.anchor[name], out=difference)
-            # strength · Ω · (θ − μ) in one pass over memory: added to a zero
-            gradient = torch.addcmul(importance.new_zeros(()), importance, difference, value=strength)
+            gradient = torch.mul(importance, difference).mul_(strength)
             term = torch.dot(gradient.view(-1), difference.view(-1)) + self.constant[name] * strength
             total = term if total is None else total + term.to(total.device)
             gradients[name] = gradient
