@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from study.bench import passes
-from study.bench.agreement import agreement, double_precision
+from study.bench.other_libraries import other_libraries
 from study.bench.passes import OURS, Moments, Pass
-from study.bench.peers import peers
 from study.bench.record import Agreement, Measurement, Skipped
+from study.bench.same_numbers import agreement, double_precision
 from study.bench.timing import Clock, Turn, clock_of, interleave, over, seconds_of
 from study.bench.workloads import Workload, training_epoch
 
@@ -47,7 +47,7 @@ def measure_passes(
     inputs, targets = workload.images(samples, classes, device)
     batch = max(1, workload.wide * 10 // max(10, classes))
     clock = clock_of(device)
-    found, missing = peers()
+    found, missing = other_libraries()
 
     def skipped(mode: str, reason: str) -> Skipped:
         return Skipped(part="pass", model=workload.name, mode=mode, setting=setting, reason=reason)

@@ -1,6 +1,6 @@
-"""The kinds of importance pass that are compared: every variant of ours, one sample at a time, Avalanche's and peers'.
+"""The kinds of importance pass that are compared: every variant of ours, one sample at a time, and Avalanche's.
 
-A pass is a function of a model and its images. Peers that are not installed are not in the table.
+A pass is a function of a model and its images. Those of other libraries are in ``other_libraries``.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -4,11 +4,11 @@ from avalanche.models import SlimResNet18
 from torch import nn
 
 from study.bench import pass_times
-from study.bench.agreement import double_precision, max_relative_difference
+from study.bench.other_libraries import other_libraries, torch_func
 from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER, measure_passes
 from study.bench.passes import Pass, avalanche, one_at_a_time, ours
-from study.bench.peers import peers, torch_func
 from study.bench.record import Agreement, Measurement, Skipped
+from study.bench.same_numbers import double_precision, max_relative_difference
 from study.bench.workloads import CNN, MLP_400, RESNET, VIT, ReducedResNet18, Workload, mlp
 
 CPU = torch.device("cpu")
@@ -55,8 +55,8 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
     def missing(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr("study.bench.peers._imported", missing)
-    available, reasons = peers()
+    monkeypatch.setattr("study.bench.other_libraries._imported", missing)
+    available, reasons = other_libraries()
     assert {each.by for each in available} == {"torch.func"}
     assert set(reasons) == {"backpack-for-pytorch", "curvlinops-for-pytorch"}
     assert "clreg[bench]" in reasons["backpack-for-pytorch"]
@@ -72,7 +72,7 @@ def test_a_peer_that_computes_something_else_is_caught_and_not_timed(monkeypatch
         raise NotImplementedError("no such layer")
 
     others = [Pass("empirical Fisher", "a wrong peer", wrong), Pass("exact Fisher", "a weak peer", nowhere)]
-    monkeypatch.setattr(pass_times, "peers", lambda: (others, {}))
+    monkeypatch.setattr(pass_times, "other_libraries", lambda: (others, {}))
     found = list(measure_passes(TINY, 3, CPU, rounds=1, samples=64, patience=0.1))
     (compared,) = [each for each in of(Agreement, found) if "wrong peer" in each.mode]
     assert not compared.holds
@@ -98,7 +98,7 @@ def test_the_difference_is_relative_to_the_largest_entry_and_nan_is_a_difference
 
 
 def test_backpack_agrees_on_a_residual_network():
-    backpack = [each for each in peers()[0] if each.by == "BackPACK"]
+    backpack = [each for each in other_libraries()[0] if each.by == "BackPACK"]
     if not backpack:
         pytest.skip("BackPACK is not installed")
     model = RESNET.model(3, CPU).double()

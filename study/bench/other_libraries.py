@@ -21,8 +21,8 @@ HUTCHINSON_PRODUCTS = 10
 Cotangents = Callable[[Tensor, Tensor], list[Tensor]]
 
 
-def peers() -> tuple[list[Pass], dict[str, str]]:
-    """The passes of all peers that are here, and why others are not, by name."""
+def other_libraries() -> tuple[list[Pass], dict[str, str]]:
+    """The passes of all libraries that are here, and why others are not, by name."""
     found, missing = torch_func(), {}
     for module, passes in (("backpack", backpack), ("curvlinops", curvlinops)):
         try:

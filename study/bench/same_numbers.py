@@ -1,4 +1,4 @@
-"""Whether the passes that are about to be timed compute the same."""
+"""Whether passes that are about to be timed compute the same numbers."""
 
 import math
 from collections.abc import Iterator, Mapping
