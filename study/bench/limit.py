@@ -26,8 +26,8 @@ PATH_INTEGRAL = 12
 """The same for SI, which also writes g and θ, and after the update reads θ, the θ before, g and ω, and writes ω."""
 
 
-def least_operations(model: nn.Module, image: Tensor, cotangents: int) -> int:
-    """The floating-point operations that the exact Fisher of one sample takes at least, in matrix products.
+def least_operations(model: nn.Module, image: Tensor) -> int:
+    """The floating-point operations that the exact categorical Fisher of one sample takes at least, in matrix products.
 
     For a layer whose weight W acts at P positions of a sample (P = 1 for a Linear layer of a MLP):
 
@@ -37,14 +37,12 @@ def least_operations(model: nn.Module, image: Tensor, cotangents: int) -> int:
     - one contraction: 2 |W| where P = 1, since ``(Σ_k g_k²)ᵀ a²`` is a product of two vectors whatever K is; 2 |W| P K
       where P > 1, since per-sample gradients then have to be formed before they are squared.
 
-    Everything elementwise, activations, normalisation, squares and the softmax, is left out. K is the number of
-    classes. One could do with C − 1 cotangents, the rank of diag(π) − ππᵀ, so that for 10 classes
-    a rate could be up to a tenth above the one that this count gives.
+    K = C − 1 for C classes, the rank of diag(π) − ππᵀ. Everything elementwise, activations, normalisation, squares and
+    the softmax, is left out.
 
     Args:
         model: of Linear and Conv layers, called one after the other.
         image: one input, without a dimension for samples.
-        cotangents: K.
     """
     positions: list[tuple[int, int]] = []  # of each layer in the order of calls: entries of its weight, positions
 
@@ -56,7 +54,7 @@ def least_operations(model: nn.Module, image: Tensor, cotangents: int) -> int:
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         with torch.no_grad():
-            model.eval()(image.unsqueeze(0))
+            cotangents = model.eval()(image.unsqueeze(0)).shape[1] - 1
     finally:
         for hook in hooks:
             hook.remove()
@@ -72,7 +70,7 @@ def measure_flops(
     """Operations a second of an exact Fisher's pass, counted at their least, over those of a plain matrix product."""
     model = workload.model(classes, device)
     inputs, targets = workload.images(samples, classes, device)
-    operations = samples * least_operations(model, inputs[0], classes)
+    operations = samples * least_operations(model, inputs[0])
     (exact,) = [each for each in ours() if each.computes == "exact Fisher"]
     matrix = torch.rand(SIDE, SIDE, device=device)
     product = torch.empty_like(matrix)

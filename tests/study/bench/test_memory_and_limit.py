@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from clreg_plugins.importance.cotangents import fisher_cotangents
 from study.bench.limit import BANDWIDTH, FLOPS, least_operations, measure_bandwidth, measure_flops
 from study.bench.memory import PEAK, SCRATCH, STATE, measure_held, measure_peaks
 from study.bench.workloads import CNN, Workload, mlp
@@ -37,17 +38,26 @@ def test_the_peak_of_a_pass_is_measured_against_each_bound():
 def test_operations_of_a_mlp_are_those_counted_by_hand():
     a, b, c = 6 * 5, 5 * 4, 4 * 3
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
-    forward, backward, contraction = 2 * (a + b + c), 3 * 2 * (b + c), 2 * (a + b + c)
-    assert least_operations(model, torch.rand(6), cotangents=3) == forward + backward + contraction
+    forward, backward, contraction = 2 * (a + b + c), 2 * 2 * (b + c), 2 * (a + b + c)  # 2 cotangents for 3 classes
+    assert least_operations(model, torch.rand(6)) == forward + backward + contraction
+
+
+def test_as_many_cotangents_are_counted_as_the_exact_fisher_takes():
+    z, y = torch.rand(4, 10), torch.zeros(4, dtype=torch.long)
+    taken = len(list(fisher_cotangents("exact", "categorical")(z, y, torch.Generator())))
+    last = nn.Linear(3, 10)
+    more = least_operations(nn.Sequential(nn.Linear(7, 3), last), torch.rand(7)) - least_operations(last, torch.rand(3))
+    first_layer, back_through_the_last = 2 * 2 * 7 * 3, 2 * 3 * 10
+    assert more == first_layer + taken * back_through_the_last
 
 
 def test_a_convolution_acts_at_every_position_and_forms_every_gradient():
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
     conv, linear, positions = 2 * 3 * 9, 48 * 5, 16
     forward = 2 * (conv * positions + linear)
-    backward = 5 * 2 * linear
-    contraction = 2 * (5 * conv * positions + linear)
-    assert least_operations(model, torch.rand(2, 4, 4), cotangents=5) == forward + backward + contraction
+    backward = 4 * 2 * linear
+    contraction = 2 * (4 * conv * positions + linear)
+    assert least_operations(model, torch.rand(2, 4, 4)) == forward + backward + contraction
 
 
 def test_shares_of_the_limit_are_measured():
