@@ -1,5 +1,6 @@
 """Works that take turns, and what their times are relative to each other."""
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,19 +39,20 @@ def clock_of(device: torch.device) -> Clock:
 def interleave(turns: Mapping[str, Turn], rounds: int, clock: Clock) -> dict[str, list[float]]:
     """The seconds that a unit of each work takes, one entry a round.
 
-    All works have their turn in every round, so that a machine which slows down does so for all. Each round begins with
-    another one: none always finds the caches as the same neighbour left them.
+    All works have their turn in every round, so that a machine which slows down does so for all. Each round has an
+    order of its own, drawn at random and the same each time: none always finds the caches as the same neighbour left
+    them.
 
     Args:
         turns: by name.
         rounds: how many turns each has.
         clock: of the device that they run on.
     """
-    names = list(turns)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds):
-        first = index % len(names) if names else 0
-        for name in names[first:] + names[:first]:
+    order, shuffle = list(turns), random.Random(0).shuffle
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
             turn = turns[name]
             start = clock()
             turn.work()

@@ -24,11 +24,22 @@ class Time:
         return work
 
 
-def test_every_work_has_its_turn_in_every_round_and_each_round_begins_with_another():
+def orders(names: str, rounds: int) -> list[str]:
     time, order = Time(), []
-    turns = {name: Turn(time.taking(1.0, lambda name=name: order.append(name))) for name in "abc"}
-    interleave(turns, 4, time)
-    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
+    turns = {name: Turn(time.taking(1.0, lambda name=name: order.append(name))) for name in names}
+    interleave(turns, rounds, time)
+    return ["".join(order[start : start + len(names)]) for start in range(0, len(order), len(names))]
+
+
+def test_every_work_has_its_turn_in_every_round():
+    assert [sorted(order) for order in orders("abcd", 5)] == [list("abcd")] * 5
+
+
+def test_no_work_always_follows_the_same_other_and_the_order_is_the_same_each_time():
+    found = orders("abcd", 20)
+    before = {name: {order[order.index(name) - 1] for order in found if not order.startswith(name)} for name in "abcd"}
+    assert all(len(others) == 3 for others in before.values()), before
+    assert orders("abcd", 20) == found
 
 
 def test_times_are_those_of_a_unit_of_work():
