@@ -33,8 +33,9 @@ def agreement(difference: float, mode: str = "exact Fisher, ours") -> Agreement:
     )
 
 
-def skipped(mode: str = "exact Fisher, BackPACK") -> Skipped:
-    return Skipped(part="pass", model="small ViT", mode=mode, setting="10 classes", reason="it knows no attention")
+def skipped(mode: str = "exact Fisher, BackPACK", **changes: object) -> Skipped:
+    settings = {"part": "pass", "model": "small ViT", "setting": "10 classes", "reason": "it knows no attention"}
+    return Skipped(mode=mode, **{**settings, **changes})
 
 
 def performance(*measurements: Measurement, device: str = "cpu", **more: object) -> Performance:

@@ -1,15 +1,14 @@
 """Targets, and what has become slower."""
 
-from types import SimpleNamespace
+import math
 
 import pytest
 
-from study.bench import limit, memory, pass_times, steps, waiting
 from study.bench.check import regressions
-from study.bench.plan import scale_for
+from study.bench.plan import FULL, LARGE_TOO
 from study.bench.record import BenchError
-from study.bench.targets import TARGETS, Target, target_of
-from tests.study.bench.synthetic import a_pass, agreement, measurement, performance
+from study.bench.targets import TARGETS, target_of
+from tests.study.bench.synthetic import a_pass, agreement, measurement, performance, skipped
 
 
 @pytest.mark.parametrize(
@@ -46,78 +45,30 @@ def test_a_target_is_about_its_model_and_its_number_of_classes():
     assert target_of(a_pass("exact Fisher, ours", 1.0, model="small ViT"), "cpu") is None
 
 
-# what each quantity is measured on: an attribute of a Scale
-MEASURED_ON = {
-    steps.QUANTITY: "step_models",
-    steps.GROWTH: "step_models",
-    pass_times.EPOCHS: "pass_models",
-    **{f"{pass_times.FASTER} {peer}": "pass_models" for peer in ("one at a time", "BackPACK", pass_times.FASTEST_PEER)},
-    limit.FLOPS: "limit_models",
-    memory.STATE: None,  # on models of their own
-    memory.SCRATCH: None,
-    memory.PEAK: None,
-    waiting.QUANTITY: None,
-}
-METHODS = ("L2", "EWC", "SI", "exact Fisher", "empirical Fisher", "sample Fisher", "MAS, squared norm")
-MODES = [*(f"{method}, ours" for method in METHODS), "L2, ours, direct", "SI, ours, direct"]
-
-
-class Asked(str):
-    """A model's name that keeps what it is compared with, and equals nothing."""
-
-    __hash__ = str.__hash__
-
-    def __new__(cls, asked_for: set[str]) -> "Asked":
-        name = super().__new__(cls, "")
-        name.asked_for = asked_for
-        return name
-
-    def __eq__(self, other: object) -> bool:
-        self.asked_for.add(other)
-        return False
-
-
-def not_measured(target: Target) -> set[tuple[str, str]]:
-    """The quantities of a target with the models that it names for them and that the device's scale does not have."""
-    scale = scale_for(target.device, quick=False)
-    missing = set()
-    for mode in MODES:
-        for quantity, where in MEASURED_ON.items():
-            asked_for: set[str] = set()
-            of_any = SimpleNamespace(
-                model=Asked(asked_for), mode=mode, quantity=quantity, setting="10 classes", ours=True
-            )
-            target.about(of_any)
-            there = {workload.name for workload in getattr(scale, where)} if where else set()
-            missing |= {(quantity, model) for model in asked_for - there}
-    return missing
-
-
-def test_every_model_that_a_target_names_is_measured_for_it():
-    assert {target.what: not_measured(target) for target in TARGETS if not_measured(target)} == {}
-
-
-def test_a_model_that_is_not_measured_would_be_found():
-    def about(models: tuple[str, ...]) -> Target:
-        return Target("a pass", 1.0, "≤", "cpu", lambda m: m.quantity == pass_times.EPOCHS and m.model in models)
-
-    assert not_measured(about(("4-layer CNN", "MLP 400-400"))) == set()
-    assert not_measured(about(("4-layer CNN", "5-layer CNN"))) == {(pass_times.EPOCHS, "5-layer CNN")}
-
-
-def test_every_target_is_about_something_that_can_be_measured():
-    models = {
-        device: {w.name for w in (*scale.step_models, *scale.pass_models)}
-        for device in ("cpu", "cuda")
-        for scale in (scale_for(device, quick=False),)
+def test_every_target_names_a_model_that_is_measured():
+    names = {each.name for scale in (FULL, LARGE_TOO) for each in (*scale.step_models, *scale.pass_models)}
+    modes = [f"{method}, ours" for method in ("L2", "EWC", "SI", "exact Fisher", "empirical Fisher", "sample Fisher")]
+    modes += ["MAS, squared norm, ours", "L2, ours, direct", "SI, ours, direct"]
+    quantities = {
+        "step over Naive's",
+        "step at the last experience over that at the first",
+        "training epochs",
+        "times as fast as one at a time",
+        "times as fast as BackPACK",
+        "times as fast as the fastest peer",
+        "share of a matrix product's operations a second",
+        "state held, in copies of the parameters",
+        "scratch held beside it, in copies of the parameters",
+        "peak of the pass over its bound",
+        "steps that wait for the GPU, of 10",
     }
-    reached = {
-        id(target_of(measurement(mode, model=model, quantity=quantity, setting="10 classes"), device))
-        for device in models
-        for mode in MODES
-        for model in models[device]
-        for quantity in MEASURED_ON
-    }
+    possible = [
+        measurement(mode, model=model, quantity=quantity, setting="10 classes")
+        for mode in modes
+        for model in names
+        for quantity in quantities
+    ]
+    reached = {id(target_of(each, device)) for each in possible for device in ("cpu", "cuda")}
     assert [target.what for target in TARGETS if id(target) not in reached] == []
 
 
@@ -147,6 +98,46 @@ def test_the_same_again_is_no_regression():
 )
 def test_what_is_worse_by_more_than_half_is_named(now, named):
     assert regressions(performance(now), RECORDED) == ([] if named is None else [named])
+
+
+def test_a_ratio_that_is_no_number_any_more_is_named():
+    nan, infinite = performance(measurement("EWC, ours", math.nan)), performance(measurement("EWC, ours", math.inf))
+    where = "step over Naive's: EWC, ours, MLP 400-400, experience 2"
+    assert regressions(nan, RECORDED) == [f"{where}: nan, recorded 1.10"]
+    assert regressions(infinite, RECORDED) == [f"{where}: inf, recorded 1.10"]
+
+
+def test_what_was_recorded_as_no_number_is_not_compared():
+    recorded = performance(measurement("EWC, ours", 1.1), measurement("SI, ours", math.nan))
+    assert regressions(performance(measurement("EWC, ours", 1.1), measurement("SI, ours", 1.2)), recorded) == []
+
+
+def test_what_fails_now_is_named_with_its_reason():
+    recorded = performance(a_pass("exact Fisher, ours", 0.9), a_pass("sample Fisher, ours", 0.3))
+    failed = skipped("exact Fisher, ours", model="MLP 400-400", reason="RuntimeError: no")
+    now = performance(a_pass("sample Fisher, ours", 0.3), skipped=(failed,))
+    assert regressions(now, recorded) == [
+        "exact Fisher, ours, MLP 400-400, 10 classes: recorded, and not measured now: RuntimeError: no"
+    ]
+
+
+def test_what_is_missing_is_named_once_and_what_was_not_looked_at_is_not():
+    recorded = performance(
+        measurement("EWC, ours", 1.1),
+        measurement("SI, ours", 1.2),
+        measurement("SI, ours", 1.2, setting="experience 10"),
+        measurement("SI, ours", 1.2, model="small ViT"),
+        measurement("SI, Avalanche", 1.2),
+    )
+    assert regressions(performance(measurement("EWC, ours", 1.1)), recorded) == [
+        "SI, ours, MLP 400-400, experience 2: recorded, and not measured now: it is missing"
+    ]
+
+
+def test_a_peer_that_is_not_installed_any_more_is_no_regression():
+    faster = a_pass("exact Fisher, ours", 2.0, quantity="times as fast as BackPACK", better="higher")
+    mine = a_pass("exact Fisher, ours", 0.9)
+    assert regressions(performance(mine), performance(mine, faster)) == []
 
 
 def test_a_peer_that_becomes_slower_is_no_regression():
