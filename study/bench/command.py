@@ -20,7 +20,10 @@ def bench(
     device: OnDevice = Device.cpu,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch; by default all CPUs.")] = None,
     only: Annotated[
-        str | None, typer.Option(help="Only these parts, separated by commas: step, pass, memory, limit, study.")
+        str | None,
+        typer.Option(
+            help="Only these parts, separated by commas: step, pass, memory, limit; on a CPU study, on a GPU waiting."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few models, samples and rounds: minutes.")] = False,
     check: Annotated[
@@ -56,11 +59,14 @@ def bench(
             for line in slower:
                 typer.echo(line)
             if slower:
-                typer.echo(f"{len(slower)} are worse than recorded by more than a factor of {FACTOR}", err=True)
+                typer.echo(
+                    f"{len(slower)} are lost, or worse than recorded by more than a factor of {FACTOR}", err=True
+                )
                 raise typer.Exit(SLOWER)
             typer.echo(f"nothing is worse than recorded by more than a factor of {FACTOR}")
             return
-        if not recorded.parts and out.is_dir() and any(out.iterdir()):
+        ours = any(file_of(out, each).is_file() for each in PARTS)  # measurements on the other device count
+        if not ours and out.is_dir() and any(out.iterdir()):
             raise BenchError(
                 f"{out} is not empty and holds no measurements; allowed for --out: a new or empty folder, or that of "
                 "earlier measurements"

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,26 @@ def test_check_names_what_regressed_and_changes_nothing(measuring, tmp_path):
     assert "step over Naive's: EWC, ours, MLP 400-400, experience 2: 2.00, recorded 1.10" in result.stdout
     assert call("--check", "--only", "pass", "--out", tmp_path).exit_code == 0
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_gpu_is_recorded_beside_a_cpu(measuring, tmp_path, monkeypatch):
+    assert call("--only", "step", "--out", tmp_path).exit_code == 0
+    measuring["waiting"] = [measurement("EWC, ours", 0.0, part="waiting")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    result = call("--device", "cuda", "--only", "waiting", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {device: list(read(tmp_path, device).parts) for device in plan.PARTS} == {
+        "cpu": ["step"],
+        "cuda": ["waiting"],
+    }
+
+
+def test_the_help_names_every_part():
+    text = " ".join(call("--help").stdout.split())
+    for parts in plan.PARTS.values():
+        for part in parts:
+            assert re.search(rf"\b{part}\b", text.partition("Only these parts")[2].partition("--")[0]), part
 
 
 def test_errors_are_one_line_and_exit_2(measuring, tmp_path):
