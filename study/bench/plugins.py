@@ -84,18 +84,8 @@ PLAIN: dict[str, Factory] = {
 }
 
 
-def _offers_direct(make: Factory) -> bool:
-    try:
-        make(direct=True)
-    except TypeError:
-        return False
-    return True
-
-
-DIRECT: dict[str, Factory] = {
-    method: partial(make, direct=True) for method, make in OURS.items() if _offers_direct(make)
-}
-"""Ours with the gradient put straight into ``p.grad``, as far as the plugins offer that."""
+DIRECT: dict[str, Factory] = {method: partial(make, gradient_path="direct") for method, make in OURS.items()}
+"""Ours with the gradient put straight into ``p.grad``."""
 
 KINDS: dict[str, dict[str, Factory]] = {
     "ours": OURS,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from study.bench.plugins import KINDS, OURS, PlainPenalty, learn, strategy_stub, training_step
+from study.bench.plugins import DIRECT, KINDS, OURS, PlainPenalty, learn, strategy_stub, training_step
 from study.bench.workloads import Workload, mlp
 
 TINY = Workload("tiny", lambda classes: mlp(4, classes), (784,), batch=8)
@@ -14,10 +14,11 @@ def prepared(plugin, experiences):
     return strategy
 
 
+@pytest.mark.parametrize("table", [OURS, DIRECT], ids=["ours", "ours, direct"])
 @pytest.mark.parametrize("method", OURS)
-def test_ours_has_a_penalty_at_work_in_every_experience_after_the_first(method):
+def test_ours_has_a_penalty_at_work_in_every_experience_after_the_first(table, method):
     for experiences in (1, 3):
-        plugin = OURS[method]()
+        plugin = table[method]()
         strategy = prepared(plugin, experiences)
         assert plugin.penalty.n_terms == experiences
         assert plugin.penalty.active, "nothing is penalised, so that nothing is measured"
@@ -27,6 +28,26 @@ def test_ours_has_a_penalty_at_work_in_every_experience_after_the_first(method):
         strategy.loss = torch.zeros(())
         plugin.before_backward(strategy)
         assert float(strategy.loss.detach()) > 0
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_the_direct_path_gives_the_gradients_before_the_backward_pass_and_the_same_step(method):
+    ended = []
+    for table in (OURS, DIRECT):
+        plugin = table[method]()
+        strategy = prepared(plugin, 2)
+        with torch.no_grad():
+            for p in strategy.model.parameters():
+                p += 0.1
+        training_step(strategy, plugin, *TINY.images(8, 10, CPU))()
+        ended.append([p.detach().clone() for p in strategy.model.parameters()])
+        strategy.optimizer.zero_grad()
+        strategy.loss = torch.zeros((), requires_grad=True) * 1
+        plugin.before_backward(strategy)
+        given = any(p.grad is not None for p in strategy.model.parameters())
+        assert given == (table is DIRECT)
+    for a, b in zip(*ended, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("kind", ["Avalanche", "plain autograd"])
