@@ -134,6 +134,7 @@ def backpack(library: ModuleType) -> list[Pass]:
             "BackPACK",
             partial(_backpack, library=library, extension=extension, converter=converter),
             random=random,
+            all_classes_at_once=extension is extensions.DiagGGNExact,
         )
         for computes, (extension, converter, random) in kinds.items()
     ]

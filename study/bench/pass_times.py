@@ -1,6 +1,7 @@
 """An importance pass in training epochs over the same data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from study.bench import passes
 from study.bench.other_libraries import other_libraries
-from study.bench.passes import OURS, Moments, Pass
+from study.bench.passes import LOOP, OURS, Moments, Pass
 from study.bench.record import Agreement, Measurement, Skipped
 from study.bench.same_numbers import agreement, double_precision
 from study.bench.timing import Clock, Turn, clock_of, interleave, over, seconds_of
@@ -18,20 +19,41 @@ EPOCHS = "training epochs"
 FASTER = "times as fast as"
 FASTEST_PEER = "the fastest peer"
 SCALED = "scaled from"
-COMPARED = 32
-"""Samples that passes must agree on before they are timed."""
+MANY = 10
+"""Classes from which on what costs as much for each class is measured on less."""
 
-FEWEST = 64
-"""Samples that a pass which is slow is timed on at least."""
+COMPARED, COMPARED_OF_MANY = 32, 8
+"""Samples that passes must agree on before they are timed, of at most and of more than ``MANY`` classes."""
 
-FEWEST_OURS = 256
-"""The same for ours, of more than 10 classes: a batch. Of 10 classes ours are timed on all samples."""
+FEWEST, FEWEST_OF_MANY = 64, 8
+"""Samples that a slow pass of others is timed on at least."""
+
+FEWEST_OF_LOOP = 4
+"""The same for one sample at a time, whose time is that of a sample, times how many there are."""
+
+FEWEST_OURS, FEWEST_OURS_OF_MANY = 256, 16
+"""The same for ours: a batch, or a part of one."""
+
+OUR_PATIENCE = 5
+"""Times as long a turn may ours take as others: targets are about it."""
+
+LEFT_OUT = 10
+"""Times as many samples as a pass looks at make it worth its own measurement."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A pass that is about to be timed."""
+
+    done: Pass
+    turn: Turn
+    note: str
 
 
 def measure_passes(
     workload: Workload, classes: int, device: torch.device, rounds: int, samples: int, patience: float
 ) -> Iterator[Measurement | Skipped | Agreement]:
-    """Every pass that works on the model and gives the right numbers, with its time in training epochs.
+    """Every pass that works on the model, with its time in training epochs; none whose numbers are found to be wrong.
 
     Args:
         workload: the model.
@@ -39,77 +61,109 @@ def measure_passes(
         device: where.
         rounds: turns of every pass.
         samples: in the pass, and in the epoch.
-        patience: seconds that a turn may take. A slower pass is timed on fewer samples, and its time scaled.
+        patience: seconds that a turn may take, five times as many for ours. A slower pass is timed on fewer samples,
+            and its time scaled.
     """
-    model, setting = workload.model(classes, device), f"{classes} classes"
-    # in double precision, where rounding decides no maximum of a pooling one way or the other
-    exact_model = workload.model(classes, device).double()
-    inputs, targets = workload.images(samples, classes, device)
-    batch = max(1, workload.wide * 10 // max(10, classes))
-    clock = clock_of(device)
+    candidates = _Candidates(workload, classes, device, samples, patience)
     found, missing = other_libraries()
-
-    def skipped(mode: str, reason: str) -> Skipped:
-        return Skipped(part="pass", model=workload.name, mode=mode, setting=setting, reason=reason)
-
     for name, reason in missing.items():
-        yield skipped(name, reason)
-    turns = {EPOCHS: Turn(training_epoch(workload.model(classes, device), inputs, targets, workload.batch))}
-    timed: dict[str, Pass] = {}
-    notes: dict[str, str] = {}
-    references: dict[str, tuple[str, Moments]] = {}
+        yield candidates.skipped(name, reason)
+    ready = []
     # references first: one at a time where there is such a loop, and ours for what only Avalanche computes, too
     for each in [*passes.one_at_a_time(), *passes.ours(), *found, *passes.avalanche()]:
-
-        def work(n: int, each: Pass = each) -> None:
-            each.measure(model, inputs[:n], targets[:n], batch)
-
-        try:
-            with double_precision():
-                result = each.measure(exact_model, inputs[:COMPARED].double(), targets[:COMPARED], batch)
-            n = affordable(work, samples, _fewest(each, samples, classes), patience, clock)
-        except Exception as error:  # whatever a peer cannot do with this model
-            yield skipped(each.name, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        if each.first is not None and samples < LEFT_OUT * each.first:
+            yield candidates.skipped(each.name, f"{samples} samples are too few to leave all but {each.first} out")
             continue
-        compared = agreement(each, result, references, workload.name, setting)
-        if each.batch_statistics and _normalises_batches(model):
-            compared = None
-        elif compared is None and not each.random:
-            references[each.computes] = (each.name, result)
+        try:
+            compared = candidates.compared(each)
+            prepared = candidates.prepared(each) if compared is None or compared.holds else None
+        except Exception as error:  # whatever a peer cannot do with this model
+            yield candidates.skipped(each.name, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+            continue
         if compared is not None:
             yield compared
-            if not compared.holds:
-                reason = f"its numbers are not those of {compared.reference}: {compared.difference:.2g} off"
-                yield skipped(each.name, reason)
-                continue
-        notes[each.name] = "; ".join(filter(None, [each.note, f"{SCALED} {n} samples" if n < samples else ""]))
-        timed[each.name] = each
-        turns[each.name] = Turn(partial(work, n), n / samples)
-    seconds = interleave(turns, rounds, clock)
+        if prepared is not None:
+            ready.append(prepared)
+        else:
+            reason = f"its numbers are not those of {compared.reference}: {compared.difference:.2g} off"
+            yield candidates.skipped(each.name, reason)
+    yield from candidates.times(ready, rounds)
 
-    for name, each in timed.items():
-        yield Measurement(
-            part="pass",
-            model=workload.name,
-            mode=name,
-            setting=setting,
-            quantity=EPOCHS,
-            values=over(seconds[name], seconds[EPOCHS]),
-            seconds=seconds[name],
-            ours=each.by == OURS,
-            note=notes[name],
-        )
-    yield from _comparisons(timed, seconds, workload.name, setting)
+
+class _Candidates:
+    """The passes on one model: first compared, then prepared, then timed."""
+
+    def __init__(self, workload: Workload, classes: int, device: torch.device, samples: int, patience: float) -> None:
+        self.workload, self.classes, self.setting = workload, classes, f"{classes} classes"
+        self.samples, self.patience, self.clock = samples, patience, clock_of(device)
+        self.model = workload.model(classes, device)
+        # in double precision, where rounding decides no maximum of a pooling one way or the other
+        self.exact_model = workload.model(classes, device).double()
+        self.inputs, self.targets = workload.images(samples, classes, device)
+        epoch = training_epoch(workload.model(classes, device), self.inputs, self.targets, workload.batch)
+        self.epoch = Turn(epoch)
+        self.references: dict[str, tuple[str, Moments]] = {}
+
+    def skipped(self, mode: str, reason: str) -> Skipped:
+        """What to record of a pass that is not timed."""
+        return Skipped(part="pass", model=self.workload.name, mode=mode, setting=self.setting, reason=reason)
+
+    def compared(self, each: Pass) -> Agreement | None:
+        """With what it should give; None where nothing else gives that, and for the first that does."""
+        n = COMPARED if self.classes <= MANY else COMPARED_OF_MANY
+        with double_precision():
+            result = each.measure(self.exact_model, self.inputs[:n].double(), self.targets[:n], self._at_a_time(each))
+        found = agreement(each, result, self.references, self.workload.name, self.setting)
+        if each.batch_statistics and _normalises_batches(self.model):
+            return None
+        if found is None and not each.random:
+            self.references[each.computes] = (each.name, result)
+        return found
+
+    def prepared(self, each: Pass) -> _Ready:
+        """For its turns: on as many samples as it can take within its patience."""
+
+        def work(n: int) -> None:
+            each.measure(self.model, self.inputs[:n], self.targets[:n], self._at_a_time(each))
+
+        if each.first is not None:
+            return _Ready(each, Turn(partial(work, self.samples)), each.note)
+        patience = self.patience * (OUR_PATIENCE if each.by == OURS else 1)
+        n = affordable(work, self.samples, _fewest(each, self.classes), patience, self.clock)
+        note = "; ".join(filter(None, [each.note, f"{SCALED} {n} samples" if n < self.samples else ""]))
+        return _Ready(each, Turn(partial(work, n), n / self.samples), note)
+
+    def times(self, ready: Sequence[_Ready], rounds: int) -> Iterator[Measurement]:
+        """Of each, in training epochs, and how many times as fast as others ours are."""
+        turns = {EPOCHS: self.epoch, **{each.done.name: each.turn for each in ready}}
+        seconds = interleave(turns, rounds, self.clock)
+        for each in ready:
+            yield Measurement(
+                part="pass",
+                model=self.workload.name,
+                mode=each.done.name,
+                setting=self.setting,
+                quantity=EPOCHS,
+                values=over(seconds[each.done.name], seconds[EPOCHS]),
+                seconds=seconds[each.done.name],
+                ours=each.done.by == OURS,
+                note=each.note,
+            )
+        yield from _comparisons([each.done for each in ready], seconds, self.workload.name, self.setting)
+
+    def _at_a_time(self, each: Pass) -> int:
+        return self.workload.at_a_time(self.classes, each.all_classes_at_once)
 
 
 def _normalises_batches(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
-def _fewest(each: Pass, samples: int, classes: int) -> int:
-    if each.by != OURS:
-        return FEWEST
-    return samples if classes <= 10 else FEWEST_OURS
+def _fewest(each: Pass, classes: int) -> int:
+    if each.by == LOOP:
+        return FEWEST_OF_LOOP
+    few, of_many = (FEWEST_OURS, FEWEST_OURS_OF_MANY) if each.by == OURS else (FEWEST, FEWEST_OF_MANY)
+    return few if classes <= MANY else of_many
 
 
 def affordable(work: Callable[[int], object], samples: int, fewest: int, patience: float, clock: Clock) -> int:
@@ -132,13 +186,13 @@ def affordable(work: Callable[[int], object], samples: int, fewest: int, patienc
 
 
 def _comparisons(
-    timed: dict[str, Pass], seconds: dict[str, list[float]], model: str, setting: str
+    timed: Sequence[Pass], seconds: dict[str, list[float]], model: str, setting: str
 ) -> Iterator[Measurement]:
     """How many times as fast as each of the others ours is, at what both compute."""
-    for mine in [each for each in timed.values() if each.by == OURS]:
-        others = [each for each in timed.values() if each.computes == mine.computes and each.by != OURS]
+    for mine in [each for each in timed if each.by == OURS]:
+        others = [each for each in timed if each.computes == mine.computes and each.by != OURS]
         ratios = {other.by: over(seconds[other.name], seconds[mine.name]) for other in others}
-        rivals = {by: values for by, values in ratios.items() if by not in ("one at a time", "Avalanche")}
+        rivals = {by: values for by, values in ratios.items() if by not in (LOOP, "Avalanche")}
         if rivals:
             fastest = [min(values) for values in zip(*rivals.values(), strict=True)]
             ratios[FASTEST_PEER] = fastest

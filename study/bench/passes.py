@@ -21,9 +21,12 @@ Moments = Mapping[str, Tensor]
 Measure = Callable[[nn.Module, Tensor, Tensor, int], Moments]
 """(model, inputs, targets, samples that it should take at a time) -> importance by parameter name."""
 
-OURS = "ours"
+OURS, LOOP = "ours", "one at a time"
 BATCH = 256
 """Samples at a time of our passes, as the plugins have it."""
+
+FIRST = 500
+"""Samples of the pass that leaves the others out."""
 
 STEP_BATCH = 128
 """Samples at a time where the gradient of a batch's mean is what is measured."""
@@ -40,6 +43,9 @@ class Pass:
         random: it draws at random, so that only the sum of all entries can be compared.
         note: what to know about it.
         batch_statistics: it measures in training mode, so that where there is BatchNorm its numbers are others.
+        all_classes_at_once: it holds something for each sample and class, so that with more classes it can take fewer
+            samples at a time.
+        first: it looks at so many samples only, however many there are; None for all.
     """
 
     computes: str
@@ -48,6 +54,8 @@ class Pass:
     random: bool = False
     note: str = ""
     batch_statistics: bool = False
+    all_classes_at_once: bool = False
+    first: int | None = None
 
     @property
     def name(self) -> str:
@@ -74,10 +82,10 @@ def _mas(batch: int = BATCH, **options: object) -> Measure:
 
 def ours() -> list[Pass]:
     """Every variant that the plugins offer."""
-    first = "the first 500 samples, in epochs over all of them"
+    note = f"the first {FIRST} samples, in epochs over all of them"
     return [
         Pass("exact Fisher", OURS, _fisher(variant="exact")),
-        Pass("exact Fisher, n = 500", OURS, _fisher(variant="exact", n_samples=500), note=first),
+        Pass(f"exact Fisher, n = {FIRST}", OURS, _fisher(variant="exact", n_samples=FIRST), note=note, first=FIRST),
         Pass("sample Fisher", OURS, _fisher(variant="sample"), random=True),
         Pass("predicted Fisher", OURS, _fisher(variant="predicted")),
         Pass("empirical Fisher", OURS, _fisher(variant="empirical")),
@@ -144,7 +152,7 @@ def one_at_a_time() -> list[Pass]:
         "MAS, vector": (_output_scores, 1),
     }
     return [
-        Pass(computes, "one at a time", partial(_one_at_a_time, scores=scores, power=power))
+        Pass(computes, LOOP, partial(_one_at_a_time, scores=scores, power=power))
         for computes, (scores, power) in kinds.items()
     ]
 

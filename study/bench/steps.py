@@ -23,6 +23,13 @@ TURN = 0.04
 FEW = 8
 """Images that each earlier experience is learned from, and measured on."""
 
+PATIENCE = 30.0
+"""Seconds that all turns of a method on a model should take: slow models have fewer rounds, but ``FEWEST``."""
+
+FEWEST = 5
+
+ONE_TERM = "keeps one term whatever the experience, and is measured at the first of them only"
+
 OTHER_COPIES = 8
 """Copies of the parameters that a mode holds at most, beside the terms of a penalty that grows."""
 
@@ -36,12 +43,13 @@ def measure_steps(
 ) -> Iterator[Measurement | Skipped]:
     """Steps with every plugin that there is of every method, at each of the experiences.
 
-    All modes of a method take turns, on one model: what a step takes does not depend on whose anchor is near.
+    All modes of a method take turns, on one model: what a step takes does not depend on whose anchor is near. Others
+    that keep one term are measured at the first of the experiences only.
 
     Args:
         workload: model and batch.
         device: where.
-        rounds: turns of every mode.
+        rounds: turns of every mode, at most.
         experiences: counted from 1; the penalty has a term for each one before.
         methods: by name.
     """
@@ -64,7 +72,7 @@ def _measure_method(
     for kind, factories in KINDS.items():
         if method not in factories:
             continue
-        for experience in experiences:
+        for experience in experiences if _everywhere(method, kind) else [min(experiences)]:
             needed = _copies(method, kind, experience) * parameter_bytes(model)
             if needed > 0.4 * available_bytes(device):
                 reason = f"its {needed / 2**30:.1f} GiB are more than this machine can spare"
@@ -80,7 +88,8 @@ def _measure_method(
             step()  # allocates what it needs
             modes[kind, experience] = name = f"{kind}, {experience}"
             turns[name] = Turn(_repeat(step, steps), steps)
-    seconds = interleave(turns, rounds, clock)
+    round_of_naive = len(turns) * steps * seconds_of(naive, clock)
+    seconds = interleave(turns, min(rounds, max(FEWEST, int(PATIENCE / round_of_naive))), clock)
 
     for (kind, experience), name in modes.items():
         yield Measurement(
@@ -92,7 +101,7 @@ def _measure_method(
             values=over(seconds[name], seconds["Naive"]),
             seconds=seconds[name],
             ours=kind.startswith("ours"),
-            note=NOTES.get((method, kind), ""),
+            note="; ".join(filter(None, (NOTES.get((method, kind)), "" if _everywhere(method, kind) else ONE_TERM))),
         )
     first, last = min(experiences), max(experiences)
     for kind in KINDS:
@@ -125,7 +134,15 @@ def _repeat(step: Callable[[], None], times: int) -> Callable[[], None]:
     return work
 
 
+def _everywhere(method: str, kind: str) -> bool:
+    """Whether a mode is measured at every experience: ours, since targets hold at each, and what grows."""
+    return kind.startswith("ours") or _grows(method, kind)
+
+
+def _grows(method: str, kind: str) -> bool:
+    return method == "EWC" and not kind.startswith("ours")
+
+
 def _copies(method: str, kind: str, experience: int) -> int:
     """Copies of the parameters that a mode holds: others' separate penalties grow."""
-    grows = method == "EWC" and not kind.startswith("ours")
-    return OTHER_COPIES + (2 * (experience - 1) if grows else 0)
+    return OTHER_COPIES + (2 * (experience - 1) if _grows(method, kind) else 0)

@@ -19,15 +19,20 @@ class Workload:
         shape: of an image.
         batch: images in a training step.
         samples: images in an importance pass.
-        wide: images that a peer which forms per-sample gradients of 10 classes can take at a time.
+        wide: images that a peer which forms per-sample gradients takes at a time, and those for each class at once if
+            there are at most 10.
     """
 
     name: str
     build: Callable[[int], nn.Module]
     shape: tuple[int, ...]
     batch: int = 128
-    samples: int = 1024
+    samples: int = 512
     wide: int = 64
+
+    def at_a_time(self, classes: int, all_classes_at_once: bool) -> int:
+        """Images that a peer takes at a time."""
+        return max(1, self.wide * 10 // max(10, classes)) if all_classes_at_once else self.wide
 
     def model(self, classes: int, device: torch.device) -> nn.Module:
         """The same initial model each time."""
@@ -112,7 +117,7 @@ RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32))
 VIT = Workload("small ViT", small_vit, (3, 32, 32))
 
 LARGE = (
-    Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224)),
+    Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224), samples=1024),
     Workload("ResNet-50", lambda classes: resnet50(num_classes=classes), (3, 224, 224), batch=64, samples=512, wide=16),
     Workload(
         "ViT-B/16",

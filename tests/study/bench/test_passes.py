@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from avalanche.models import SlimResNet18
@@ -26,7 +28,7 @@ def of(kind, found):
 
 def test_every_variant_of_ours_is_timed(found):
     timed = {each.mode for each in of(Measurement, found) if each.quantity == EPOCHS and each.ours}
-    assert timed == {each.name for each in ours()}
+    assert timed == {each.name for each in ours() if each.first is None}
 
 
 def test_passes_agree_with_one_sample_at_a_time_before_they_are_timed(found):
@@ -38,6 +40,51 @@ def test_passes_agree_with_one_sample_at_a_time_before_they_are_timed(found):
     assert compared["batched Fisher, Avalanche"] == "batched Fisher, ours"
     assert compared["batched MAS, Avalanche"] == "batched MAS, ours"
     assert compared["exact Fisher, torch.func"] == "exact Fisher, one at a time"
+
+
+def test_only_what_holds_all_classes_at_once_takes_fewer_samples_of_more_classes():
+    fewer = {each.name for each in [*other_libraries()[0], *one_at_a_time(), *avalanche()] if each.all_classes_at_once}
+    assert fewer <= {"exact Fisher, BackPACK"}
+    for workload in (MLP_400, CNN, RESNET, VIT):
+        assert workload.at_a_time(100, False) == workload.at_a_time(10, False) == workload.at_a_time(10, True)
+        assert workload.at_a_time(100, True) == workload.wide // 10
+
+
+def test_the_batch_of_a_peer_is_its_own(monkeypatch):
+    taken = {}
+
+    def noting(name):
+        def measure(model, inputs, targets, batch):
+            taken[name] = batch
+            return right.measure(model, inputs, targets, batch)
+
+        return measure
+
+    (right,) = [each for each in torch_func() if each.computes == "empirical Fisher"]
+    others = [
+        Pass("empirical Fisher", "of a class", noting("of a class")),
+        Pass("empirical Fisher", "of all", noting("of all"), all_classes_at_once=True),
+    ]
+    monkeypatch.setattr(pass_times, "other_libraries", lambda: (others, {}))
+    list(measure_passes(replace(TINY, wide=60), 20, CPU, rounds=1, samples=8, patience=0.01))
+    assert taken == {"of a class": 60, "of all": 30}
+
+
+def test_the_first_samples_only_are_timed_where_most_are_left_out(monkeypatch):
+    of_few = measure_passes(TINY, 3, CPU, rounds=1, samples=8, patience=0.01)
+    reasons = {each.mode: each.reason for each in of(Skipped, of_few)}
+    assert reasons["exact Fisher, n = 500, ours"] == "8 samples are too few to leave all but 500 out"
+    monkeypatch.setattr("study.bench.passes.FIRST", 2)
+    found = list(measure_passes(TINY, 3, CPU, rounds=1, samples=64, patience=0.0))
+    (first,) = [each for each in of(Measurement, found) if each.mode == "exact Fisher, n = 2, ours" and each.seconds]
+    assert "scaled" not in first.note
+
+
+def test_a_slow_loop_is_timed_on_a_few_samples_and_says_so():
+    found = list(measure_passes(TINY, 3, CPU, rounds=1, samples=64, patience=0.0))
+    notes = {each.mode: each.note for each in of(Measurement, found) if each.quantity == EPOCHS}
+    assert notes["exact Fisher, one at a time"] == "scaled from 4 samples"
+    assert notes["exact Fisher, ours"] == ""
 
 
 def test_speed_is_that_of_the_other_over_ours(found):

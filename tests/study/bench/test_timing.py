@@ -1,7 +1,7 @@
 import torch
 
 from study.bench.pass_times import affordable
-from study.bench.steps import GROWTH, QUANTITY, measure_steps
+from study.bench.steps import FEWEST, GROWTH, ONE_TERM, QUANTITY, measure_steps
 from study.bench.timing import Turn, clock_of, interleave, over
 from study.bench.workloads import Workload, mlp
 
@@ -88,20 +88,30 @@ TINY = Workload("tiny", lambda classes: mlp(4, classes), (784,), batch=8, sample
 def test_steps_of_every_kind_are_measured_at_every_experience(monkeypatch):
     monkeypatch.setattr("study.bench.steps.TURN", 0.0)
     found = list(measure_steps(TINY, torch.device("cpu"), 2, (2, 4), ["L2", "EWC", "SI"]))
-    kinds = {"L2": {"ours", "plain autograd"}, "EWC": {"ours", "Avalanche", "plain autograd"}}
-    kinds["SI"] = {"ours", "Avalanche", "Avalanche, mended", "plain autograd"}
-    for method, expected in kinds.items():
-        for experience in (2, 4):
+    mine = {"ours", "ours, direct"}
+    at_first = {"L2": mine | {"plain autograd"}, "EWC": mine | {"Avalanche", "plain autograd"}}
+    at_first["SI"] = mine | {"Avalanche", "Avalanche, mended", "plain autograd"}
+    at_last = {"L2": mine, "EWC": at_first["EWC"], "SI": mine}  # others grow with EWC only
+    for experience, expected in ((2, at_first), (4, at_last)):
+        for method in expected:
             measured = {
                 each.mode.removeprefix(f"{method}, ")
                 for each in found
                 if each.setting == f"experience {experience}" and each.mode.startswith(f"{method}, ")
             }
-            assert expected <= measured, f"{method}, experience {experience}: {measured}"
+            assert measured == expected[method], f"{method}, experience {experience}"
+    assert {each.note for each in found if each.mode == "L2, plain autograd"} == {ONE_TERM}
     assert {each.quantity for each in found} == {QUANTITY, GROWTH}
     assert all(len(each.values) == 2 and min(each.values) > 0 for each in found)
     assert {each.ours for each in found if each.mode == "EWC, ours"} == {True}
     assert any("SI remembers the parameters themselves" in each.note for each in found if each.mode == "SI, Avalanche")
+
+
+def test_slow_models_have_fewer_rounds_but_some(monkeypatch):
+    monkeypatch.setattr("study.bench.steps.TURN", 0.0)
+    monkeypatch.setattr("study.bench.steps.PATIENCE", 0.0)
+    found = list(measure_steps(TINY, torch.device("cpu"), 15, (2,), ["L2"]))
+    assert {len(each.values) for each in found} == {FEWEST}
 
 
 def test_what_does_not_fit_the_memory_is_left_out_and_named(monkeypatch):
