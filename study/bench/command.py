@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 
 from study.execution import usable_cpus
-from study.exits import errors_without_traceback
+from study.exits import INTERRUPTED, errors_without_traceback
 from study.options import DataRoot, Device, OnDevice, selected
 
 if TYPE_CHECKING:
+    from study.bench.measuring import Measuring
     from study.bench.record import Part, Performance
 
 SLOWER = 1
@@ -35,80 +36,95 @@ def bench(
     """Measure what plugins, importance passes and the study cost, beside other libraries; write a report.
 
     Everything is measured as ratios within this process. Parts that are not measured now stay as they were recorded.
+    After an interrupt the same command goes on.
     """
     with errors_without_traceback():
-        import torch  # here, since the other commands need not wait for it to be imported
+        from study.bench.plan import PARTS  # here, since the other commands need not wait for torch to be imported
+        from study.bench.record import read
 
-        from study.bench.check import FACTOR, regressions
-        from study.bench.plan import PARTS
-        from study.bench.record import BenchError, Performance, file_of, read, write
-        from study.bench.report import targets_table, write_report
-
-        if device is Device.cuda and not torch.cuda.is_available():
-            raise BenchError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
         parts = selected("--only", only, list(PARTS[device.value]))
-        recorded = read(out, device.value)
-        terminal = Console(stderr=True, highlight=False, soft_wrap=True)
+        measuring = _measuring(device, quick or check, threads, data_root)
         if check:
-            if not recorded.parts:
-                raise BenchError(f"there is nothing to compare with: {file_of(out, device.value)} does not exist")
-            found = Performance(device=device.value, parts={})
-            for part in parts:
-                found = _with_part(part, found, True, threads, data_root, terminal)
-            slower = regressions(found, recorded)
-            for line in slower:
-                typer.echo(line)
-            if slower:
-                typer.echo(
-                    f"{len(slower)} are lost, or worse than recorded by more than a factor of {FACTOR}", err=True
-                )
-                raise typer.Exit(SLOWER)
-            typer.echo(f"nothing is worse than recorded by more than a factor of {FACTOR}")
-            return
-        ours = any(file_of(out, each).is_file() for each in PARTS)  # measurements on the other device count
-        if not ours and out.is_dir() and any(out.iterdir()):
-            raise BenchError(
-                f"{out} is not empty and holds no measurements; allowed for --out: a new or empty folder, or that of "
-                "earlier measurements"
-            )
+            _check(measuring, parts, read(out, device.value), out)
+        else:
+            _measure(measuring, parts, out)
+
+
+def _check(measuring: "Measuring", parts: list["Part"], recorded: "Performance", out: Path) -> None:
+    """Measure quickly, keep nothing, and end with 1 if something is worse than it was."""
+    from study.bench.check import FACTOR, regressions
+    from study.bench.record import BenchError, Performance, file_of
+
+    if not recorded.parts:
+        raise BenchError(f"there is nothing to compare with: {file_of(out, measuring.device)} does not exist")
+    found = measuring.begun(parts)
+    for part, unit in measuring.units(parts):
+        found = measuring.with_unit(found, part, unit)
+    slower = regressions(Performance(device=measuring.device, parts=found.parts), recorded)
+    for line in slower:
+        typer.echo(line)
+    if slower:
+        typer.echo(f"{len(slower)} are lost, or worse than recorded by more than a factor of {FACTOR}", err=True)
+        raise typer.Exit(SLOWER)
+    typer.echo(f"nothing is worse than recorded by more than a factor of {FACTOR}")
+
+
+def _measure(measuring: "Measuring", parts: list["Part"], out: Path) -> None:
+    """Measure what an interrupted command left, keep every unit at once, and every part in the report."""
+    from study.bench.record import read, write
+    from study.bench.report import targets_table, write_report
+    from study.bench.under_way import go_on, keep, under_way_file
+
+    recorded = read(out, measuring.device)
+    _refuse_foreign_folder(out)
+    found, units = go_on(out, measuring.begun(parts).request), measuring.units(parts)
+    left = [(part, unit) for part, unit in units if not found.has(part, unit.name)]
+    kept = under_way_file(out, measuring.device)
+    if len(left) < len(units):
+        done = f"{len(units) - len(left)} of {len(units)}"
+        measuring.say(f"going on after an interrupt: {done} are measured; remove {kept} to begin anew")
+    try:
         for part in parts:
-            recorded = _with_part(part, recorded, quick, threads, data_root, terminal)
-            write(out, recorded)  # at once: an interrupt loses no more than the part under way
-        page = write_report(out)
-        Console().print(targets_table(recorded))
-        typer.echo(f"written: {page}")
+            for _, unit in (each for each in left if each[0] == part):
+                found = measuring.with_unit(found, part, unit)
+                keep(out, found)
+            recorded = recorded.with_part(part, found.parts[part])
+            write(out, recorded)
+            page = write_report(out)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on with what is not measured yet", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    kept.unlink(missing_ok=True)
+    Console().print(targets_table(recorded))
+    typer.echo(f"written: {page}")
 
 
-def _with_part(
-    part: "Part",
-    performance: "Performance",
-    quick: bool,
-    threads: int | None,
-    data_root: Path | None,
-    terminal: Console,
-) -> "Performance":
-    """Measure a part, saying so meanwhile."""
+def _refuse_foreign_folder(out: Path) -> None:
+    from study.bench.plan import PARTS
+    from study.bench.record import BenchError, file_of
+    from study.bench.under_way import under_way_file
+
+    ours = any(path(out, device).is_file() for device in PARTS for path in (file_of, under_way_file))
+    if not ours and out.is_dir() and any(out.iterdir()):
+        raise BenchError(
+            f"{out} is not empty and holds no measurements; allowed for --out: a new or empty folder, or that of "
+            "earlier measurements"
+        )
+
+
+def _measuring(device: Device, quick: bool, threads: int | None, data_root: Path | None) -> "Measuring":
     import torch
 
-    from study.bench.plan import measure, scale_for
-    from study.bench.record import Agreement, Measurement, PartRecord, Skipped, Stopwatch
+    from study.bench.measuring import Measuring
+    from study.bench.record import BenchError
     from study.data import default_root
-    from study.threads import torch_threads
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise BenchError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
+    terminal = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(line: str) -> None:
+        terminal.print(line, markup=False)
 
     cpus = usable_cpus()
-    threads = threads or cpus
-    device = torch.device(performance.device)
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    stopwatch = Stopwatch(quick=quick, threads=threads, cpus=cpus, gpu=gpu)
-    kinds: dict[type, list] = {Measurement: [], Skipped: [], Agreement: []}
-    with torch_threads(threads):
-        for found in measure(part, scale_for(performance.device, quick), device, data_root or default_root()):
-            kinds[type(found)].append(found)
-            terminal.print(f"{part}: {found.line}", markup=False)
-    record = PartRecord(
-        circumstances=stopwatch.circumstances(),
-        measurements=kinds[Measurement],
-        skipped=kinds[Skipped],
-        agreements=kinds[Agreement],
-    )
-    return performance.with_part(part, record)
+    return Measuring(device.value, quick, threads or cpus, cpus, data_root or default_root(), say)

@@ -1,18 +1,20 @@
 """Which measurements belong to a part, on a device, in full or quickly."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from study.bench.limit import measure_bandwidth, measure_flops
 from study.bench.memory import measure_held, measure_peaks
-from study.bench.pass_times import measure_passes
+from study.bench.pass_times import MANY, measure_passes
+from study.bench.plugins import OURS
 from study.bench.record import Agreement, DeviceName, Measurement, Part, Skipped
 from study.bench.steps import measure_steps
 from study.bench.waiting import measure_waiting
-from study.bench.whole import MODEL, measure_over_bare_loop, measure_whole_runs
+from study.bench.whole import MODEL, measure_whole_runs
 from study.bench.workloads import CNN, LARGE, MLP_400, MLP_1000, RESNET, VIT, Workload
 from study.data import DataError
 
@@ -33,11 +35,11 @@ class Scale:
         experiences: at which steps are measured.
         step_rounds, pass_rounds: turns of every mode.
         classes: of the models in passes.
-        patience: seconds that a turn of another's pass may take.
-        samples: in a pass, at most; by default the workload's.
+        patience: seconds that a turn of another's pass may take, of at most 10 classes.
         held_after: experiences after which memory is measured.
         bounds: ``max_bytes`` of passes whose peak is measured.
         peak_samples: in their one batch.
+        peak_rounds: passes whose peak is measured, a bound.
         runs: whole runs of the study, of each method.
         iterations: of each experience of such a run.
     """
@@ -49,11 +51,11 @@ class Scale:
     step_rounds: int = 15
     pass_rounds: int = 5
     classes: tuple[int, ...] = (10, 100)
-    patience: float = 2.0
-    samples: int | None = None
+    patience: float = 1.0
     held_after: tuple[int, ...] = (1, 10, 50)
     bounds: tuple[int, ...] = (2**26, 2**28)
-    peak_samples: int = 512
+    peak_samples: int = 256
+    peak_rounds: int = 3
     runs: int = 3
     iterations: int = 2000
 
@@ -95,6 +97,19 @@ LARGE_QUICK = Scale(
 )
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What is measured in one go: an interrupt loses no more.
+
+    Attributes:
+        name: within its part.
+        measure: measures it.
+    """
+
+    name: str
+    measure: Callable[[], Iterator[Found]]
+
+
 def scale_for(device: DeviceName, quick: bool) -> Scale:
     """How much is measured by default."""
     if device == "cuda":
@@ -102,40 +117,57 @@ def scale_for(device: DeviceName, quick: bool) -> Scale:
     return QUICK if quick else FULL
 
 
-def measure(part: Part, scale: Scale, device: torch.device, data_root: Path) -> Iterator[Found]:
-    """Everything of one part, as it is found."""
+def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> list[Unit]:
+    """What a part consists of, in order."""
     if part == "step":
-        for workload in scale.step_models:
-            yield from measure_steps(workload, device, scale.step_rounds, scale.experiences)
-            _forget(device)
-    elif part == "pass":
-        for workload in scale.pass_models:
-            for classes in scale.classes:
-                samples = min(workload.samples, scale.samples or workload.samples)
-                rounds = scale.pass_rounds if classes <= 10 else min(3, scale.pass_rounds)  # these take long
-                yield from measure_passes(workload, classes, device, rounds, samples, scale.patience)
-                _forget(device)
-    elif part == "memory":
-        yield from measure_held(MLP_400, device, scale.held_after)
-        for workload in scale.pass_models[:3]:
-            yield from measure_peaks(workload, 10, device, scale.bounds, scale.peak_samples, scale.pass_rounds)
-    elif part == "limit":
-        for workload in scale.limit_models:
-            samples = min(workload.samples, scale.samples or workload.samples)
-            yield from measure_flops(workload, 10, device, scale.pass_rounds, samples)
-        for workload in scale.limit_models[:2]:
-            yield from measure_bandwidth(workload, device, scale.step_rounds)
-    elif part == "waiting":
-        for workload in (MLP_400, RESNET):
-            yield from measure_waiting(workload, device)
-    else:
-        try:
-            yield from measure_over_bare_loop(data_root, scale.iterations)
-            yield from measure_whole_runs(data_root, scale.runs, scale.iterations)
-        except DataError as error:
-            yield Skipped(part="study", model=MODEL, mode="all", setting="", reason=str(error))
+        return [
+            Unit(
+                f"{workload.name}, {method}",
+                partial(measure_steps, workload, device, scale.step_rounds, scale.experiences, [method]),
+            )
+            for workload in scale.step_models
+            for method in OURS
+        ]
+    if part == "pass":
+        return [
+            Unit(f"{workload.name}, {classes} classes", partial(_passes, workload, classes, scale, device))
+            for workload in scale.pass_models
+            for classes in scale.classes
+        ]
+    if part == "memory":
+        peaks = (10, device, scale.bounds, scale.peak_samples, scale.peak_rounds)
+        return [
+            Unit("held", partial(measure_held, MLP_400, device, scale.held_after)),
+            *(Unit(f"peak, {each.name}", partial(measure_peaks, each, *peaks)) for each in scale.pass_models[:3]),
+        ]
+    if part == "limit":
+        return [
+            *(Unit(f"operations, {each.name}", partial(_flops, each, scale, device)) for each in scale.limit_models),
+            *(
+                Unit(f"bytes, {each.name}", partial(measure_bandwidth, each, device, scale.step_rounds))
+                for each in scale.limit_models[:2]
+            ),
+        ]
+    if part == "waiting":
+        return [Unit(each.name, partial(measure_waiting, each, device)) for each in (MLP_400, RESNET)]
+    return [Unit(MODEL, partial(_study, data_root, scale))]
 
 
-def _forget(device: torch.device) -> None:
+def _passes(workload: Workload, classes: int, scale: Scale, device: torch.device) -> Iterator[Found]:
+    many = classes > MANY  # these take long, and no target is about them
+    rounds = min(3, scale.pass_rounds) if many else scale.pass_rounds
+    patience = scale.patience / 2 if many else scale.patience
+    yield from measure_passes(workload, classes, device, rounds, workload.samples, patience)
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _flops(workload: Workload, scale: Scale, device: torch.device) -> Iterator[Found]:
+    yield from measure_flops(workload, 10, device, scale.pass_rounds, workload.samples)
+
+
+def _study(data_root: Path, scale: Scale) -> Iterator[Found]:
+    try:
+        yield from measure_whole_runs(data_root, scale.runs, scale.iterations)
+    except DataError as error:
+        yield Skipped(part="study", model=MODEL, mode="all", setting="", reason=str(error))

@@ -1,123 +1,129 @@
-"""The study as a whole: runs a minute, and its training over the same loop in bare PyTorch."""
+"""Whole runs of the study: how many a minute, and how long one takes over the same in bare PyTorch."""
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from study.batches import columns_of
 from study.bench.record import BenchError, Measurement
-from study.bench.timing import seconds_of
+from study.bench.timing import Turn, interleave, over
 from study.bench.workloads import mlp
 from study.conditions import Conditions
+from study.data import Images, load_images
 from study.methods import build_optimizer
-from study.protocol import load_protocol
+from study.protocol import Protocol, load_protocol
 from study.records import Run
+from study.settings import Training
+from study.store import RunStore
 from study.threads import torch_threads
-from study.training import Learner, perform
+from study.training import EVAL_BATCH_SIZE, perform
 
-PROTOCOL = "vandeven2018-split-mnist"
-BARE = "the study's training over a bare loop"
+PROTOCOL = "vandeven2018-split-mnist-task"
+OVER_BARE = "a whole run over the same in bare PyTorch"
 A_MINUTE = "whole runs a minute, in one process of one thread"
 METHODS = ("none", "ewc-2018")
+BARE = "none, bare PyTorch"
 MODEL = "Split MNIST, MLP 400-400"
-BATCH = 128
+EXPERIENCES = 5
 
 
 def measure_whole_runs(root: Path, rounds: int, iterations: int) -> Iterator[Measurement]:
-    """Runs of Split MNIST, task-incremental, from the data to the record, evaluation and consolidation included.
+    """Runs of Split MNIST, task-incremental, in turns with the loop that one would write for it in bare PyTorch.
+
+    A run is timed from the building of the benchmark to the record in its file, with training, evaluation,
+    consolidation and a checkpoint after each experience; the images' files have been read before, as they are once a
+    process. The loop trains and evaluates as often on as many images, without checkpoints or a record.
 
     Args:
         root: folder of the data.
-        rounds: runs of each method.
+        rounds: runs of each method, and of the loop.
         iterations: of each of the five experiences; published are 2000.
 
     Raises:
         DataError: the data is not there.
         BenchError: a run did not finish.
     """
-    protocol = load_protocol(f"{PROTOCOL}-task", [f"training.iterations={iterations}"])
-    for method in METHODS:
-        rates = []
-        for seed in range(rounds):
-            with tempfile.TemporaryDirectory() as folder:
-                strength = None if method == "none" else 1.0
-                settings = protocol.methods[method]
-                run = Run.of("bench", protocol, "task", method, seed, settings=settings, strength=strength)
-                record = perform(run, Conditions(root, checkpoints=Path(folder)))
-            if not record.finished:
-                raise BenchError(f"{run} {record.outcome}: {record.last_line}")
-            rates.append(60 / record.seconds.total)
+    protocol = load_protocol(PROTOCOL, [f"training.iterations={iterations}"])
+    images = load_images(protocol.benchmark.name, root)
+    turns = {method: Turn(partial(_whole_run, protocol, method, root)) for method in METHODS}
+    turns[BARE] = Turn(partial(bare_run, *images, protocol.training))
+    with torch_threads(1):
+        seconds = interleave(turns, rounds, time.perf_counter)
+    setting = f"{iterations} iterations an experience"
+    for mode, taken in seconds.items():
         yield Measurement(
             part="study",
             model=MODEL,
-            mode=method,
-            setting=f"{iterations} iterations an experience",
+            mode=mode,
+            setting=setting,
             quantity=A_MINUTE,
-            values=rates,
+            values=[60 / each for each in taken],
             better="higher",
+            ours=mode != BARE,
             relative=False,
+        )
+    for mode in METHODS:
+        yield Measurement(
+            part="study",
+            model=MODEL,
+            mode=mode,
+            setting=setting,
+            quantity=OVER_BARE,
+            values=over(seconds[mode], seconds[BARE]),
+            seconds=seconds[mode],
         )
 
 
-def measure_over_bare_loop(root: Path, iterations: int) -> Iterator[Measurement]:
-    """The time of the study's training over that of the same loop in bare PyTorch, an entry an experience.
+def _whole_run(protocol: Protocol, method: str, root: Path) -> None:
+    strength = None if method == "none" else 1.0
+    run = Run.of("bench", protocol, "task", method, 0, settings=protocol.methods[method], strength=strength)
+    with tempfile.TemporaryDirectory() as folder:
+        record = perform(run, Conditions(root, checkpoints=Path(folder)))
+        RunStore(Path(folder)).write(record)
+    if not record.finished:
+        raise BenchError(f"{run} {record.outcome}: {record.last_line}; expected it to finish")
 
-    Both train a MLP 784-400-400-2 with the protocol's optimizer on batches of 128, experience by experience in turns,
-    in one thread; the study with all it does meanwhile, reading the data and the checkpoint included, evaluation and
-    consolidation not.
 
-    Args:
-        root: folder of the data.
-        iterations: of each experience.
+def bare_run(train: Images, test: Images, training: Training) -> list[list[float]]:
+    """Train on five tasks of two digits, with a head for each, and evaluate on all after each.
 
-    Raises:
-        DataError: the data is not there.
+    Returns:
+        The accuracy on every task after each.
     """
-    protocol = load_protocol(f"{PROTOCOL}-domain", [f"training.iterations={iterations}"])
-    with torch_threads(1), tempfile.TemporaryDirectory() as folder:
-        run = Run.of("bench", protocol, "domain", "none", seed=0)
-        learner = Learner(run, Conditions(root, checkpoints=Path(folder)))
-        bare = mlp(400, classes=2)
-        optimizer = build_optimizer(run.training, bare)
-        ratios = []
-        for index, experience in enumerate(learner.benchmark.train_stream):
-            inputs, targets, _ = columns_of(experience.dataset, torch.device("cpu"))
-            generator = torch.Generator().manual_seed(index)
-            loop = _bare_loop(bare, optimizer, inputs.flatten(1), targets, iterations, generator)
-            alone = seconds_of(loop, time.perf_counter)
-            learner.learn(index)
-            ratios.append(learner.state.seconds.training[-1] / alone)
-    yield Measurement(
-        part="study",
-        model=MODEL,
-        mode="none",
-        setting="an entry an experience",
-        quantity=BARE,
-        values=ratios,
-    )
+    tasks = [[_of_task(images, task) for images in (train, test)] for task in range(EXPERIENCES)]
+    trunk, heads = mlp(400)[:-1], nn.ModuleList(nn.Linear(400, 2) for _ in tasks)
+    optimizer = build_optimizer(training, nn.ModuleList([trunk, heads]))
+    matrix = []
+    for (own_data, _), head in zip(tasks, heads, strict=True):
+        _train(nn.Sequential(trunk, head), optimizer, *own_data, training.iterations, training.batch_size)
+        with torch.no_grad():
+            models = [nn.Sequential(trunk, each) for each in heads]
+            matrix.append([_accuracy(model, *test_data) for model, (_, test_data) in zip(models, tasks, strict=True)])
+    return matrix
 
 
-def _bare_loop(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    iterations: int,
-    generator: torch.Generator,
-) -> Callable[[], None]:
-    def loop() -> None:
-        left = iterations
-        while left:
-            order = torch.randperm(len(inputs), generator=generator)
-            for rows in order.split(BATCH)[: min(left, len(inputs) // BATCH)]:
-                optimizer.zero_grad()
-                F.cross_entropy(model(inputs[rows]), targets[rows]).backward()
-                optimizer.step()
-                left -= 1
+def _of_task(images: Images, task: int) -> tuple[Tensor, Tensor]:
+    own = images.targets // 2 == task
+    return images.pixels[own].flatten(1) / 255, images.targets[own] % 2
 
-    return loop
+
+def _train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor, iterations: int, batch: int
+) -> None:
+    while iterations:
+        full = torch.randperm(len(inputs)).split(batch)[: len(inputs) // batch]
+        for rows in full[:iterations]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[rows]), targets[rows]).backward()
+            optimizer.step()
+        iterations -= len(full[:iterations])
+
+
+def _accuracy(model: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> float:
+    parts = zip(inputs.split(EVAL_BATCH_SIZE), targets.split(EVAL_BATCH_SIZE), strict=True)
+    return sum(int((model(x).argmax(1) == y).sum()) for x, y in parts) / len(targets)

@@ -8,18 +8,39 @@ import torch
 from typer.testing import CliRunner, Result
 
 from study.bench import plan
-from study.bench.plan import Scale, measure, scale_for
-from study.bench.record import Measurement, Skipped, file_of, read, write
+from study.bench.plan import Scale, Unit, scale_for, units
+from study.bench.record import Skipped, file_of, read, write
 from study.bench.report import compose, write_report
+from study.bench.under_way import Request, UnderWay, under_way_file
+from study.bench.whole import A_MINUTE, BARE, OVER_BARE, PROTOCOL, bare_run, measure_whole_runs
 from study.bench.workloads import Workload, mlp
+from study.checkpoints import Checkpoint
 from study.cli import app
-from study.data import DataError
+from study.data import DataError, Images, kept_images, load_images
+from study.protocol import load_protocol
+from study.records import Hardware
 from study.reporting.markdown import to_markdown
+from study.store import RunStore
 from tests.study.bench.synthetic import a_pass, agreement, measurement, performance, skipped
 
 COMMITTED = Path(__file__).parents[3] / "reports" / "performance"
 TINY = Workload("MLP 400-400", lambda classes: mlp(4, classes), (784,), batch=8, samples=64)
-SCALE = Scale((TINY,), (TINY,), (TINY,), (2, 3), 2, 2, (3,), 0.05, 64, (1, 2), (2**24,), 16, 1, 5)
+SCALE = Scale(
+    (TINY,),
+    (TINY,),
+    (TINY,),
+    experiences=(2, 3),
+    step_rounds=2,
+    pass_rounds=2,
+    classes=(3,),
+    patience=0.05,
+    held_after=(1, 2),
+    bounds=(2**24,),
+    peak_samples=16,
+    peak_rounds=1,
+    runs=1,
+    iterations=5,
+)
 
 
 def call(*arguments: object) -> Result:
@@ -30,7 +51,7 @@ def call(*arguments: object) -> Result:
 def measuring(monkeypatch):
     """What a part comes to, by part, instead of measuring."""
     found = {part: [measurement("EWC, ours", 1.1, part=part)] for part in plan.PARTS["cpu"]}
-    monkeypatch.setattr(plan, "measure", lambda part, *_: iter(found[part]))
+    monkeypatch.setattr(plan, "units", lambda part, *_: [Unit("all", lambda: iter(found[part]))])
     return found
 
 
@@ -60,15 +81,89 @@ def test_a_part_that_is_measured_again_leaves_the_others_as_they_were(measuring,
     assert [part.measurements[0].median for part in parts.values()] == [1.3, 1.1, 1.1, 1.1, 1.1]
 
 
-def test_the_parts_before_an_interrupt_are_kept(measuring, tmp_path, monkeypatch):
-    def interrupted(part, *_):
-        if part == "pass":
-            raise KeyboardInterrupt
-        return iter(measuring[part])
+class Work:
+    """Units that say when they are measured, the last of which is interrupted at first."""
 
-    monkeypatch.setattr(plan, "measure", interrupted)
-    assert call("--out", tmp_path).exit_code != 0
+    def __init__(self, monkeypatch):
+        self.done = []
+        self.interrupted = "pass, second"
+        monkeypatch.setattr(plan, "units", lambda part, *_: [self.unit(part, name) for name in ("first", "second")])
+
+    def unit(self, part, name):
+        def measure():
+            if f"{part}, {name}" == self.interrupted:
+                raise KeyboardInterrupt
+            self.done.append(f"{part}, {name}")
+            value = 1.0 + 0.1 * len(self.done)
+            yield measurement("EWC, ours", value, part=part, setting=f"experience {2 if name == 'first' else 3}")
+
+        return Unit(name, measure)
+
+
+@pytest.fixture
+def work(monkeypatch):
+    return Work(monkeypatch)
+
+
+COMMAND = "--only", "step,pass", "--threads", 1
+
+
+def test_after_an_interrupt_the_same_command_goes_on(work, tmp_path):
+    result = call(*COMMAND, "--out", tmp_path)
+    assert result.exit_code == 130, result.output
+    assert "interrupted; the same command goes on" in result.stderr
     assert list(read(tmp_path, "cpu").parts) == ["step"]
+    assert "step" in (tmp_path / "README.md").read_text()
+    work.interrupted = None
+    result = call(*COMMAND, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "going on after an interrupt: 3 of 4 are measured" in result.stderr
+    assert work.done == ["step, first", "step, second", "pass, first", "pass, second"]
+    parts = read(tmp_path, "cpu").parts
+    assert [each.setting for each in parts["pass"].measurements] == ["experience 2", "experience 3"]
+    assert [each.median for each in parts["pass"].measurements] == pytest.approx([1.3, 1.4])
+    assert not under_way_file(tmp_path, "cpu").exists()
+    assert call(*COMMAND, "--out", tmp_path).exit_code == 0
+    assert len(work.done) == 8, "what was finished is measured anew when it is asked for again"
+
+
+@pytest.mark.parametrize("other", [("--only", "pass"), ("--quick",), ("--threads", 2)], ids=lambda each: each[0])
+def test_another_command_begins_anew(work, tmp_path, other):
+    assert call(*COMMAND, "--out", tmp_path).exit_code == 130
+    work.interrupted, work.done = None, []
+    assert call(*COMMAND, *other, "--out", tmp_path).exit_code == 0
+    assert "pass, first" in work.done
+
+
+def test_an_interrupt_in_the_first_unit_leaves_a_folder_that_can_be_used(work, tmp_path):
+    work.interrupted = "step, second"
+    assert call(*COMMAND, "--out", tmp_path).exit_code == 130
+    work.interrupted = None
+    assert call(*COMMAND, "--out", tmp_path).exit_code == 0
+
+
+def test_what_was_under_way_and_cannot_be_read_is_an_error(work, tmp_path):
+    under_way_file(tmp_path, "cpu").write_text("{")
+    result = call(*COMMAND, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "cpu.under-way.json does not say what was measured before an interrupt" in result.stderr
+
+
+def test_circumstances_span_the_interrupt():
+    first, second = (
+        performance(measurement())
+        .parts["step"]
+        .circumstances.model_copy(update={"started": f"{hour}:00", "ended": f"{hour}:30", "load": (hour, hour + 0.5)})
+        for hour in (1, 7)
+    )
+    found = UnderWay(request=Request.of(["step"], "cpu", first), done={}, parts={})
+    found = found.with_unit("step", "a", [measurement()], first).with_unit("step", "b", [skipped()], second)
+    record = found.parts["step"]
+    assert (record.circumstances.started, record.circumstances.ended) == ("1:00", "7:30")
+    assert record.circumstances.load == (1, 7.5)
+    assert (len(record.measurements), len(record.skipped)) == (1, 1)
+    assert found.has("step", "b")
+    assert not found.has("step", "c")
 
 
 def test_check_names_what_regressed_and_changes_nothing(measuring, tmp_path):
@@ -130,21 +225,66 @@ def test_measurements_are_read_as_they_were_written(tmp_path):
     assert read(tmp_path, "cuda").parts == {}
 
 
+def test_every_part_has_units_of_different_names_in_full_and_quickly(tmp_path):
+    for device, parts in plan.PARTS.items():
+        for part in parts:
+            for quick in (True, False):
+                names = [unit.name for unit in units(part, scale_for(device, quick), torch.device(device), tmp_path)]
+                assert names
+                assert len(names) == len(set(names)), names
+
+
 def test_the_study_without_its_data_is_said_to_be_missing(monkeypatch, tmp_path):
     def missing(*_):
         raise DataError("MNIST is not there")
 
-    monkeypatch.setattr(plan, "measure_over_bare_loop", missing)
-    (found,) = measure("study", scale_for("cpu", True), torch.device("cpu"), tmp_path)
+    monkeypatch.setattr(plan, "measure_whole_runs", missing)
+    (unit,) = units("study", scale_for("cpu", True), torch.device("cpu"), tmp_path)
+    (found,) = unit.measure()
     assert isinstance(found, Skipped)
     assert found.reason == "MNIST is not there"
 
 
-@pytest.mark.slow
-def test_the_study_is_compared_with_a_bare_loop(mnist):
-    found = list(plan.measure_over_bare_loop(mnist, iterations=3))
-    assert [len(each.values) for each in found if isinstance(each, Measurement)] == [5]
-    assert all(each.median > 0 for each in found)
+@pytest.fixture
+def ten_each(tmp_path):
+    """Images of ten of each digit, which show it by where they are bright."""
+    targets = torch.arange(10).repeat(10)
+    pixels = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
+    pixels[torch.arange(100), 0, targets, :] = 255
+    images = Images(pixels, targets)
+    kept_images("split_mnist", tmp_path.resolve()).append((images, images))
+    yield tmp_path
+    kept_images.cache_clear()
+
+
+def test_the_bare_loop_learns_every_task(ten_each):
+    training = load_protocol(PROTOCOL).training.model_copy(update={"iterations": 20, "batch_size": 8})
+    matrix = bare_run(*load_images("split_mnist", ten_each), training)
+    assert len(matrix) == len(matrix[0]) == 5
+    assert [row[task] for task, row in enumerate(matrix)] == [1.0] * 5, matrix
+
+
+def test_whole_runs_are_timed_from_the_benchmark_to_the_record_in_its_file(ten_each, monkeypatch):
+    written, checkpoints = [], []
+    monkeypatch.setattr(RunStore, "write", lambda store, record: written.append(record))
+    monkeypatch.setattr(Checkpoint, "save", lambda *_: checkpoints.append(1))
+    monkeypatch.setattr("study.bench.whole.load_protocol", lambda name, changes: small(load_protocol(name, changes)))
+    found = list(measure_whole_runs(ten_each, rounds=1, iterations=3))
+    assert all(record.finished for record in written)
+    assert len(written) == 2
+    assert len(checkpoints) == 2 * 4, "one after each experience but the last"
+    rates = {each.mode: each for each in found if each.quantity == A_MINUTE}
+    assert set(rates) == {"none", "ewc-2018", BARE}
+    ratios = {each.mode: each for each in found if each.quantity == OVER_BARE}
+    assert set(ratios) == {"none", "ewc-2018"}
+    for mode, each in ratios.items():
+        assert each.values == pytest.approx(
+            [b / m for b, m in zip(rates[BARE].values, rates[mode].values, strict=True)]
+        )
+
+
+def small(protocol):
+    return protocol.model_copy(update={"training": protocol.training.model_copy(update={"batch_size": 8})})
 
 
 # ------------------------------------------------------------------------------------------------------ the page
@@ -169,7 +309,14 @@ def test_the_page_says_what_was_measured_what_was_asked_and_whether_it_is_met():
     assert "| EWC, ours | ✓ 1.10 [1.05, 1.15] | ✓ 1.10 [1.05, 1.15] | ✓ 1.10 [1.05, 1.15] |" in text
     assert "| EWC, Avalanche | 1.10 [1.05, 1.15] | 3.30 [3.15, 3.45] | 9.90 [9.45, 10.3] |" in text
     assert "| exact Fisher, ours | ✗ 1.50 |" in text
-    assert "**On a CPU:** 2 of 3 targets are met throughout." in text
+    assert "**On a CPU:** 1 of 18 targets are met throughout, 16 of them not measured or not in full." in text
+    assert "| a step with SI over Naive's | ≤ 1.25 | not measured | nothing of it was recorded | – |" in text
+    assert (
+        "| state held by SI, in copies | ≤ 4.00 | not measured | this part was not measured: --only memory does" in text
+    )
+    assert "✓ 3 of 3, 3 not measured" in text
+    what = "“a step with L2, EWC, Online EWC or MAS over Naive's”"
+    assert f"Not measured of {what}: L2, ours; Online EWC, ours; MAS, ours (nothing of it was recorded)." in text
     assert "exact Fisher, BackPACK: a note." in text
     assert "Timed on fewer samples, and scaled: exact Fisher, BackPACK: 64 samples." in text
     assert "it knows no attention" in text
@@ -190,6 +337,26 @@ def test_the_page_and_its_figures_are_written_and_the_same_each_time(tmp_path):
     assert {path.name for path in a} >= {"step-mlp-400-400-cpu.svg", "pass-mlp-400-400-cpu.svg", "README.md"}
 
 
+def test_what_was_timed_without_a_comparison_is_said():
+    alone = a_pass("exact Fisher, n = 500, ours", 0.1)
+    loop = a_pass("exact Fisher, one at a time", 80.0)
+    found = performance(a_pass("exact Fisher, ours", 0.9), alone, loop, agreements=(agreement(1e-6),))
+    text = to_markdown(compose([found]))
+    assert "Timed as what others are compared with: exact Fisher, one at a time." in text
+    assert "without a comparison, since nothing else computes the same: exact Fisher, n = 500, ours." in text
+
+
+def test_parts_of_different_machines_say_so():
+    text = to_markdown(compose([WHOLE]))
+    assert text.count("Machine: a processor") == 1
+    steps = WHOLE.parts["step"]
+    now = steps.circumstances.model_copy(update={"hardware": Hardware(system="Linux", processor="another")})
+    moved = WHOLE.with_part("step", steps.model_copy(update={"circumstances": now}))
+    text = to_markdown(compose([moved]))
+    assert "A training step: Machine: another, Linux. Versions: torch 2.9." in text
+    assert "An importance pass: Machine: a processor, Linux x86_64. Versions: torch 2.9." in text
+
+
 def test_both_devices_share_a_page(tmp_path):
     write(tmp_path, WHOLE)
     write(tmp_path, performance(measurement("EWC, ours", 1.2, model="ResNet-18"), device="cuda"))
@@ -197,7 +364,7 @@ def test_both_devices_share_a_page(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "## On a CPU" in text
     assert "## On a GPU" in text
-    assert "**On a GPU:** 0 of 1 targets are met throughout." in text
+    assert "**On a GPU:** 0 of 6 targets are met throughout, 6 of them not measured or not in full." in text
 
 
 def test_the_committed_page_is_that_of_its_measurements(tmp_path):
