@@ -8,10 +8,10 @@ from rich import table as rich_table
 
 from study.bench import pass_times, steps
 from study.bench.figures import LOOKS, growth_figure, pass_figure
+from study.bench.judging import Judged, judge
 from study.bench.plan import PARTS
 from study.bench.record import DeviceName, Measurement, PartRecord, Performance, read
 from study.bench.tables import MET, MISSED, TABLES, grouped, model_of, number, sign, slug, with_quartiles
-from study.bench.targets import TARGETS, Target, target_of
 from study.reporting.document import Cell, Code, Column, Document, Figure, Gallery, Paragraph, Section, Statement, Table
 from study.reporting.figures.style import standalone
 from study.reporting.html import to_html
@@ -33,13 +33,14 @@ HEADINGS = {
 EXPLANATIONS = {
     "step": "The time of a training step over that of Naive, the same step without a plugin: forward, backward, fused "
     "Adam, every callback in its place, without Avalanche's loop around it. All modes of a method take turns.",
-    "pass": "The time of a pass over the data in training epochs over the same data. Passes are timed only if their "
-    "numbers agree.",
+    "pass": "The time of a pass over the data in training epochs over the same data. Before it is timed, a pass is "
+    "compared with another that computes the same, as far as there is one; a pass that differs is not timed.",
     "memory": "What plugins hold, counted tensor by tensor, in copies of the parameters; and the most that an exact "
     "Fisher's pass takes beyond what was there before and its result.",
     "limit": "Operations and bytes are counted at their least (see `study/bench/limit.py`), and their rate is compared "
     "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured.",
-    "study": "Split MNIST in the study, in one thread.",
+    "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
+    "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
 }
 
@@ -96,41 +97,18 @@ def targets_table(performance: Performance) -> rich_table.Table:
 # ------------------------------------------------------------------------------------------------------ targets
 
 
-def _judged(performance: Performance) -> list[tuple[Target, list[Measurement]]]:
-    """The targets of a device, each with the measurements that it is about; those without one are left out."""
-    judged = [(target, []) for target in TARGETS if target.device == performance.device]
-    for measurement in performance.measurements:
-        target = target_of(measurement, performance.device)
-        for each, about in judged:
-            if each is target:
-                about.append(measurement)
-    return [(target, about) for target, about in judged if about]
-
-
 def _statement(performance: Performance) -> Statement:
-    judged = _judged(performance)
-    met = sum(all(map(target.met, about)) for target, about in judged)
+    judged = judge(performance)
+    text = f"{sum(each.met_throughout for each in judged)} of {len(judged)} targets are met throughout"
+    unmeasured = sum(bool(each.missing) for each in judged)
+    if unmeasured:
+        text += f", {unmeasured} of them not measured or not in full"
     quick = any(part.circumstances.quick for part in performance.parts.values())
-    text = f"{met} of {len(judged)} targets are met throughout"
     return Statement(DEVICES[performance.device], text + (", measured quickly." if quick else "."))
 
 
 def _targets(performance: Performance) -> Table:
-    rows = []
-    for target, about in _judged(performance):
-        worst = (max if target.sense == "≤" else min)(about, key=lambda each: each.median)
-        met = sum(map(target.met, about))
-        verdict = MET if met == len(about) else MISSED
-        where = f"{worst.mode}, {worst.model}, {worst.setting}"
-        rows.append(
-            (
-                Cell(target.what, target.what),
-                Cell(target.text, target.bound),
-                Cell(with_quartiles(worst), worst.median),
-                Cell(where, where),
-                Cell(f"{sign(met == len(about))} {met} of {len(about)}", met / len(about), verdict),
-            )
-        )
+    judged = judge(performance)
     columns = (
         Column("what", "prose"),
         Column("target"),
@@ -138,7 +116,32 @@ def _targets(performance: Performance) -> Table:
         Column("which is of", "prose"),
         Column("met"),
     )
-    return Table(f"targets-{performance.device}", "Targets", columns, tuple(rows))
+    notes = tuple(
+        f"Not measured of “{each.target.what}”: {'; '.join(dict(each.missing))} ({each.reasons})."
+        for each in judged
+        if each.measured and each.missing
+    )
+    return Table(f"targets-{performance.device}", "Targets", columns, tuple(map(_target_row, judged)), notes)
+
+
+def _target_row(judged: Judged) -> tuple[Cell, ...]:
+    target = judged.target
+    head = (Cell(target.what, target.what), Cell(target.text, target.bound))
+    if not judged.measured:
+        return (*head, Cell("not measured"), Cell(judged.reasons, judged.reasons), Cell(NOTHING))
+    worst, count = judged.worst, len(judged.measured)
+    where = f"{worst.mode}, {worst.model}, {worst.setting}"
+    within = judged.met == count
+    text = f"{sign(within)} {judged.met} of {count}"
+    if judged.missing:
+        text += f", {len(judged.missing)} not measured"
+    mark = MET if judged.met_throughout else "" if within else MISSED
+    return (
+        *head,
+        Cell(with_quartiles(worst), worst.median),
+        Cell(where, where),
+        Cell(text, judged.met / count, mark),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- devices
@@ -150,7 +153,7 @@ def _device_section(performance: Performance) -> Section:
     blocks = (
         _targets(performance),
         _circumstances(performance),
-        Paragraph(_machine(performance)),
+        *map(Paragraph, _machines(performance)),
         Code(
             f"{command}            # measures all of this again\n{command} --check    # says what has become slower",
             "sh",
@@ -188,11 +191,17 @@ def _circumstances(performance: Performance) -> Table:
     return Table(f"circumstances-{performance.device}", "When and beside what", columns, tuple(rows), notes)
 
 
-def _machine(performance: Performance) -> str:
-    now = [record.circumstances for record in performance.parts.values()][-1]
-    versions = ", ".join(f"{name} {version}" for name, version in now.versions.items())
-    hardware = ", ".join(filter(None, (now.hardware.gpu, now.hardware.processor, now.hardware.system)))
-    return f"Machine: {hardware}. Versions: {versions}."
+def _machines(performance: Performance) -> list[str]:
+    """Where the parts were measured and with what: one line if all are of one machine, else one for each part."""
+    lines = {}
+    for part in filter(performance.parts.get, PARTS[performance.device]):
+        now = performance.parts[part].circumstances
+        versions = ", ".join(f"{name} {version}" for name, version in now.versions.items())
+        hardware = ", ".join(filter(None, (now.hardware.gpu, now.hardware.processor, now.hardware.system)))
+        lines[part] = f"Machine: {hardware}. Versions: {versions}."
+    if len(set(lines.values())) == 1:
+        return list(dict.fromkeys(lines.values()))
+    return [f"{HEADINGS[part]}: {line}" for part, line in lines.items()]
 
 
 # --------------------------------------------------------------------------------------------------------- parts
@@ -223,12 +232,29 @@ def _agreements(device: DeviceName, record: PartRecord) -> Table | None:
         Column("relative difference"),
         Column("what is compared", "name"),
     )
-    note = (
-        f"On {pass_times.COMPARED} samples in double precision; entries by the largest difference over the largest "
-        "entry, estimates that draw at random by the sum of all entries."
+    notes = (
+        f"On at most {pass_times.COMPARED} samples in double precision; entries by the largest difference over the "
+        "largest entry, estimates that draw at random by the sum of all entries.",
+        *_timed_without_comparison(record),
     )
     summary = f"Agreement before timing: {sum(each.holds for each in record.agreements)} of {len(rows)} hold"
-    return Table(f"agreement-{device}", "Agreement", columns, rows, (note,), summary) if rows else None
+    return Table(f"agreement-{device}", "Agreement", columns, rows, notes, summary) if rows else None
+
+
+def _timed_without_comparison(record: PartRecord) -> Iterator[str]:
+    """Says which passes those are, and why: they are the references, or nothing else computes what they do."""
+    compared = {(each.model, each.setting, each.mode) for each in record.agreements}
+    references = {each.reference for each in record.agreements}
+    modes = dict.fromkeys(
+        each.mode
+        for each in record.measurements
+        if each.quantity == pass_times.EPOCHS and (each.model, each.setting, each.mode) not in compared
+    )
+    alone = [mode for mode in modes if mode not in references]
+    if references:
+        yield f"Timed as what others are compared with: {'; '.join(sorted(references))}."
+    if alone:
+        yield f"Timed without a comparison, since nothing else computes the same: {'; '.join(alone)}."
 
 
 def _skipped(device: DeviceName, part: str, record: PartRecord) -> Table | None:

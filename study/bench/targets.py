@@ -1,11 +1,10 @@
 """What the measurements are held to."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from study.bench import limit, memory, pass_times, steps, waiting
-from study.bench.record import DeviceName, Measurement
+from study.bench.record import DeviceName, Measurement, Part
 
 IMAGE_MODELS = ("4-layer CNN", "reduced ResNet-18")
 
@@ -19,14 +18,31 @@ class Target:
         bound: in the measurement's quantity.
         sense: which side of it is allowed.
         device: where it holds.
-        about: picks the measurements.
+        part: that measures it.
+        quantity: that it bounds.
+        modes: each of which has to be measured.
+        models: each of which has to be measured; empty for whichever the part is measured on.
+        setting: the only one that it is about; empty for all.
     """
 
     what: str
     bound: float
     sense: Literal["≤", "≥"]
     device: DeviceName
-    about: Callable[[Measurement], bool]
+    part: Part
+    quantity: str
+    modes: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    setting: str = ""
+
+    def about(self, measurement: Measurement) -> bool:
+        """Whether it bounds this measurement."""
+        return (
+            measurement.quantity == self.quantity
+            and measurement.mode in self.modes
+            and (not self.models or measurement.model in self.models)
+            and self.setting in ("", measurement.setting)
+        )
 
     def met(self, measurement: Measurement) -> bool:
         """Whether the median, as two decimals show it, is on the allowed side."""
@@ -39,21 +55,32 @@ class Target:
         return f"{self.sense} {self.bound:.2f}"
 
 
-def _step(kind: str, si: bool) -> Callable[[Measurement], bool]:
-    return lambda m: m.quantity == steps.QUANTITY and m.mode.endswith(f", {kind}") and m.mode.startswith("SI,") == si
+def _modes(computes: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
+    return tuple(f"{each}, {kind}" for each in computes for kind in kinds)
 
 
-def _on(
-    quantity: str, computes: tuple[str, ...], models: tuple[str, ...], setting: str = "10 classes"
-) -> Callable[[Measurement], bool]:
-    modes = {f"{each}, ours" for each in computes}
-    return lambda m: m.quantity == quantity and m.mode in modes and m.model in models and m.setting == setting
+def _step(what: str, bound: float, methods: tuple[str, ...], kind: str) -> Target:
+    return Target(what, bound, "≤", "cpu", "step", steps.QUANTITY, _modes(methods, kind))
 
 
-def _held(quantity: str, si: bool | None) -> Callable[[Measurement], bool]:
-    return lambda m: m.quantity == quantity and m.ours and si in (None, m.mode.startswith("SI,"))
+def _pass(
+    what: str,
+    sense: Literal["≤", "≥"],
+    bound: float,
+    quantity: str,
+    computes: tuple[str, ...],
+    models: tuple[str, ...],
+    part: Part = "pass",
+) -> Target:
+    return Target(what, bound, sense, "cpu", part, quantity, _modes(computes, OURS), models, "10 classes")
 
 
+def _held(what: str, bound: float, device: DeviceName, quantity: str, methods: tuple[str, ...]) -> Target:
+    return Target(what, bound, "≤", device, "memory", quantity, _modes(methods, OURS, DIRECT))
+
+
+OURS, DIRECT = "ours", "ours, direct"
+WITHOUT_SI, SI = ("L2", "EWC", "Online EWC", "MAS"), ("SI",)
 MLP, EXACT, FEW = ("MLP 400-400",), ("exact Fisher",), ("empirical Fisher", "sample Fisher")
 MAS = ("MAS, squared norm",)
 THAN_PEER = f"{pass_times.FASTER} {pass_times.FASTEST_PEER}"
@@ -61,48 +88,46 @@ THAN_LOOP, THAN_BACKPACK = f"{pass_times.FASTER} one at a time", f"{pass_times.F
 PER_EPOCH = pass_times.EPOCHS
 
 TARGETS = (
-    Target("a step with L2, EWC, Online EWC or MAS over Naive's", 1.15, "≤", "cpu", _step("ours", False)),
-    Target("the same, written into the gradient directly", 1.10, "≤", "cpu", _step("ours, direct", False)),
-    Target("a step with SI over Naive's", 1.25, "≤", "cpu", _step("ours", True)),
-    Target("the same, written into the gradient directly", 1.20, "≤", "cpu", _step("ours, direct", True)),
+    _step("a step with L2, EWC, Online EWC or MAS over Naive's", 1.15, WITHOUT_SI, OURS),
+    _step("the same, written into the gradient directly", 1.10, WITHOUT_SI, DIRECT),
+    _step("a step with SI over Naive's", 1.25, SI, OURS),
+    _step("a step with SI, written into the gradient directly", 1.20, SI, DIRECT),
     Target(
         "EWC's step at the last experience over that at the second",
         1.02,
         "≤",
         "cpu",
-        lambda m: m.quantity == steps.GROWTH and m.mode.startswith("EWC, ours"),
+        "step",
+        steps.GROWTH,
+        _modes(("EWC",), OURS, DIRECT),
     ),
-    Target("exact Fisher of a MLP, 10 classes, in epochs", 1.0, "≤", "cpu", _on(PER_EPOCH, EXACT, MLP)),
-    Target("exact Fisher of a MLP over one sample at a time", 70.0, "≥", "cpu", _on(THAN_LOOP, EXACT, MLP)),
-    Target("exact Fisher of a MLP over BackPACK's", 2.0, "≥", "cpu", _on(THAN_BACKPACK, EXACT, MLP)),
-    Target("exact Fisher of a MLP, share of a matrix product's rate", 0.8, "≥", "cpu", _on(limit.FLOPS, EXACT, MLP)),
-    Target("empirical and sample Fisher, MAS of a MLP, in epochs", 0.5, "≤", "cpu", _on(PER_EPOCH, FEW + MAS, MLP)),
-    Target("empirical and sample Fisher of a MLP over BackPACK's", 1.5, "≥", "cpu", _on(THAN_BACKPACK, FEW, MLP)),
-    Target(
-        "empirical and sample Fisher of CNN and ResNet, in epochs", 1.3, "≤", "cpu", _on(PER_EPOCH, FEW, IMAGE_MODELS)
-    ),
-    Target(
-        "empirical and sample Fisher of CNN and ResNet over BackPACK's",
-        3.0,
-        "≥",
-        "cpu",
-        _on(THAN_BACKPACK, FEW, IMAGE_MODELS),
-    ),
-    Target(
-        "exact Fisher of CNN and ResNet, 10 classes, over the fastest peer's",
-        1.5,
-        "≥",
-        "cpu",
-        _on(THAN_PEER, EXACT, IMAGE_MODELS),
+    _pass("exact Fisher of a MLP, 10 classes, in epochs", "≤", 1.0, PER_EPOCH, EXACT, MLP),
+    _pass("exact Fisher of a MLP over one sample at a time", "≥", 70.0, THAN_LOOP, EXACT, MLP),
+    _pass("exact Fisher of a MLP over BackPACK's", "≥", 2.0, THAN_BACKPACK, EXACT, MLP),
+    _pass("exact Fisher of a MLP, share of a matrix product's rate", "≥", 0.8, limit.FLOPS, EXACT, MLP, "limit"),
+    _pass("empirical and sample Fisher, MAS of a MLP, in epochs", "≤", 0.5, PER_EPOCH, FEW + MAS, MLP),
+    _pass("empirical and sample Fisher of a MLP over BackPACK's", "≥", 1.5, THAN_BACKPACK, FEW, MLP),
+    _pass("empirical and sample Fisher of CNN and ResNet, in epochs", "≤", 1.3, PER_EPOCH, FEW, IMAGE_MODELS),
+    _pass("empirical and sample Fisher of CNN and ResNet over BackPACK's", "≥", 3.0, THAN_BACKPACK, FEW, IMAGE_MODELS),
+    _pass(
+        "exact Fisher of CNN and ResNet, 10 classes, over the fastest peer's", "≥", 1.5, THAN_PEER, EXACT, IMAGE_MODELS
     ),
     *(
         target
         for device in ("cpu", "cuda")
         for target in (
-            Target("state held by L2, EWC, Online EWC, MAS, in copies", 2.0, "≤", device, _held(memory.STATE, False)),
-            Target("state held by SI, in copies", 4.0, "≤", device, _held(memory.STATE, True)),
-            Target("scratch held beside it, in copies", 2.0, "≤", device, _held(memory.SCRATCH, None)),
-            Target("peak of an exact Fisher's pass over its bound", 1.0, "≤", device, _held(memory.PEAK, None)),
+            _held("state held by L2, EWC, Online EWC, MAS, in copies", 2.0, device, memory.STATE, WITHOUT_SI),
+            _held("state held by SI, in copies", 4.0, device, memory.STATE, SI),
+            _held("scratch held beside it, in copies", 2.0, device, memory.SCRATCH, WITHOUT_SI + SI),
+            Target(
+                "peak of an exact Fisher's pass over its bound",
+                1.0,
+                "≤",
+                device,
+                "memory",
+                memory.PEAK,
+                _modes(EXACT, OURS),
+            ),
         )
     ),
     Target(
@@ -110,9 +135,20 @@ TARGETS = (
         1.05,
         "≤",
         "cuda",
-        lambda m: m.quantity == steps.QUANTITY and m.ours and m.model == "ResNet-18",
+        "step",
+        steps.QUANTITY,
+        _modes(WITHOUT_SI + SI, OURS, DIRECT),
+        ("ResNet-18",),
     ),
-    Target("steps that wait for the GPU", 0.0, "≤", "cuda", _held(waiting.QUANTITY, None)),
+    Target(
+        "steps that wait for the GPU",
+        0.0,
+        "≤",
+        "cuda",
+        "waiting",
+        waiting.QUANTITY,
+        _modes(WITHOUT_SI + SI, OURS, DIRECT),
+    ),
 )
 """Those for a CPU were set for 2 cores."""
 

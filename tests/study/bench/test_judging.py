@@ -5,8 +5,11 @@ import math
 import pytest
 
 from study.bench.check import regressions
+from study.bench.judging import Judged, judge
+from study.bench.passes import ours
 from study.bench.plan import FULL, LARGE_TOO
-from study.bench.record import BenchError
+from study.bench.plugins import KINDS
+from study.bench.record import BenchError, Performance
 from study.bench.targets import TARGETS, target_of
 from tests.study.bench.synthetic import a_pass, agreement, measurement, performance, skipped
 
@@ -45,31 +48,75 @@ def test_a_target_is_about_its_model_and_its_number_of_classes():
     assert target_of(a_pass("exact Fisher, ours", 1.0, model="small ViT"), "cpu") is None
 
 
-def test_every_target_names_a_model_that_is_measured():
-    names = {each.name for scale in (FULL, LARGE_TOO) for each in (*scale.step_models, *scale.pass_models)}
-    modes = [f"{method}, ours" for method in ("L2", "EWC", "SI", "exact Fisher", "empirical Fisher", "sample Fisher")]
-    modes += ["MAS, squared norm, ours", "L2, ours, direct", "SI, ours, direct"]
-    quantities = {
-        "step over Naive's",
-        "step at the last experience over that at the first",
-        "training epochs",
-        "times as fast as one at a time",
-        "times as fast as BackPACK",
-        "times as fast as the fastest peer",
-        "share of a matrix product's operations a second",
-        "state held, in copies of the parameters",
-        "scratch held beside it, in copies of the parameters",
-        "peak of the pass over its bound",
-        "steps that wait for the GPU, of 10",
+def test_every_target_is_about_what_is_measured():
+    models = {each.name for scale in (FULL, LARGE_TOO) for each in (*scale.step_models, *scale.pass_models)}
+    modes = {f"{method}, {kind}" for kind, factories in KINDS.items() for method in factories}
+    modes |= {each.name for each in ours()}
+    for target in TARGETS:
+        assert set(target.models) <= models, target.what
+        assert set(target.modes) <= modes, target.what
+
+
+def judged(what: str, found: Performance) -> Judged:
+    (one,) = [each for each in judge(found) if each.target.what == what]
+    return one
+
+
+OVER_BACKPACK = "exact Fisher of a MLP over BackPACK's"
+OVER_PEERS = "exact Fisher of CNN and ResNet, 10 classes, over the fastest peer's"
+
+
+def test_no_target_is_left_out_where_little_was_measured():
+    found = judge(performance(measurement("EWC, ours", 1.1)))
+    assert [each.target for each in found] == [each for each in TARGETS if each.device == "cpu"]
+    assert judged(OVER_BACKPACK, performance(measurement("EWC, ours", 1.1))).reasons == (
+        "this part was not measured: --only pass does"
+    )
+
+
+def test_a_target_that_is_measured_in_part_is_not_met_throughout():
+    methods = ("L2", "EWC", "Online EWC", "MAS")
+    what = "a step with L2, EWC, Online EWC or MAS over Naive's"
+    all_of_it = judged(what, performance(*(measurement(f"{method}, ours", 1.1) for method in methods)))
+    assert all_of_it.met_throughout
+    assert all_of_it.missing == ()
+    part_of_it = judged(what, performance(*(measurement(f"{method}, ours", 1.1) for method in methods[1:])))
+    assert not part_of_it.met_throughout
+    assert [where for where, _ in part_of_it.missing] == ["L2, ours"]
+
+
+def test_a_step_that_was_left_out_on_one_model_is_missing():
+    left_out = skipped("SI, ours", part="step", model="small ViT", setting="experience 50", reason="too large")
+    found = judged("a step with SI over Naive's", performance(measurement("SI, ours", 1.1), skipped=(left_out,)))
+    assert found.missing == (("SI, ours, small ViT, experience 50", "too large"),)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        (skipped(model="MLP 400-400"), "exact Fisher, BackPACK: it knows no attention"),
+        (skipped("exact Fisher, ours", model="MLP 400-400"), "it knows no attention"),
+        (
+            skipped("backpack-for-pytorch", model="MLP 400-400", reason="not installed"),
+            "backpack-for-pytorch: not installed",
+        ),
+        (skipped("exact Fisher, torch.func", model="MLP 400-400"), "nothing of it was recorded"),
+        (skipped(), "nothing of it was recorded"),  # on another model
+        (skipped(model="MLP 400-400", setting="100 classes"), "nothing of it was recorded"),
+    ],
+)
+def test_the_reason_is_what_was_said_of_ours_or_of_the_rival(left_out, said):
+    found = performance(a_pass("exact Fisher, ours", 0.9), skipped=(left_out,))
+    assert judged(OVER_BACKPACK, found).reasons == said
+
+
+def test_the_fastest_peer_is_missing_for_the_reasons_of_all_peers():
+    left_out = skipped("exact Fisher, torch.func", model="4-layer CNN", reason="out of memory")
+    missing = dict(judged(OVER_PEERS, performance(a_pass("exact Fisher, ours", 0.9), skipped=(left_out,))).missing)
+    assert missing == {
+        "exact Fisher, ours, 4-layer CNN": "exact Fisher, torch.func: out of memory",
+        "exact Fisher, ours, reduced ResNet-18": "nothing of it was recorded",
     }
-    possible = [
-        measurement(mode, model=model, quantity=quantity, setting="10 classes")
-        for mode in modes
-        for model in names
-        for quantity in quantities
-    ]
-    reached = {id(target_of(each, device)) for each in possible for device in ("cpu", "cuda")}
-    assert [target.what for target in TARGETS if id(target) not in reached] == []
 
 
 RECORDED = performance(
