@@ -164,7 +164,8 @@ def test_van_de_vens_numbers_for_split_mnist(scenario):
     assert published(protocol, scenario) == dict(zip(names, SPLIT_2018[scenario], strict=True))
     assert published(protocol, scenario, table=1) == {"ewc-2019": SPLIT_2019[scenario]}
     assert_margins(protocol, scenario)
-    for name in ("ewc-2019", "online_ewc-2019"):
+    # in the task-incremental scenario for the Fisher of 2018 too: there its number changed so much within a year
+    for name in ("ewc-2019", "online_ewc-2019", *(["ewc-2018"] if scenario == "task" else [])):
         assert protocol.tuning.grid[name]["strength"] == [10.0**power for power in range(11)]
 
 
