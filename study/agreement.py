@@ -91,7 +91,8 @@ def _compared(passes: Mapping[str, Pass], exact: str) -> Iterator[tuple[str, flo
 
     turns = {method: Turn(partial(measured, method)) for method in passes}
     seconds = interleave(turns, PASSES, time.perf_counter)
-    for method, importance in found.items():
+    for method in passes:  # in the protocol's order, not that of the turns
+        importance = found[method]
         yield (
             method,
             statistics.median(seconds[method]),
