@@ -152,8 +152,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             self._bind(strategy)
         self._late_scale = None
         if self._penalises and self.gradient_path == "direct":
-            penalised = (strategy.model, strategy.loss, self.penalty, self._parameters, self._scale)
-            strategy.loss = self._direct.add(*penalised)
+            strategy.loss = self._direct.add(strategy.model, strategy.loss, self.penalty, self._parameters, self._scale)
         elif self._penalises:
             if isinstance(strategy.model, nn.parallel.DistributedDataParallel):
                 term = self._value_with_late_gradient(strategy.loss.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clreg_plugins import EWCPlugin, fisher_diagonal
 from clreg_plugins.diagnostics import Agreement, agreement
+from clreg_plugins.importance.samples import drawn_rows
 from study.alike import IN_THE_PASS, AgreementError, Alike, settings_of
 from study.batches import Columns, InMemoryLoader, columns_of
 from study.bench.timing import Turn, interleave
@@ -143,8 +144,7 @@ def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, e
     options = plugin.reading.arguments(learner.strategy, experience, batches_matter=plugin.fisher == "batched")
     n_samples, batch_size = options.pop("n_samples"), options.pop("batch_size")
     if n_samples is not None:
-        drawn = torch.Generator().manual_seed(options["seed"])
-        rows = torch.randperm(len(columns[0]), generator=drawn)[:n_samples].sort().values
+        rows = drawn_rows(len(columns[0]), n_samples, torch.Generator().manual_seed(options["seed"]))
         columns = [column[rows] for column in columns]
     data = InMemoryLoader(columns, batch_size)
     return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, **options)

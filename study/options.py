@@ -10,8 +10,8 @@ import typer
 from study.protocol import ProtocolError
 from study.records import RunRecord
 from study.settings import suggestion
-from study.store import RecordError, RunStore, read_archive
-from study.tuning import TUNING_ARCHIVE
+from study.store import RecordError, RunStore
+from study.tuning import TUNING_ARCHIVE, kept_search
 
 AnyName = TypeVar("AnyName", bound=str)
 
@@ -121,9 +121,7 @@ def reusable_records(folders: Iterable[Path]) -> list[RunRecord]:
     """
     found = []
     for folder in folders:
-        records = RunStore(folder).read_all(or_none=True)
-        if (folder / TUNING_ARCHIVE).is_file():
-            records += read_archive(folder / TUNING_ARCHIVE)
+        records = RunStore(folder).read_all(or_none=True) + kept_search(folder)
         if not records:
             raise RecordError(f"--reuse: there are no records in {folder}")
         found += records
@@ -131,10 +129,9 @@ def reusable_records(folders: Iterable[Path]) -> list[RunRecord]:
 
 
 def _of_a_search(folder: Path) -> list[RunRecord]:
-    archive = folder / TUNING_ARCHIVE
-    if archive.is_file():
-        return read_archive(archive)
-    return [record for record in RunStore(folder).read_all(or_none=True) if record.run.evaluated_on == "validation"]
+    return kept_search(folder) or [
+        record for record in RunStore(folder).read_all(or_none=True) if record.run.evaluated_on == "validation"
+    ]
 
 
 def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from study.latest import latest
@@ -9,9 +10,20 @@ from study.metrics import average_accuracy
 from study.protocol import Protocol, ProtocolError
 from study.records import Run, RunRecord
 from study.settings import Method, Scenario
+from study.store import read_archive
 
 TUNING_ARCHIVE = "tuning.jsonl.gz"
 """In the folder of a report: the records of the search."""
+
+
+def kept_search(folder: Path) -> list[RunRecord]:
+    """The records of the search that a report keeps in its folder; none if it has none.
+
+    Raises:
+        RecordError: they are damaged.
+    """
+    archive = folder / TUNING_ARCHIVE
+    return read_archive(archive) if archive.is_file() else []
 
 
 @dataclass(frozen=True)

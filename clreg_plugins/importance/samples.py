@@ -76,7 +76,7 @@ def _loader(
     collate = getattr(data, "collate_fn", None)
     size = len(data) if isinstance(data, Sized) else 0
     if n_samples is not None and n_samples < size:
-        chosen = torch.randperm(size, generator=generator)[:n_samples].sort().values.tolist()
+        chosen = drawn_rows(size, n_samples, generator).tolist()
         data = data.subset(chosen) if hasattr(data, "subset") else Subset(data, chosen)
     return DataLoader(
         data,
@@ -85,6 +85,11 @@ def _loader(
         num_workers=num_workers,
         generator=generator,  # else iterating would draw from the global one
     )
+
+
+def drawn_rows(size: int, n: int, generator: Generator) -> Tensor:
+    """Which ``n`` of ``size`` samples are drawn without replacement, in order; all of them if there are no more."""
+    return torch.randperm(size, generator=generator)[:n].sort().values
 
 
 def _unpack(raw: Any) -> Batch:

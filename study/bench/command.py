@@ -54,10 +54,11 @@ def _check(measuring: "Measuring", parts: list["Part"], recorded: "Performance",
     """Measure quickly, keep nothing, and end with 1 if something is worse than it was."""
     from study.bench.check import FACTOR, regressions
     from study.bench.record import BenchError, Performance, file_of
+    from study.bench.under_way import UnderWay
 
     if not recorded.parts:
         raise BenchError(f"there is nothing to compare with: {file_of(out, measuring.device)} does not exist")
-    found = measuring.begun(parts)
+    found = UnderWay(request=measuring.request(parts))
     for part, unit in measuring.units(parts):
         found = measuring.with_unit(found, part, unit)
     slower = regressions(Performance(device=measuring.device, parts=found.parts), recorded)
@@ -77,7 +78,7 @@ def _measure(measuring: "Measuring", parts: list["Part"], out: Path) -> None:
 
     recorded = read(out, measuring.device)
     _refuse_foreign_folder(out)
-    found, units = go_on(out, measuring.begun(parts).request), measuring.units(parts)
+    found, units = go_on(out, measuring.request(parts)), measuring.units(parts)
     left = [(part, unit) for part, unit in units if not found.has(part, unit.name)]
     kept = under_way_file(out, measuring.device)
     if len(left) < len(units):

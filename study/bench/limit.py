@@ -10,7 +10,7 @@ from study.bench.passes import ours
 from study.bench.plugins import KINDS, learn, strategy_stub
 from study.bench.record import Measurement
 from study.bench.steps import FEW
-from study.bench.timing import Turn, clock_of, interleave
+from study.bench.timing import Turn, clock_of, interleave, over
 from study.bench.workloads import Workload
 
 FLOPS = "share of a matrix product's operations a second"
@@ -95,7 +95,7 @@ def measure_flops(
         mode=exact.name,
         setting=f"{classes} classes",
         quantity=FLOPS,
-        values=[rate / best for rate, best in zip(rates, plain, strict=True)],
+        values=over(rates, plain),
         seconds=seconds["pass"],
         better="higher",
         note=f"the product: {sorted(plain)[len(plain) // 2] / 1e9:.0f} GFLOP/s, of {SIDE}×{SIDE} matrices",
@@ -124,14 +124,13 @@ def measure_bandwidth(workload: Workload, device: torch.device, rounds: int) -> 
             turn.work()
         seconds = interleave(turns, rounds, clock_of(device))
         for method in counts:
-            copying = seconds[f"{method}, copy"]
             yield Measurement(
                 part="limit",
                 model=workload.name,
                 mode=f"{method}, {kind}",
                 setting="experience 2",
                 quantity=BANDWIDTH,
-                values=[copy / s for copy, s in zip(copying, seconds[method], strict=True)],
+                values=over(seconds[f"{method}, copy"], seconds[method]),
                 seconds=seconds[method],
                 better="higher",
                 ours=kind.startswith("ours"),

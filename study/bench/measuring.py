@@ -39,10 +39,9 @@ class Measuring:
         where = torch.device(self.device)
         return [(part, unit) for part in parts for unit in plan.units(part, scale, where, self.data_root)]
 
-    def begun(self, parts: Sequence[Part]) -> UnderWay:
-        """Nothing of these parts so far."""
-        request = Request.of(parts, self.device, self._stopwatch().circumstances())
-        return UnderWay(request=request, done={}, parts={})
+    def request(self, parts: Sequence[Part]) -> Request:
+        """To measure these parts, here and now."""
+        return Request.of(parts, self.device, self._stopwatch().circumstances())
 
     def with_unit(self, before: UnderWay, part: Part, unit: Unit) -> UnderWay:
         """Measure a unit, saying so meanwhile."""

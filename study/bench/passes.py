@@ -66,18 +66,14 @@ class Pass:
 # ------------------------------------------------------------------------------------------------------- ours
 
 
-def _fisher(batch: int = BATCH, **options: object) -> Measure:
+def _of_ours(importance: Callable[..., Moments], batch: int = BATCH, **options: object) -> Measure:
     def measure(model: nn.Module, inputs: Tensor, targets: Tensor, _: int) -> Moments:
-        return fisher_diagonal(model, InMemoryLoader([inputs, targets], batch), **options)
+        return importance(model, InMemoryLoader([inputs, targets], batch), **options)
 
     return measure
 
 
-def _mas(batch: int = BATCH, **options: object) -> Measure:
-    def measure(model: nn.Module, inputs: Tensor, targets: Tensor, _: int) -> Moments:
-        return mas_importance(model, InMemoryLoader([inputs, targets], batch), **options)
-
-    return measure
+_fisher, _mas = partial(_of_ours, fisher_diagonal), partial(_of_ours, mas_importance)
 
 
 def ours() -> list[Pass]:

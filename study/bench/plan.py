@@ -142,7 +142,13 @@ def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> li
         ]
     if part == "limit":
         return [
-            *(Unit(f"operations, {each.name}", partial(_flops, each, scale, device)) for each in scale.limit_models),
+            *(
+                Unit(
+                    f"operations, {each.name}",
+                    partial(measure_flops, each, 10, device, scale.pass_rounds, each.samples),
+                )
+                for each in scale.limit_models
+            ),
             *(
                 Unit(f"bytes, {each.name}", partial(measure_bandwidth, each, device, scale.step_rounds))
                 for each in scale.limit_models[:2]
@@ -160,10 +166,6 @@ def _passes(workload: Workload, classes: int, scale: Scale, device: torch.device
     yield from measure_passes(workload, classes, device, rounds, workload.samples, patience)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _flops(workload: Workload, scale: Scale, device: torch.device) -> Iterator[Found]:
-    yield from measure_flops(workload, 10, device, scale.pass_rounds, workload.samples)
 
 
 def _study(data_root: Path, scale: Scale) -> Iterator[Found]:

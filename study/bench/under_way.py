@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from study.bench.record import (
     Agreement,
@@ -48,8 +48,8 @@ class UnderWay(Frozen):
     """
 
     request: Request
-    done: dict[Part, tuple[str, ...]]
-    parts: dict[Part, PartRecord]
+    done: dict[Part, tuple[str, ...]] = Field(default_factory=dict)
+    parts: dict[Part, PartRecord] = Field(default_factory=dict)
 
     def has(self, part: Part, unit: str) -> bool:
         """Whether a unit was measured."""
@@ -110,7 +110,7 @@ def go_on(folder: Path, request: Request) -> UnderWay:
             ) from None
         if found.request == request:
             return found
-    return UnderWay(request=request, done={}, parts={})
+    return UnderWay(request=request)
 
 
 def keep(folder: Path, under_way: UnderWay) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from study.protocol import Protocol, Published, PublishedNumber
+from study.reporting.numbers import p_equals
 from study.reporting.provenance import changes
 from study.reporting.results import MethodResult
 from study.settings import Scenario
@@ -169,6 +170,17 @@ class Ranks:
     def best_first(self) -> list[tuple[str, float]]:
         """Methods with their average ranks."""
         return sorted(zip(self.methods, self.result.average_ranks, strict=True), key=lambda item: item[1])
+
+    @property
+    def in_words(self) -> str:
+        """The average ranks, the best first."""
+        return f"Average ranks: {', '.join(f'{method} {rank:.2f}' for method, rank in self.best_first)}."
+
+    @property
+    def tests_in_words(self) -> str:
+        """Whether ranks differ at all."""
+        result = self.result
+        return f"Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and Davenport's {p_equals(result.p_f)}."
 
 
 def ranks_over_scenarios(results: Sequence[MethodResult]) -> Ranks | None:

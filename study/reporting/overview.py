@@ -19,7 +19,7 @@ from study.reporting.sections.reproduction import PROTOCOL
 from study.reporting.selection import ReportError, select
 from study.reporting.verdicts import MEANING, explanation, tally, tried_several_times
 from study.store import ARCHIVE, read_archive, write_atomically
-from study.tuning import TUNING_ARCHIVE
+from study.tuning import kept_search
 
 OVERVIEW = "README.md"
 
@@ -67,8 +67,7 @@ def reports_below(folder: Path) -> Iterator[Reported]:
             raise ReportError(f"{there} is no complete report: {PROTOCOL} is missing")
         protocol = load_protocol(str(there / PROTOCOL))
         name = packaged_name(protocol) or PROTOCOL.removesuffix(".toml")
-        tuning = read_archive(there / TUNING_ARCHIVE) if (there / TUNING_ARCHIVE).is_file() else []
-        selection = select(name, with_true_source(name, protocol), read_archive(archive), tuning)
+        selection = select(name, with_true_source(name, protocol), read_archive(archive), kept_search(there))
         findings = find(selection, read_attachments([there], protocol))
         yield Reported(there.relative_to(folder).as_posix(), findings)
 

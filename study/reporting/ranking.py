@@ -11,7 +11,7 @@ from study.reporting.comparison import by_method, of_one_setting
 from study.reporting.evidence import Ranks, rank_methods
 from study.reporting.figures.ranks import ranks_figure
 from study.reporting.figures.style import looks, standalone
-from study.reporting.numbers import count, enumeration, p_equals, points
+from study.reporting.numbers import count, enumeration, points
 from study.reporting.terminal import add_plain_row, number_columns, plain_table
 
 Study = tuple[str, Sequence[RunRecord]]  # what it is called, and its records
@@ -66,8 +66,8 @@ def _caption(ranks: Ranks, studies: Sequence[Study]) -> list[str]:
     result = ranks.result
     benchmarks = {record.run.benchmark.name for _, records in studies for record in records}
     said = [
-        f"Over {'; '.join(ranks.blocks)}. Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and "
-        f"Davenport's {p_equals(result.p_f)}. Nemenyi's critical difference: {points(result.critical_difference)}."
+        f"Over {'; '.join(ranks.blocks)}. {ranks.tests_in_words} Nemenyi's critical difference: "
+        f"{points(result.critical_difference)}."
     ]
     if not ranks.can_differ:
         said.append("So few scenarios cannot tell so many methods apart by rank.")
@@ -84,6 +84,5 @@ def _caption(ranks: Ranks, studies: Sequence[Study]) -> list[str]:
 
 def ranks_svg(ranks: Ranks, studies: Sequence[Study]) -> str:
     """The critical-difference figure as the text of an SVG file."""
-    alt = f"Average ranks: {', '.join(f'{method} {rank:.2f}' for method, rank in ranks.best_first)}."
     methods = {record.run.label: record.run.method for _, records in studies for record in records}
-    return standalone(ranks_figure("ranks", alt, ranks, looks(methods)))
+    return standalone(ranks_figure("ranks", ranks.in_words, ranks, looks(methods)))

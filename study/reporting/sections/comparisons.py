@@ -24,7 +24,6 @@ from study.reporting.numbers import (
     effect_size,
     enumeration,
     interval,
-    p_equals,
     points,
     seeds_of,
     signed_points,
@@ -140,26 +139,22 @@ def _finding(pair: FamilyComparison) -> Cell:
 
 
 def _ranks(findings: Findings, ranks: Ranks) -> Section:
-    result = ranks.result
+    critical_difference = points(ranks.result.critical_difference)
     where = f"{len(ranks.blocks)} scenarios of this one benchmark ({enumeration(ranks.blocks)})"
     text = (
         f"Methods ranked by mean average accuracy over the {where}, which are no independent benchmarks: read it as a "
-        f"description. Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and Davenport's "
-        f"{p_equals(result.p_f)}. Nemenyi's critical difference of average ranks is "
-        f"{points(result.critical_difference)}"
+        f"description. {ranks.tests_in_words} Nemenyi's critical difference of average ranks is {critical_difference}"
     )
-    best_to_worst = ", ".join(f"{method} {rank:.2f}" for method, rank in ranks.best_first)
     if not ranks.can_differ:
         text += (
             f", more than the {len(ranks.methods) - 1} that ranks of {len(ranks.methods)} methods can differ by: so "
-            f"few scenarios cannot tell methods apart by rank. Average ranks: {best_to_worst}."
+            f"few scenarios cannot tell methods apart by rank. {ranks.in_words}"
         )
         return Section("ranks", "Over the scenarios", (Paragraph(text),))
-    alt = f"Average ranks: {best_to_worst}."
     caption = (
         f"Average ranks over {where}. Bars join methods whose ranks do not differ by the critical difference "
-        f"({points(result.critical_difference)})."
+        f"({critical_difference})."
     )
-    svg = ranks_figure("ranks", alt, ranks, looks(findings.protocol.methods))
-    blocks: tuple[Block, ...] = (Paragraph(f"{text}."), Gallery((Figure("ranks", caption, alt, svg),)))
+    svg = ranks_figure("ranks", ranks.in_words, ranks, looks(findings.protocol.methods))
+    blocks: tuple[Block, ...] = (Paragraph(f"{text}."), Gallery((Figure("ranks", caption, ranks.in_words, svg),)))
     return Section("ranks", "Over the scenarios", blocks)
