@@ -1,0 +1,65 @@
+"""Parameters, terms and penalties that the tests of :class:`QuadraticPenalty` share."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from clreg_plugins.penalty import QuadraticPenalty
+
+SHAPES = {"weight": (6, 5), "bias": (6,), "kernel": (2, 3, 2, 2), "scale": ()}
+
+
+def parameters(dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for name, shape in SHAPES.items()
+    }
+
+
+def random_term(seed: int, dtype: torch.dtype = torch.float64, distance: float = 0.1) -> tuple[dict, dict]:
+    """Importances over four orders of magnitude, a third of them 0; anchors near those of training."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    importance, anchor = {}, {}
+    for name, p in parameters().items():
+        strength = 10 ** (4 * torch.rand(p.shape, generator=generator, dtype=torch.float64) - 3)
+        importance[name] = (strength * (torch.rand(p.shape, generator=generator) > 1 / 3)).to(dtype)
+        anchor[name] = (p.detach() + distance * torch.randn(p.shape, generator=generator, dtype=torch.float64)).to(
+            dtype
+        )
+    return importance, anchor
+
+
+def grown(dtype: torch.dtype = torch.float64) -> QuadraticPenalty:
+    penalty = QuadraticPenalty()
+    penalty.grow(parameters(dtype))
+    return penalty
+
+
+def gradient(penalty: QuadraticPenalty, theta: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``2 Ω (θ − μ)``, as autograd sees it."""
+    values = torch.autograd.grad(
+        penalty.loss_term(theta, 2.0), list(theta.values()), allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(theta, values, strict=True))
+
+
+def everything(penalty: QuadraticPenalty) -> dict:
+    return copy.deepcopy(penalty.state_dict())
+
+
+def assert_unchanged(penalty: QuadraticPenalty, before: dict) -> None:
+    after = penalty.state_dict()
+    assert after["n_terms"] == before["n_terms"]
+    for kind in ("importance", "anchor", "constant"):
+        assert after[kind].keys() == before[kind].keys()
+        for name, tensor in before[kind].items():
+            assert torch.equal(after[kind][name], tensor), f"{kind} of {name} changed"
+
+
+def consolidated(dtype: torch.dtype = torch.float64) -> QuadraticPenalty:
+    penalty = grown(dtype)
+    for t in range(3):
+        penalty.add_term(*random_term(t, dtype))
+    return penalty

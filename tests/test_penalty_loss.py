@@ -1,0 +1,159 @@
+"""The value and gradient of the penalty under any use of the loss."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from clreg_plugins.penalty import QuadraticPenalty
+from tests import oracles
+from tests.penalties import consolidated, gradient, parameters, random_term
+
+
+def explicit(penalty: QuadraticPenalty, theta: dict[str, Tensor], strength: float) -> Tensor:
+    """The penalty written out, for autograd."""
+    return sum(
+        strength / 2 * ((penalty.importance[n] * (p - penalty.anchor[n]) ** 2).sum() + penalty.constant[n])
+        for n, p in theta.items()
+    )
+
+
+USES = {
+    "alone": lambda term, theta: term,
+    "scaled": lambda term, theta: 1024 * term,
+    "scaled and divided": lambda term, theta: (3 * term + theta["weight"].sin().sum()) / 8,
+    "squared": lambda term, theta: term**2,
+    "beside a loss": lambda term, theta: sum(p.cos().sum() for p in theta.values()) + term,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_the_gradient_is_autograds_under_any_use_of_the_loss(use):
+    penalty, theta = consolidated(), parameters(seed=2)
+    ours, written_out = (
+        USES[use](term, theta) for term in (penalty.loss_term(theta, 3.0), explicit(penalty, theta, 3.0))
+    )
+    assert ours.item() == pytest.approx(written_out.item(), rel=1e-12)
+    want = dict(zip(theta, torch.autograd.grad(written_out, list(theta.values())), strict=True))
+    first = dict(zip(theta, torch.autograd.grad(ours, list(theta.values()), retain_graph=True), strict=True))
+    oracles.assert_close(first, want, 1e-12, "torch.autograd.grad")
+    ours.backward(retain_graph=True)
+    ours.backward()
+    oracles.assert_close({name: p.grad / 2 for name, p in theta.items()}, want, 1e-12, "two backwards")
+
+
+def test_second_derivatives_are_those_of_the_expression():
+    """As in meta-learning, where the loss holds a gradient."""
+    penalty, theta = consolidated(), parameters(seed=2)
+
+    def meta(term: Tensor) -> Tensor:
+        slopes = torch.autograd.grad(term, list(theta.values()), create_graph=True)
+        return sum((slope**3).sum() for slope in slopes)
+
+    got, want = (
+        torch.autograd.grad(meta(make(theta)), list(theta.values()))
+        for make in (lambda t: penalty.loss_term(t, 3.0), lambda t: explicit(penalty, t, 3.0))
+    )
+    oracles.assert_close(dict(zip(theta, got, strict=True)), dict(zip(theta, want, strict=True)), 1e-12)
+
+
+def test_accumulated_gradients_are_the_sum_over_steps():
+    penalty, theta = consolidated(), parameters(seed=2)
+    for _ in range(4):
+        (penalty.loss_term(theta, 1.0) / 4).backward()
+    want = gradient(penalty, theta)
+    oracles.assert_close({n: 2 * p.grad for n, p in theta.items()}, want, 1e-12)
+
+
+def test_each_loss_term_keeps_the_parameters_it_was_made_at():
+    """An evaluation between forward and backward (a log, a model's copy) leaves no trace."""
+    penalty, theta, others = consolidated(), parameters(seed=2), parameters(seed=3)
+    want = [{name: g.clone() for name, g in gradient(penalty, point).items()} for point in (theta, others)]
+    first, second = penalty.loss_term(theta, 2.0), penalty.loss_term(others, 2.0)
+    penalty.value(parameters(seed=4))
+    first.backward()
+    second.backward()
+    for point, expected in zip((theta, others), want, strict=True):
+        oracles.assert_close({n: p.grad for n, p in point.items()}, expected, 1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_gradients_handed_out_are_nobody_elses_memory(scale):
+    """Autograd gives them to callers as they are: later steps must not write into them, nor they into the state."""
+    penalty, theta = consolidated(), parameters(seed=2)
+    found = torch.autograd.grad(penalty.loss_term(theta, 2.0) * scale, list(theta.values()))
+    kept = {name: (gradient, gradient.clone()) for name, gradient in zip(theta, found, strict=True)}
+    others = parameters(seed=3)
+    (penalty.loss_term(others, 2.0) * scale).backward()
+    assert all(torch.equal(now, then) for now, then in kept.values()), "a later step wrote into an earlier gradient"
+    held = [*penalty.importance.values(), *penalty.anchor.values()]
+    held += [t for name in theta for t in penalty.scratch(name)]
+    places = [t.data_ptr() for t in (*held, *(now for now, _ in kept.values()), *(p.grad for p in others.values()))]
+    assert len(set(places)) == len(places)
+
+
+def test_moving_a_parameter_before_backward_is_refused():
+    penalty, theta = consolidated(), parameters(seed=2)
+    term = penalty.loss_term(theta, 1.0)
+    with torch.no_grad():
+        theta["bias"].add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        term.backward()
+
+
+def test_frozen_parameters_get_no_gradient_but_count_in_the_value():
+    penalty, theta = consolidated(), parameters(seed=2)
+    expected = explicit(penalty, theta, 2.0).item()
+    theta["weight"].requires_grad_(False)
+    term = penalty.loss_term(theta, 2.0)
+    term.backward()
+    assert term.item() == pytest.approx(expected, rel=1e-12)
+    assert theta["weight"].grad is None
+    assert theta["bias"].grad is not None
+    for p in theta.values():
+        p.requires_grad_(False)
+    assert not penalty.loss_term(theta, 2.0).requires_grad
+
+
+def test_without_terms_the_penalty_is_zero():
+    penalty, theta = QuadraticPenalty(), parameters()
+    assert penalty.value(theta).item() == 0.0
+    penalty.grow(theta)
+    moved = parameters(seed=1)
+    term = penalty.loss_term(moved, 5.0)
+    assert term.item() == 0.0
+    assert not term.requires_grad, "a penalty without terms costs autograd nothing"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_parameters_have_state_in_float32(dtype):
+    penalty, theta, terms = QuadraticPenalty(), parameters(dtype, seed=2), []
+    penalty.grow(theta)
+    for t in range(20):
+        importance, anchor = random_term(t, torch.float32)
+        anchor = {name: value.to(dtype) for name, value in anchor.items()}
+        penalty.add_term(importance, anchor)
+        terms.append((1.0, importance, anchor))
+    state = penalty.state_dict()
+    assert {t.dtype for kind in ("importance", "anchor", "constant") for t in state[kind].values()} == {torch.float32}
+    value, slope = oracles.quadratics(terms, theta)
+    term = penalty.loss_term(theta, 2.0)
+    assert term.dtype == torch.float32
+    assert term.item() == pytest.approx(value, rel=1e-5)
+    term.backward()
+    assert {p.grad.dtype for p in theta.values()} == {dtype}
+    oracles.assert_close({n: p.grad for n, p in theta.items()}, slope, torch.finfo(dtype).eps)
+
+
+def test_parameters_of_any_memory_layout():
+    """Channels-last and transposed parameters, whose elements lie in another order than the state's."""
+    kernel = torch.randn(4, 3, 2, 2).double().contiguous(memory_format=torch.channels_last).requires_grad_()
+    matrix = torch.randn(5, 3).double().t().detach().requires_grad_()
+    theta = {"kernel": kernel, "matrix": matrix}
+    penalty = QuadraticPenalty()
+    penalty.grow(theta)
+    importance = {n: torch.rand(p.shape).double() for n, p in theta.items()}
+    anchor = {n: torch.randn(p.shape).double() for n, p in theta.items()}
+    penalty.add_term(importance, anchor)
+    value, slope = oracles.quadratics([(1.0, importance, anchor)], theta)
+    assert penalty.value(theta).item() == pytest.approx(value, rel=1e-12)
+    oracles.assert_close(gradient(penalty, theta), slope, 1e-12)
