@@ -103,8 +103,12 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             grad = (p.grad.to_dense() if p.grad.is_sparse else p.grad).to(g)
             if self.gradient == "task" and self._penalises and name in self.penalty.active:
                 # the penalty's value left θ − θ* in difference
-                torch.mul(self.penalty.importance[name], difference, out=g)
-                g.mul_(-self._scale).addcmul_(grad, inverse.to(g))
+                importance = self.penalty.importance[name]
+                if self.gradient_path == "direct" and not self._adds_up:  # the scale is 1: others are refused
+                    torch.addcmul(grad, importance, difference, value=-self._scale, out=g)
+                else:
+                    torch.mul(importance, difference, out=g)
+                    g.mul_(-self._scale).addcmul_(grad, inverse.to(g))
             else:
                 torch.mul(grad, inverse.to(g), out=g)
 
