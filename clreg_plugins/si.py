@@ -94,6 +94,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         self._mark = None
         scale = self._probe.grad
         inverse = torch.where(scale == 0, 0, 1 / scale)  # a loss scaled by 0 has no gradient to speak of
+        unscaled = scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
         for name, p in self._parameters.items():
             if p.grad is None:
                 continue
@@ -101,16 +102,13 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
                 self._mark = (name, id(p.grad), p.grad._version)
             difference, g = self.penalty.scratch(name)
             grad = (p.grad.to_dense() if p.grad.is_sparse else p.grad).to(g)
+            if not unscaled:
+                grad = torch.mul(grad, inverse.to(g), out=g)
             if self.gradient == "task" and self._penalises and name in self.penalty.active:
                 # the penalty's value left θ − θ* in difference
-                importance = self.penalty.importance[name]
-                if self.gradient_path == "direct" and not self._adds_up:  # the scale is 1: others are refused
-                    torch.addcmul(grad, importance, difference, value=-self._scale, out=g)
-                else:
-                    torch.mul(importance, difference, out=g)
-                    g.mul_(-self._scale).addcmul_(grad, inverse.to(g))
-            else:
-                torch.mul(grad, inverse.to(g), out=g)
+                torch.addcmul(grad, self.penalty.importance[name], difference, value=-self._scale, out=g)
+            elif unscaled:
+                g.copy_(grad)
 
     @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:

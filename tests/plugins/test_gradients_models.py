@@ -77,9 +77,11 @@ def test_heads_appear_one_by_one(plugin_name, plugin):
         own = counted.terms[-1]["importance"][f"heads.classifiers.{t}.classifier.weight"]
         assert own.any(), f"head {t} has no importance after its own task"
         if t and plugin_name != "L2":
-            other = counted.terms[-1]["importance"]["heads.classifiers.0.classifier.weight"]
-            change = other.abs().max().item()
-            assert change == 0, f"head 0 gained importance {change:.2e} in task {t}"
+            head = "heads.classifiers.0.classifier.weight"
+            change, first = (counted.terms[k]["importance"][head].abs().max().item() for k in (-1, 0))
+            # SI takes the penalty out of a gradient that is nothing else here: what rounds is left
+            allowed = 1e-6 * first if plugin_name == "SI" else 0
+            assert change <= allowed, f"head 0 with importance {first:.2e} gained {change:.2e} in task {t}"
 
 
 def test_a_grown_classifier_keeps_old_importance_and_new_entries_have_none(plugin):
