@@ -212,12 +212,12 @@ class _Pass:
                 usable[module] = calls[0]
         return usable
 
-    def _moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int) -> dict[str, Tensor]:
-        dtype = torch.promote_types(g.dtype, torch.float32)
+    def _moments(self, module: nn.Module, a: Tensor, gs: list[Tensor], power: int) -> dict[str, Tensor]:
+        dtype = torch.promote_types(gs[0].dtype, torch.float32)
         if a.is_floating_point():
             a = a.to(dtype)
         rule: LayerRule = self.recorder.rules[module]
-        moments = rule.moments(module, a, g.to(dtype), power, self.max_bytes // 8)
+        moments = rule.moments(module, a, [g.to(dtype) for g in gs], power, self.max_bytes // 8)
         return {full: moments[name] for name, full in self.names[module].items() if name in moments}
 
     def _apply_rules(self, calls: dict[nn.Module, Call], z: Tensor, vs: list[Tensor]) -> dict[str, Tensor]:
@@ -250,8 +250,7 @@ class _Pass:
                 moments = LinearRule.outer_product_moments(a, squares[module], self.power)
                 result.update({full: moments[n] for n, full in self.names[module].items()})
             elif gathered[module]:
-                g = torch.stack(gathered.pop(module), dim=1)
-                result.update(self._moments(module, call.inputs, g, self.power))
+                result.update(self._moments(module, call.inputs, gathered.pop(module), self.power))
         return result
 
     def _verified(self, calls: dict[nn.Module, Call], z: Tensor) -> dict[nn.Module, Call]:
@@ -263,7 +262,7 @@ class _Pass:
         if not unknown:
             return calls
         parameters = {m: {full: self.trainable[full] for full in self.names[m].values()} for m in unknown}
-        verdicts = verify(z, unknown, parameters, lambda m, a, g: self._moments(m, a, g, 2))
+        verdicts = verify(z, unknown, parameters, lambda m, a, g: self._moments(m, a, [g], 2))
         wrong = [module for module, verdict in verdicts.items() if verdict is Verdict.WRONG]
         holds = {module for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
         self.trusted |= {(module, several) for module in holds - self.partial}

@@ -1,7 +1,7 @@
 """How each type of layer turns recorded inputs and output gradients into moments of per-sample gradients.
 
-A rule receives the layer's input ``a`` (samples first) and ``g`` of shape ``(samples, K, *output)``, the gradients
-at the layer's output under K cotangents, and returns, for each parameter θ of the layer,
+A rule receives the layer's input ``a`` (samples first) and the gradients ``(samples, *output)`` at the layer's output
+under each of K cotangents, and returns, for each parameter θ of the layer,
 
     Σ_n ( Σ_k G_nk² )^(p/2),      G_nk = the gradient of sample n under cotangent k.
 
@@ -9,17 +9,21 @@ No weight gradient of autograd's is involved, so the samples of a batch never mi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 Moments = dict[str, Tensor]
 
 
 CACHE_BYTES = 2**24
 """Per-sample gradients formed at once on a CPU: about what its caches hold. Fresh memory costs more than it saves."""
+
+MANY_POSITIONS = 128
+"""Output positions of a convolution from which on a CPU's own kernel for its weight gradient beats a matrix product."""
 
 SMALL = 2**12
 """Parameters with fewer entries are reduced over samples and cotangents in one call, others sample by sample."""
@@ -77,21 +81,35 @@ class LayerRule:
         raise TypeError(f"{type(self).__name__} does not form per-sample gradients")
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
-        """Scratch for one sample and one cotangent."""
+        """Scratch for one sample and one cotangent, whose output gradients ``(samples, *output)`` are ``g``."""
         return g.element_size() * (a[0].numel() + sum(p.numel() for p in module.parameters(recurse=False)))
 
-    def moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int, max_bytes: int) -> Moments:
-        """The moments over all samples of ``a`` and ``g``, in chunks whose scratch stays under ``max_bytes``."""
+    def cache_bytes(self, module: nn.Module, g: Tensor) -> int:
+        """Scratch at once on a CPU."""
+        return CACHE_BYTES
+
+    def moments(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor], power: int, max_bytes: int) -> Moments:
+        """The moments over all samples, in chunks whose scratch stays under ``max_bytes``.
+
+        Args:
+            module: the layer.
+            a: its input, samples first.
+            gs: for each cotangent, the gradients at its output ``(samples, *output)``.
+            power: p.
+            max_bytes: bound of the scratch; at least one sample and cotangent is taken at a time.
+        """
         totals: Moments = {}
-        if g.device.type == "cpu":
-            max_bytes = min(max_bytes, CACHE_BYTES)
-        scratch = max(1, self.bytes_per_sample(module, a, g))
-        cotangents = g.shape[1] if power == 1 else max(1, min(g.shape[1], max_bytes // scratch))
+        if a.device.type == "cpu":
+            max_bytes = min(max_bytes, self.cache_bytes(module, gs[0]))
+        scratch = max(1, self.bytes_per_sample(module, a, gs[0]))
+        cotangents = len(gs) if power == 1 else max(1, min(len(gs), max_bytes // scratch))
         step = max(1, max_bytes // (scratch * cotangents))
         for start in range(0, a.shape[0], step):
-            prepared = self.prepare(module, a[start : start + step])
-            for k in range(0, g.shape[1], cotangents):
-                chunk = g[start : start + step, k : k + cotangents]
+            rows = slice(start, start + step)
+            prepared = self.prepare(module, a[rows])
+            for k in range(0, len(gs), cotangents):
+                # stacked piece by piece: all samples at once would be as much memory again, and fresh
+                chunk = torch.stack([g[rows] for g in gs[k : k + cotangents]], dim=1)
                 for name, gradients in self.gradients(module, prepared, chunk).items():
                     if name not in totals:
                         totals[name] = gradients.new_zeros(gradients.shape[2:])
@@ -113,11 +131,11 @@ class LinearRule(LayerRule):
         rows = g.transpose(2, 3).reshape(n, k * out, -1)
         return {"weight": (rows @ prepared).view(n, k, out, -1), "bias": g.sum(dim=2)}
 
-    def moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int, max_bytes: int) -> Moments:
+    def moments(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor], power: int, max_bytes: int) -> Moments:
         """One matrix product where there is one position, else as any layer."""
         if a.ndim > 2:
-            return super().moments(module, a, g, power, max_bytes)
-        return self.outer_product_moments(a, g.square().sum(dim=1), power)
+            return super().moments(module, a, gs, power, max_bytes)
+        return self.outer_product_moments(a, sum(g.square() for g in gs), power)
 
     @staticmethod
     def outer_product_moments(a: Tensor, squares: Tensor, power: int) -> Moments:
@@ -135,34 +153,65 @@ class ConvRule(LayerRule):
         return 2 + len(module.kernel_size)
 
     def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
-        """Patches ``(samples, groups, channels/groups · kernel, positions)``."""
+        """The input, padded."""
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         padding = module._reversed_padding_repeated_twice
-        if any(padding):
-            a = F.pad(a, padding, mode=mode)
-        n = a.shape[0]
-        spatial = len(module.kernel_size)
-        for axis in range(spatial):
-            dilation, kernel = module.dilation[axis], module.kernel_size[axis]
-            a = a.unfold(2 + axis, dilation * (kernel - 1) + 1, module.stride[axis])[..., ::dilation]
-        positions = math.prod(a.shape[2 : 2 + spatial])
-        order = (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial))
-        return a.permute(order).reshape(n, module.groups, -1, positions)
+        return F.pad(a, padding, mode=mode) if any(padding) else a
 
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
         """``Σ_positions g patchᵀ``, group by group, and ``Σ_positions g``."""
         n, k, out = g.shape[:3]
         groups = module.groups
-        g = g.reshape(n, k, groups, out // groups, -1)
-        rows = g.transpose(1, 2).reshape(n, groups, k * (out // groups), -1)
-        weight = (rows @ prepared.transpose(2, 3)).view(n, groups, k, out // groups, -1)
+        rows = g.reshape(n, k, groups, out // groups, -1).transpose(1, 2)
+        product = self.by_groups if self._many_positions(g[:, 0]) else self.by_patches
+        weight = product(module, prepared, rows, g.shape[3:]).view(n, groups, k, out // groups, -1)
         weight = weight.transpose(1, 2).reshape(n, k, *module.weight.shape)
-        return {"weight": weight, "bias": g.sum(dim=-1).reshape(n, k, out)}
+        return {"weight": weight, "bias": g.flatten(3).sum(dim=3)}
+
+    @staticmethod
+    def _many_positions(g: Tensor) -> bool:
+        """Whether one kernel for all samples is the faster: not with many small groups, and never on a GPU."""
+        return g.device.type == "cpu" and g[0, 0].numel() >= MANY_POSITIONS
+
+    @staticmethod
+    def by_groups(module: nn.Module, a: Tensor, rows: Tensor, positions: torch.Size) -> Tensor:
+        """One convolution's weight gradient, in which every group of every sample is a group.
+
+        Args:
+            a: padded input (samples, channels, *space).
+            rows: output gradients (samples, groups, K, channels/groups, positions).
+            positions: shape of the output's space.
+        """
+        n, groups, k, out = rows.shape[:4]
+        weight_gradient = (conv1d_weight, conv2d_weight, conv3d_weight)[len(positions) - 1]
+        return weight_gradient(
+            a.reshape(1, -1, *a.shape[2:]),
+            (n * groups * k * out, *module.weight.shape[1:]),
+            rows.reshape(1, -1, *positions),
+            stride=module.stride,
+            dilation=module.dilation,
+            groups=n * groups,
+        )
+
+    @staticmethod
+    def by_patches(module: nn.Module, a: Tensor, rows: Tensor, positions: torch.Size) -> Tensor:
+        """A matrix product with the patches of each sample; arguments as :meth:`by_groups`."""
+        n, groups = rows.shape[:2]
+        space = len(positions)
+        for axis, (dilation, kernel) in enumerate(zip(module.dilation, module.kernel_size, strict=True)):
+            a = a.unfold(2 + axis, dilation * (kernel - 1) + 1, module.stride[axis])[..., ::dilation]
+        order = (0, 1, *range(2 + space, 2 + 2 * space), *range(2, 2 + space))
+        patches = a.permute(order).reshape(n, groups, -1, positions.numel())
+        return rows.flatten(2, 3) @ patches.transpose(2, 3)
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
-        """Patches of one sample, and its gradient."""
-        patches = module.in_channels * math.prod(module.kernel_size) * math.prod(g.shape[3:])
-        return g.element_size() * (patches + module.weight.numel() + g[0, 0].numel())
+        """Input or patches of one sample, output gradients, and its gradient."""
+        patches = 1 if self._many_positions(g) else math.prod(module.kernel_size)
+        return g.element_size() * (patches * a[0].numel() + module.weight.numel() + g[0].numel())
+
+    def cache_bytes(self, module: nn.Module, g: Tensor) -> int:
+        """Less where one kernel writes the gradients of all samples at once."""
+        return CACHE_BYTES // 4 if self._many_positions(g) else CACHE_BYTES
 
 
 class NormRule(LayerRule):
@@ -209,13 +258,14 @@ class EmbeddingRule(LayerRule):
         """Samples; each may be one token."""
         return 1
 
-    def moments(self, module: nn.Module, a: Tensor, g: Tensor, power: int, max_bytes: int) -> Moments:
+    def moments(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor], power: int, max_bytes: int) -> Moments:
         """Sum over the places of each (sample, token) pair, then reduce over samples."""
-        n, k, dim = g.shape[0], g.shape[1], g.shape[-1]
+        g = torch.stack(tuple(gs))
+        k, n, dim = g.shape[0], g.shape[1], g.shape[-1]
         tokens = a.reshape(n, -1)
         keys = tokens + module.num_embeddings * torch.arange(n, device=a.device)[:, None]
         pairs, place = keys.flatten().unique(return_inverse=True)  # the (sample, token) pairs that occur
-        rows = g.transpose(0, 1).reshape(k, -1, dim)
+        rows = g.reshape(k, -1, dim)
         sums = g.new_zeros(k, len(pairs), dim).index_add_(1, place, rows)
         squares = sums.square_().sum(dim=0)
         total = g.new_zeros(module.weight.shape)

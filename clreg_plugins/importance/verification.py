@@ -47,7 +47,7 @@ def verify(
         z: the model's outputs.
         calls: the layers to check.
         parameters: of each layer, those that its rule gives, by their names in the model.
-        moments: the rule: layer, input rows, output gradients (rows, 1, …) -> Σ_n G_n².
+        moments: the rule: layer, input rows, output gradients of these rows -> Σ_n G_n².
     """
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(z)
     gradients = output_gradients(z, calls, noise)
@@ -71,7 +71,7 @@ def verify(
         if g is None or not rows:
             verdicts[module] = Verdict.OPEN
             continue
-        got = moments(module, call.inputs[rows], g[rows].unsqueeze(1))
+        got = moments(module, call.inputs[rows], g[rows])
         want: Moments = {}
         for row in rows:
             for name, gradient in single[module, int(owner[row])].items():

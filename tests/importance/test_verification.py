@@ -21,8 +21,8 @@ def reference(model: nn.Module, samples: oracles.Samples) -> oracles.Tensors:
 class WithoutSquare(layers.LinearRule):
     """Forgets to square the input."""
 
-    def moments(self, module, a, g, power, max_bytes):
-        return {name: value.sqrt() for name, value in super().moments(module, a, g, power, max_bytes).items()}
+    def moments(self, module, a, gs, power, max_bytes):
+        return {name: value.sqrt() for name, value in super().moments(module, a, gs, power, max_bytes).items()}
 
 
 class SumsSamplesFirst(layers.ConvRule):
@@ -36,8 +36,8 @@ class SumsSamplesFirst(layers.ConvRule):
 class ForgetsBias(layers.LinearRule):
     """Gives no number for the bias."""
 
-    def moments(self, module, a, g, power, max_bytes):
-        return {"weight": super().moments(module, a, g, power, max_bytes)["weight"]}
+    def moments(self, module, a, gs, power, max_bytes):
+        return {"weight": super().moments(module, a, gs, power, max_bytes)["weight"]}
 
 
 class HalfAPercentOff(layers.NormRule):
