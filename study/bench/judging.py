@@ -1,7 +1,7 @@
 """The targets beside what was measured: met, missed, or not measured and why."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from study.bench.pass_times import FASTER, FASTEST_PEER
 from study.bench.record import PEERS, Measurement, PartRecord, Performance
@@ -16,11 +16,13 @@ class Judged:
         target: which.
         measured: all that it bounds.
         missing: a mode, perhaps on a model, and why there is no measurement of it.
+        least: where it was measured, the least that is possible on the model of the worst.
     """
 
     target: Target
     measured: tuple[Measurement, ...]
     missing: tuple[tuple[str, str], ...]
+    least: Measurement | None = None
 
     @property
     def met(self) -> int:
@@ -53,8 +55,14 @@ def judge(performance: Performance) -> list[Judged]:
     for target in TARGETS:
         if target.device == performance.device:
             measured = tuple(filter(target.about, performance.measurements))
-            found.append(Judged(target, measured, tuple(_missing(target, performance, measured))))
+            judged = Judged(target, measured, tuple(_missing(target, performance, measured)))
+            found.append(replace(judged, least=_least(judged, performance)) if measured else judged)
     return found
+
+
+def _least(judged: Judged, performance: Performance) -> Measurement | None:
+    wanted = (judged.target.least, judged.worst.model)
+    return next((each for each in performance.measurements if ((each.quantity, each.mode), each.model) == wanted), None)
 
 
 def _missing(target: Target, performance: Performance, measured: tuple[Measurement, ...]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""How far an exact Fisher and a penalty are from what the machine could do at best."""
+"""How far passes and penalties are from what the machine could do at best, and what is the least that they can take."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,10 +11,11 @@ from study.bench.plugins import KINDS, learn, strategy_stub
 from study.bench.record import Measurement
 from study.bench.steps import FEW
 from study.bench.timing import Turn, clock_of, interleave, over
-from study.bench.workloads import Workload
+from study.bench.workloads import Workload, training_epoch
 
 FLOPS = "share of a matrix product's operations a second"
 BANDWIDTH = "share of the rate at which memory is copied"
+LEAST_PASS = "training epochs at least"
 
 SIDE = 1024
 """Of the square matrices whose product is the yardstick."""
@@ -26,8 +27,8 @@ PATH_INTEGRAL = 12
 """The same for SI, which also writes g and θ, and after the update reads θ, the θ before, g and ω, and writes ω."""
 
 
-def least_operations(model: nn.Module, image: Tensor) -> int:
-    """The floating-point operations that the exact categorical Fisher of one sample takes at least, in matrix products.
+def least_operations(model: nn.Module, image: Tensor, cotangents: int | None = None) -> int:
+    """The floating-point operations that the categorical Fisher of one sample takes at least, in matrix products.
 
     For a layer whose weight W acts at P positions of a sample (P = 1 for a Linear layer of a MLP):
 
@@ -37,12 +38,13 @@ def least_operations(model: nn.Module, image: Tensor) -> int:
     - one contraction: 2 |W| where P = 1, since ``(Σ_k g_k²)ᵀ a²`` is a product of two vectors whatever K is; 2 |W| P K
       where P > 1, since per-sample gradients then have to be formed before they are squared.
 
-    K = C − 1 for C classes, the rank of diag(π) − ππᵀ. Everything elementwise, activations, normalisation, squares and
-    the softmax, is left out.
+    The exact Fisher has K = C − 1 for C classes, the rank of diag(π) − ππᵀ, the empirical one K = 1. Everything
+    elementwise, activations, normalisation, squares and the softmax, is left out.
 
     Args:
         model: of Linear and Conv layers, called one after the other.
         image: one input, without a dimension for samples.
+        cotangents: K; by default that of the exact Fisher.
     """
     positions: list[tuple[int, int]] = []  # of each layer in the order of calls: entries of its weight, positions
 
@@ -54,10 +56,11 @@ def least_operations(model: nn.Module, image: Tensor) -> int:
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         with torch.no_grad():
-            cotangents = model.eval()(image.unsqueeze(0)).shape[1] - 1
+            classes = model.eval()(image.unsqueeze(0)).shape[1]
     finally:
         for hook in hooks:
             hook.remove()
+    cotangents = classes - 1 if cotangents is None else cotangents
     forward = sum(2 * weight * n for weight, n in positions)
     backward = cotangents * sum(2 * weight * n for weight, n in positions[1:])
     contraction = sum(2 * weight * (1 if n == 1 else n * cotangents) for weight, n in positions)
@@ -67,7 +70,10 @@ def least_operations(model: nn.Module, image: Tensor) -> int:
 def measure_flops(
     workload: Workload, classes: int, device: torch.device, rounds: int, samples: int
 ) -> Iterator[Measurement]:
-    """Operations a second of an exact Fisher's pass, counted at their least, over those of a plain matrix product."""
+    """Operations a second of an exact Fisher's pass, counted at their least, over those of a plain matrix product.
+
+    And the training epochs that an exact and an empirical Fisher would take at the rate of the product.
+    """
     model = workload.model(classes, device)
     inputs, targets = workload.images(samples, classes, device)
     operations = samples * least_operations(model, inputs[0])
@@ -84,9 +90,11 @@ def measure_flops(
     def measure() -> None:
         exact.measure(model, inputs, targets, samples)
 
-    measure()
-    multiply()
-    seconds = interleave({"pass": Turn(measure), "product": Turn(multiply)}, rounds, clock_of(device))
+    epoch = training_epoch(workload.model(classes, device), inputs, targets, workload.batch)
+    turns = {"pass": Turn(measure), "product": Turn(multiply), "epoch": Turn(epoch)}
+    for turn in turns.values():
+        turn.work()
+    seconds = interleave(turns, rounds, clock_of(device))
     rates = [operations / s for s in seconds["pass"]]
     plain = [repeats * of_product / s for s in seconds["product"]]
     yield Measurement(
@@ -100,6 +108,17 @@ def measure_flops(
         better="higher",
         note=f"the product: {sorted(plain)[len(plain) // 2] / 1e9:.0f} GFLOP/s, of {SIDE}×{SIDE} matrices",
     )
+    for computes, cotangents in (("exact Fisher", None), ("empirical Fisher", 1)):
+        least = samples * least_operations(model, inputs[0], cotangents)
+        yield Measurement(
+            part="limit",
+            model=workload.name,
+            mode=computes,
+            setting=f"{classes} classes",
+            quantity=LEAST_PASS,
+            values=[least / rate / s for rate, s in zip(plain, seconds["epoch"], strict=True)],
+            ours=False,
+        )
 
 
 def measure_bandwidth(workload: Workload, device: torch.device, rounds: int) -> Iterator[Measurement]:
@@ -119,7 +138,7 @@ def measure_bandwidth(workload: Workload, device: torch.device, rounds: int) -> 
             learn(plugin, strategy, images, 1)
             counts[method] = PATH_INTEGRAL if method == "SI" else SEPARATE
             turns[method] = Turn(_penalty_alone(plugin, strategy))
-            turns[f"{method}, copy"] = Turn(_copy(counts[method] * entries, device))
+            turns[f"{method}, copy"] = Turn(copy_of(counts[method] * entries, device))
         for turn in turns.values():
             turn.work()
         seconds = interleave(turns, rounds, clock_of(device))
@@ -158,7 +177,7 @@ def _penalty_alone(plugin: SupervisedPlugin, strategy: object) -> Callable[[], N
     return work
 
 
-def _copy(transfers: int, device: torch.device) -> Callable[[], None]:
+def copy_of(transfers: int, device: torch.device) -> Callable[[], None]:
     """Read and write so many floats in all: half of them are read, half written."""
     source = torch.rand(max(1, transfers // 2), device=device)
     target = torch.zeros_like(source)

@@ -9,6 +9,7 @@ import torch
 
 from study.bench.limit import measure_bandwidth, measure_flops
 from study.bench.memory import measure_held, measure_peaks
+from study.bench.operations import measure_operations
 from study.bench.pass_times import MANY, measure_passes
 from study.bench.plugins import OURS
 from study.bench.record import Agreement, DeviceName, Measurement, Part, Skipped
@@ -144,13 +145,17 @@ def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> li
         return [
             *(
                 Unit(
-                    f"operations, {each.name}",
+                    f"products, {each.name}",
                     partial(measure_flops, each, 10, device, scale.pass_rounds, each.samples),
                 )
                 for each in scale.limit_models
             ),
             *(
                 Unit(f"bytes, {each.name}", partial(measure_bandwidth, each, device, scale.step_rounds))
+                for each in scale.limit_models[:2]
+            ),
+            *(
+                Unit(f"operations, {each.name}", partial(measure_operations, each, device, scale.step_rounds))
                 for each in scale.limit_models[:2]
             ),
         ]

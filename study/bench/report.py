@@ -38,7 +38,10 @@ EXPLANATIONS = {
     "memory": "What plugins hold, counted tensor by tensor, in copies of the parameters; and the most that an exact "
     "Fisher's pass takes beyond what was there before and its result.",
     "limit": "Operations and bytes are counted at their least (see `study/bench/limit.py`), and their rate is compared "
-    "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured.",
+    "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured. The "
+    "least that a pass can take is its matrix products alone, at that rate. The least that a step can take is "
+    "that of Naive and of the penalty's operations run bare (see `study/bench/operations.py`), or else of its "
+    "bytes copied once, to which only a kernel written for it could come.",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
@@ -115,20 +118,28 @@ def _targets(performance: Performance) -> Table:
         Column("measured, at worst"),
         Column("which is of", "prose"),
         Column("met"),
+        Column("at best"),
     )
     notes = tuple(
         f"Not measured of “{each.target.what}”: {'; '.join(dict(each.missing))} ({each.reasons})."
         for each in judged
         if each.measured and each.missing
     )
+    if any(each.least for each in judged):
+        notes += (
+            "At best: what the matrix products of a pass take at the full rate of one, or Naive's step and the "
+            "penalty's operations run bare, on the model of the worst; see “Distance to the limit”. A target beyond it "
+            "is out of reach of code that is made of PyTorch's operations.",
+        )
     return Table(f"targets-{performance.device}", "Targets", columns, tuple(map(_target_row, judged)), notes)
 
 
 def _target_row(judged: Judged) -> tuple[Cell, ...]:
     target = judged.target
+    least = Cell(with_quartiles(judged.least), judged.least.median) if judged.least else Cell(NOTHING)
     head = (Cell(target.what, target.what), Cell(target.text, target.bound))
     if not judged.measured:
-        return (*head, Cell("not measured"), Cell(judged.reasons, judged.reasons), Cell(NOTHING))
+        return (*head, Cell("not measured"), Cell(judged.reasons, judged.reasons), Cell(NOTHING), least)
     worst, count = judged.worst, len(judged.measured)
     where = f"{worst.mode}, {worst.model}, {worst.setting}"
     within = judged.met == count
@@ -141,6 +152,7 @@ def _target_row(judged: Judged) -> tuple[Cell, ...]:
         Cell(with_quartiles(worst), worst.median),
         Cell(where, where),
         Cell(text, judged.met / count, mark),
+        least,
     )
 
 

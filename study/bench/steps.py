@@ -67,7 +67,7 @@ def _measure_method(
     for _ in range(2):
         naive()
     steps = max(1, math.ceil(TURN / seconds_of(naive, clock)))
-    turns = {"Naive": Turn(_repeat(naive, steps), steps)}
+    turns = {"Naive": Turn(repeated(naive, steps), steps)}
     modes: dict[tuple[str, int], str] = {}
     for kind, factories in KINDS.items():
         if method not in factories:
@@ -87,7 +87,7 @@ def _measure_method(
             step = prepared_step(factories[method](), strategy_stub(model), images, experience)
             step()  # allocates what it needs
             modes[kind, experience] = name = f"{kind}, {experience}"
-            turns[name] = Turn(_repeat(step, steps), steps)
+            turns[name] = Turn(repeated(step, steps), steps)
     round_of_naive = len(turns) * steps * seconds_of(naive, clock)
     seconds = interleave(turns, min(rounds, max(FEWEST, int(PATIENCE / round_of_naive))), clock)
 
@@ -126,7 +126,9 @@ def prepared_step(
     return training_step(strategy, plugin, inputs, targets)
 
 
-def _repeat(step: Callable[[], None], times: int) -> Callable[[], None]:
+def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
+    """So many steps as one work."""
+
     def work() -> None:
         for _ in range(times):
             step()

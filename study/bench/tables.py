@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from study.bench import limit, memory, pass_times
+from study.bench import limit, memory, operations, pass_times
 from study.bench.record import DeviceName, Measurement
 from study.bench.targets import target_of
 from study.reporting.document import Cell, Column, Table
@@ -11,6 +11,15 @@ from study.reporting.numbers import NOTHING
 
 MET, MISSED = "significant", "problem"
 """The marks that are set off as good and bad and bring no sign of their own."""
+
+LIMITS = {
+    limit.FLOPS: f"An exact Fisher: {limit.FLOPS}",
+    limit.LEAST_PASS: f"A pass: {limit.LEAST_PASS}, at the rate of a matrix product",
+    limit.BANDWIDTH: f"A step's penalty: {limit.BANDWIDTH}",
+    operations.SHARE: f"A step's penalty, operation by operation: {operations.SHARE}",
+    operations.LEAST: f"A {operations.LEAST}, by its operations",
+}
+"""Captions, by quantity."""
 
 Key = Callable[[Measurement], str]
 
@@ -46,9 +55,8 @@ def _memory_tables(device: DeviceName, measurements: Sequence[Measurement]) -> I
 
 def _limit_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
     for quantity, group in grouped(measurements, lambda each: each.quantity):
-        kind = "An exact Fisher" if quantity == limit.FLOPS else "A step's penalty"
-        row, column = (model_of, _mode) if quantity == limit.FLOPS else (_mode, model_of)
-        yield _pivot(device, slug(quantity), f"{kind}: {quantity}", group, row, column)
+        row, column = (model_of, _mode) if quantity in (limit.FLOPS, limit.LEAST_PASS) else (_mode, model_of)
+        yield _pivot(device, slug(quantity), LIMITS.get(quantity, quantity), group, row, column)
 
 
 def _other_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:

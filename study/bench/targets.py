@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from study.bench import limit, memory, pass_times, steps, waiting
+from study.bench import limit, memory, operations, pass_times, steps, waiting
 from study.bench.record import DeviceName, Measurement, Part
 
 IMAGE_MODELS = ("4-layer CNN", "reduced ResNet-18")
@@ -23,6 +23,7 @@ class Target:
         modes: each of which has to be measured.
         models: each of which has to be measured; empty for whichever the part is measured on.
         setting: the only one that it is about; empty for all.
+        least: quantity and mode of the least that is possible, where that is measured.
     """
 
     what: str
@@ -34,6 +35,7 @@ class Target:
     modes: tuple[str, ...]
     models: tuple[str, ...] = ()
     setting: str = ""
+    least: tuple[str, str] | None = None
 
     def about(self, measurement: Measurement) -> bool:
         """Whether it bounds this measurement."""
@@ -60,7 +62,8 @@ def _modes(computes: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
 
 
 def _step(what: str, bound: float, methods: tuple[str, ...], kind: str) -> Target:
-    return Target(what, bound, "≤", "cpu", "step", steps.QUANTITY, _modes(methods, kind))
+    least = (operations.LEAST, operations.AND_PATH_INTEGRAL if methods == SI else operations.PENALTY)
+    return Target(what, bound, "≤", "cpu", "step", steps.QUANTITY, _modes(methods, kind), least=least)
 
 
 def _pass(
@@ -72,7 +75,9 @@ def _pass(
     models: tuple[str, ...],
     part: Part = "pass",
 ) -> Target:
-    return Target(what, bound, sense, "cpu", part, quantity, _modes(computes, OURS), models, "10 classes")
+    kind = "exact Fisher" if computes == EXACT else "empirical Fisher"  # which every one with one cotangent equals
+    least = (limit.LEAST_PASS, kind) if quantity == PER_EPOCH else None
+    return Target(what, bound, sense, "cpu", part, quantity, _modes(computes, OURS), models, "10 classes", least)
 
 
 def _held(what: str, bound: float, device: DeviceName, quantity: str, methods: tuple[str, ...]) -> Target:

@@ -112,9 +112,9 @@ class ReducedResNet18(nn.Module):
 
 MLP_400 = Workload("MLP 400-400", lambda classes: mlp(400, classes), (784,), samples=12_000, wide=256)
 MLP_1000 = Workload("MLP 1000-1000", lambda classes: mlp(1000, classes), (784,), samples=12_000, wide=256)
-CNN = Workload("4-layer CNN", cnn, (3, 32, 32))
-RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32))
-VIT = Workload("small ViT", small_vit, (3, 32, 32))
+CNN = Workload("4-layer CNN", cnn, (3, 32, 32), samples=2048)
+RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32), samples=1024)
+VIT = Workload("small ViT", small_vit, (3, 32, 32), samples=1024)
 
 LARGE = (
     Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224), samples=1024),

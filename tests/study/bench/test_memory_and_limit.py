@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from clreg_plugins.importance.cotangents import fisher_cotangents
-from study.bench.limit import BANDWIDTH, FLOPS, least_operations, measure_bandwidth, measure_flops
+from study.bench.limit import BANDWIDTH, FLOPS, LEAST_PASS, least_operations, measure_bandwidth, measure_flops
 from study.bench.memory import PEAK, SCRATCH, STATE, measure_held, measure_peaks
+from study.bench.operations import AND_PATH_INTEGRAL, LEAST, PENALTY, SHARE, measure_operations
 from study.bench.workloads import CNN, Workload, mlp
 
 CPU = torch.device("cpu")
@@ -40,6 +41,7 @@ def test_operations_of_a_mlp_are_those_counted_by_hand():
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
     forward, backward, contraction = 2 * (a + b + c), 2 * 2 * (b + c), 2 * (a + b + c)  # 2 cotangents for 3 classes
     assert least_operations(model, torch.rand(6)) == forward + backward + contraction
+    assert least_operations(model, torch.rand(6), cotangents=1) == forward + backward // 2 + contraction
 
 
 def test_as_many_cotangents_are_counted_as_the_exact_fisher_takes():
@@ -61,11 +63,27 @@ def test_a_convolution_acts_at_every_position_and_forms_every_gradient():
 
 
 def test_shares_of_the_limit_are_measured():
-    (flops,) = measure_flops(SMALL, 3, CPU, rounds=2, samples=32)
+    flops, exact, empirical = measure_flops(SMALL, 3, CPU, rounds=2, samples=32)
     assert flops.quantity == FLOPS
     assert flops.better == "higher"
     assert flops.median > 0
+    assert {exact.quantity, empirical.quantity} == {LEAST_PASS}
+    assert exact.median > empirical.median > 0
     found = list(measure_bandwidth(SMALL, CPU, rounds=2))
     assert {each.quantity for each in found} == {BANDWIDTH}
     assert {"EWC, ours", "SI, ours", "EWC, Avalanche", "L2, plain autograd"} <= {each.mode for each in found}
     assert all(each.median > 0 for each in found)
+
+
+def test_a_step_takes_at_least_what_its_operations_take_one_after_the_other():
+    found = list(measure_operations(SMALL, CPU, rounds=2))
+    shares = {each.mode: each.values for each in found if each.quantity == SHARE}
+    least = {each.mode: each.values for each in found if each.quantity == LEAST}
+    of_si = [name for name in shares if name.startswith("SI: ")]
+    assert len(shares) == 9
+    assert len(of_si) == 4
+    for round_ in range(2):
+        penalty = 1 + sum(values[round_] for name, values in shares.items() if name not in of_si)
+        assert least[PENALTY][round_] == pytest.approx(penalty)
+        assert least[AND_PATH_INTEGRAL][round_] == pytest.approx(penalty + sum(shares[name][round_] for name in of_si))
+    assert not any(each.ours for each in found), "what a machine can do at best is no regression of ours"
