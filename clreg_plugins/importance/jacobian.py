@@ -45,6 +45,9 @@ CHECKED_SAMPLES = 8
 GROUP = 16
 """Cotangents whose output gradients are held together where their order of summation is free."""
 
+CPU_BYTES = 2**29
+"""What a pass on a CPU makes use of at most: larger pieces are slower there, since fresh memory is."""
+
 _SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
 
 
@@ -159,9 +162,10 @@ class _Pass:
             k = min(k, GROUP)
         sizes = [call.output_numel for calls in self.recorder.calls.values() for call in calls if call]
         activations = 2 * saved_bytes_per_sample(self.outputs, batch)
-        # a layer's output gradients are held as they come, stacked, and in the products made of them
-        needed = activations + 3 * k * sum(sizes) * z.element_size()
-        return max(1, self.max_bytes // (2 * max(1, needed)))
+        # a layer's output gradients are held as they come, and in the products made of them
+        needed = activations + 2 * k * sum(sizes) * z.element_size()
+        bound = min(self.max_bytes, CPU_BYTES) if z.device.type == "cpu" else self.max_bytes
+        return max(1, bound // (2 * max(1, needed)))
 
     def _piece(self, batch: Batch) -> None:
         with self.recorder.recording():
