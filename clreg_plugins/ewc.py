@@ -29,7 +29,7 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
             Class weights, label smoothing and the reduction of the criterion play no part in the Fisher.
         batch_size: samples read at a time in the pass: 256 by default, for "batched" the strategy's.
         num_workers: of the pass's DataLoader.
-        max_bytes: bound for the pass's own memory, 1 GiB by default.
+        max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
         seed: of the pass's draws; the global generators are not touched.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
         gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.

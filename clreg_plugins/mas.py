@@ -29,7 +29,7 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         n_samples: measure on that many samples drawn from the experience; default all.
         batch_size: samples read at a time in the pass: 256 by default, with ``per_sample=False`` the strategy's.
         num_workers: of the pass's DataLoader.
-        max_bytes: bound for the pass's own memory, 1 GiB by default.
+        max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
         seed: of the draw of samples.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
         gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.

@@ -20,7 +20,8 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     ``Ω ← max(Ω + ω/(Δ² + ξ), 0)`` with Δ the change over the whole experience (equations 3 to 5).
 
     g is read after the backward pass, whatever the loss was scaled by; a plugin that rewrites gradients in
-    ``after_backward`` should stand behind this one. All state lives on the parameters' device, and no step moves
+    ``after_backward`` should stand behind this one. Where a parameter has no gradient but the penalty's, what is left
+    as g is rounding, of the order of ε times that. All state lives on the parameters' device, and no step moves
     data to the host or waits for a device.
 
     Args:
@@ -94,7 +95,9 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         self._mark = None
         scale = self._probe.grad
         inverse = torch.where(scale == 0, 0, 1 / scale)  # a loss scaled by 0 has no gradient to speak of
-        unscaled = scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
+        # on a GPU asking is waiting; the direct path refuses other scales
+        known = self.gradient_path == "direct" and self._penalises and not self._adds_up
+        unscaled = known or (scale.device.type == "cpu" and scale.item() == 1)
         for name, p in self._parameters.items():
             if p.grad is None:
                 continue
@@ -107,6 +110,8 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             if self.gradient == "task" and self._penalises and name in self.penalty.active:
                 # the penalty's value left θ − θ* in difference
                 torch.addcmul(grad, self.penalty.importance[name], difference, value=-self._scale, out=g)
+                if not unscaled:
+                    g.mul_((scale != 0).to(g))
             elif unscaled:
                 g.copy_(grad)
 

@@ -48,7 +48,7 @@ def fisher_diagonal(
         seed: of every random draw here; the global generators are not touched.
         forward: how to call the model; by default with task labels if its forward names ``task_labels``.
         num_workers: of the DataLoader made for a Dataset.
-        max_bytes: bound for the pass's own memory, 1 GiB by default.
+        max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
         path: "auto", or "vectorised" or "one_at_a_time" to force the general path.
         distributed: share the batches among the processes of ``torch.distributed``; each gets the whole result.
 

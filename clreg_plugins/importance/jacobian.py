@@ -46,7 +46,7 @@ GROUP = 16
 """Cotangents whose output gradients are held together where their order of summation is free."""
 
 CPU_BYTES = 2**29
-"""What a pass on a CPU makes use of at most: larger pieces are slower there, since fresh memory is."""
+"""What the pieces of a pass on a CPU are planned for at most: larger ones are slower there, since fresh memory is."""
 
 _SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
 
@@ -218,11 +218,17 @@ class _Pass:
 
     def _moments(self, module: nn.Module, a: Tensor, gs: list[Tensor], power: int) -> dict[str, Tensor]:
         dtype = torch.promote_types(gs[0].dtype, torch.float32)
+        if not len(a):  # no sample of the batch came by
+            return {full: torch.zeros_like(p, dtype=dtype) for full, p in self._own(module).items()}
         if a.is_floating_point():
             a = a.to(dtype)
         rule: LayerRule = self.recorder.rules[module]
         moments = rule.moments(module, a, [g.to(dtype) for g in gs], power, self.max_bytes // 8)
         return {full: moments[name] for name, full in self.names[module].items() if name in moments}
+
+    def _own(self, module: nn.Module) -> dict[str, Tensor]:
+        """The parameters that a layer's rule speaks of, by their names in the model."""
+        return {full: self.trainable[full] for full in self.names[module].values()}
 
     def _apply_rules(self, calls: dict[nn.Module, Call], z: Tensor, vs: list[Tensor]) -> dict[str, Tensor]:
         if not calls:
@@ -265,7 +271,7 @@ class _Pass:
         unknown = {module: call for module, call in calls.items() if (module, several) not in self.trusted}
         if not unknown:
             return calls
-        parameters = {m: {full: self.trainable[full] for full in self.names[m].values()} for m in unknown}
+        parameters = {module: self._own(module) for module in unknown}
         verdicts = verify(z, unknown, parameters, lambda m, a, g: self._moments(m, a, [g], 2))
         wrong = [module for module, verdict in verdicts.items() if verdict is Verdict.WRONG]
         holds = {module for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
@@ -306,7 +312,7 @@ def jacobian_moments(
         seed: of the draws of cotangents that sample; batch b uses seed + b, whatever process it falls to.
         batch_mean: pull back the mean over each batch instead of each sample; the result is the mean over batches.
         max_bytes: bound for activations, output gradients and per-sample gradients together; at least one sample
-            is always taken.
+            is always taken, and on a CPU rules make use of 512 MiB at most.
         path: "auto", or "vectorised" or "one_at_a_time" to take the general path for every parameter.
         shard: (rank, number of processes): this process takes every batch b with b mod number = rank.
         reduce: sums a tensor over processes, in place.

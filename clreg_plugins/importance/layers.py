@@ -23,7 +23,7 @@ CACHE_BYTES = 2**24
 """Per-sample gradients formed at once on a CPU: about what its caches hold. Fresh memory costs more than it saves."""
 
 MANY_POSITIONS = 128
-"""Output positions of a convolution from which on a CPU's own kernel for its weight gradient beats a matrix product."""
+"""Output positions from which on oneDNN's kernel for a convolution's weight gradient beats products with patches."""
 
 SMALL = 2**12
 """Parameters with fewer entries are reduced over samples and cotangents in one call, others sample by sample."""
@@ -73,7 +73,7 @@ class LayerRule:
         return 2
 
     def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
-        """What :meth:`gradients` needs of the input, computed once for all cotangents."""
+        """What :meth:`gradients` needs of the input and can be computed once for all cotangents."""
         return a
 
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
@@ -82,7 +82,8 @@ class LayerRule:
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
         """Scratch for one sample and one cotangent, whose output gradients ``(samples, *output)`` are ``g``."""
-        return g.element_size() * (a[0].numel() + sum(p.numel() for p in module.parameters(recurse=False)))
+        parameters = sum(p.numel() for p in module.parameters(recurse=False))
+        return g.element_size() * (a.shape[1:].numel() + g.shape[1:].numel() + parameters)
 
     def cache_bytes(self, module: nn.Module, g: Tensor) -> int:
         """Scratch at once on a CPU."""
@@ -137,6 +138,10 @@ class LinearRule(LayerRule):
             return super().moments(module, a, gs, power, max_bytes)
         return self.outer_product_moments(a, sum(g.square() for g in gs), power)
 
+    def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
+        """As any layer's, and output gradients once more, with positions last."""
+        return super().bytes_per_sample(module, a, g) + g.element_size() * g.shape[1:].numel()
+
     @staticmethod
     def outer_product_moments(a: Tensor, squares: Tensor, power: int) -> Moments:
         """``(Σ_k g_k²)ᵀ a²`` for p = 2 and ``(Σ_k g_k²)^½ᵀ |a|`` for p = 1, from ``squares = Σ_k g_k²``."""
@@ -170,8 +175,9 @@ class ConvRule(LayerRule):
 
     @staticmethod
     def _many_positions(g: Tensor) -> bool:
-        """Whether one kernel for all samples is the faster: not with many small groups, and never on a GPU."""
-        return g.device.type == "cpu" and g[0, 0].numel() >= MANY_POSITIONS
+        """Whether one kernel for all samples is the faster: oneDNN's is, where the weight acts at many positions."""
+        of_onednn = g.device.type == "cpu" and g.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        return of_onednn and g.shape[2:].numel() >= MANY_POSITIONS
 
     @staticmethod
     def by_groups(module: nn.Module, a: Tensor, rows: Tensor, positions: torch.Size) -> Tensor:
@@ -205,9 +211,12 @@ class ConvRule(LayerRule):
         return rows.flatten(2, 3) @ patches.transpose(2, 3)
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
-        """Input or patches of one sample, output gradients, and its gradient."""
-        patches = 1 if self._many_positions(g) else math.prod(module.kernel_size)
-        return g.element_size() * (patches * a[0].numel() + module.weight.numel() + g[0].numel())
+        """Padded input and perhaps patches of one sample, output gradients as they are and in groups, its gradient."""
+        padding = module._reversed_padding_repeated_twice[::-1]  # of each axis: after it, before it
+        entries = module.in_channels * math.prod(map(sum, zip(a.shape[2:], padding[::2], padding[1::2], strict=True)))
+        if not self._many_positions(g):
+            entries += module.in_channels * math.prod(module.kernel_size) * g.shape[2:].numel()
+        return g.element_size() * (entries + 2 * g.shape[1:].numel() + module.weight.numel())
 
     def cache_bytes(self, module: nn.Module, g: Tensor) -> int:
         """Less where one kernel writes the gradients of all samples at once."""
@@ -243,8 +252,8 @@ class NormRule(LayerRule):
         return {"weight": product, "bias": g}
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
-        """The normalised input and its products."""
-        return 3 * g.element_size() * a[0].numel()
+        """The normalised input, output gradients, and their products."""
+        return 4 * g.element_size() * a.shape[1:].numel()
 
 
 class EmbeddingRule(LayerRule):
@@ -260,15 +269,15 @@ class EmbeddingRule(LayerRule):
 
     def moments(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor], power: int, max_bytes: int) -> Moments:
         """Sum over the places of each (sample, token) pair, then reduce over samples."""
-        g = torch.stack(tuple(gs))
-        k, n, dim = g.shape[0], g.shape[1], g.shape[-1]
+        n, dim = gs[0].shape[0], gs[0].shape[-1]
         tokens = a.reshape(n, -1)
         keys = tokens + module.num_embeddings * torch.arange(n, device=a.device)[:, None]
         pairs, place = keys.flatten().unique(return_inverse=True)  # the (sample, token) pairs that occur
-        rows = g.reshape(k, -1, dim)
-        sums = g.new_zeros(k, len(pairs), dim).index_add_(1, place, rows)
-        squares = sums.square_().sum(dim=0)
-        total = g.new_zeros(module.weight.shape)
+        squares = gs[0].new_zeros(len(pairs), dim)
+        for g in gs:
+            sums = torch.zeros_like(squares).index_add_(0, place, g.reshape(-1, dim))
+            squares.addcmul_(sums, sums)
+        total = torch.zeros_like(module.weight, dtype=squares.dtype)
         token = pairs % module.num_embeddings
         total.index_add_(0, token, squares if power == 2 else squares.sqrt())
         if module.padding_idx is not None:

@@ -16,13 +16,13 @@ class Judged:
         target: which.
         measured: all that it bounds.
         missing: a mode, perhaps on a model, and why there is no measurement of it.
-        least: where it was measured, the least that is possible on the model of the worst.
+        bare: what it is made of, by itself, on the model of the worst; None where that was not measured.
     """
 
     target: Target
     measured: tuple[Measurement, ...]
     missing: tuple[tuple[str, str], ...]
-    least: Measurement | None = None
+    bare: Measurement | None = None
 
     @property
     def met(self) -> int:
@@ -56,12 +56,12 @@ def judge(performance: Performance) -> list[Judged]:
         if target.device == performance.device:
             measured = tuple(filter(target.about, performance.measurements))
             judged = Judged(target, measured, tuple(_missing(target, performance, measured)))
-            found.append(replace(judged, least=_least(judged, performance)) if measured else judged)
+            found.append(replace(judged, bare=_bare(judged, performance)) if measured else judged)
     return found
 
 
-def _least(judged: Judged, performance: Performance) -> Measurement | None:
-    wanted = (judged.target.least, judged.worst.model)
+def _bare(judged: Judged, performance: Performance) -> Measurement | None:
+    wanted = (judged.target.bare, judged.worst.model)
     return next((each for each in performance.measurements if ((each.quantity, each.mode), each.model) == wanted), None)
 
 

@@ -38,10 +38,10 @@ EXPLANATIONS = {
     "memory": "What plugins hold, counted tensor by tensor, in copies of the parameters; and the most that an exact "
     "Fisher's pass takes beyond what was there before and its result.",
     "limit": "Operations and bytes are counted at their least (see `study/bench/limit.py`), and their rate is compared "
-    "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured. The "
-    "least that a pass can take is its matrix products alone, at that rate. The least that a step can take is "
-    "that of Naive and of the penalty's operations run bare (see `study/bench/operations.py`), or else of its "
-    "bytes copied once, to which only a kernel written for it could come.",
+    "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured. At that "
+    "rate of a product, the matrix products alone of a pass take so many training epochs. A step's penalty is "
+    "taken apart into the operations that it is made of (see `study/bench/operations.py`): what they take bare, "
+    "and what a copy of their bytes takes, to which only a kernel written for the penalty could come.",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
@@ -118,28 +118,32 @@ def _targets(performance: Performance) -> Table:
         Column("measured, at worst"),
         Column("which is of", "prose"),
         Column("met"),
-        Column("at best"),
     )
     notes = tuple(
         f"Not measured of “{each.target.what}”: {'; '.join(dict(each.missing))} ({each.reasons})."
         for each in judged
         if each.measured and each.missing
     )
-    if any(each.least for each in judged):
+    bare = any(each.bare for each in judged)
+    if bare:
+        columns += (Column("bare"),)
         notes += (
-            "At best: what the matrix products of a pass take at the full rate of one, or Naive's step and the "
-            "penalty's operations run bare, on the model of the worst; see “Distance to the limit”. A target beyond it "
-            "is out of reach of code that is made of PyTorch's operations.",
+            "Bare: the pass's matrix products alone, at the rate of a plain one; or Naive's step and the penalty's "
+            "operations without plugin and autograd, on the model of the worst. See “Distance to the limit”.",
         )
-    return Table(f"targets-{performance.device}", "Targets", columns, tuple(map(_target_row, judged)), notes)
+    rows = tuple(_target_row(each) + ((_bare_cell(each.bare),) if bare else ()) for each in judged)
+    return Table(f"targets-{performance.device}", "Targets", columns, rows, notes)
+
+
+def _bare_cell(bare: Measurement | None) -> Cell:
+    return Cell(NOTHING) if bare is None else Cell(with_quartiles(bare), bare.median)
 
 
 def _target_row(judged: Judged) -> tuple[Cell, ...]:
     target = judged.target
-    least = Cell(with_quartiles(judged.least), judged.least.median) if judged.least else Cell(NOTHING)
     head = (Cell(target.what, target.what), Cell(target.text, target.bound))
     if not judged.measured:
-        return (*head, Cell("not measured"), Cell(judged.reasons, judged.reasons), Cell(NOTHING), least)
+        return (*head, Cell("not measured"), Cell(judged.reasons, judged.reasons), Cell(NOTHING))
     worst, count = judged.worst, len(judged.measured)
     where = f"{worst.mode}, {worst.model}, {worst.setting}"
     within = judged.met == count
@@ -152,7 +156,6 @@ def _target_row(judged: Judged) -> tuple[Cell, ...]:
         Cell(with_quartiles(worst), worst.median),
         Cell(where, where),
         Cell(text, judged.met / count, mark),
-        least,
     )
 
 

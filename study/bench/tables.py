@@ -14,10 +14,10 @@ MET, MISSED = "significant", "problem"
 
 LIMITS = {
     limit.FLOPS: f"An exact Fisher: {limit.FLOPS}",
-    limit.LEAST_PASS: f"A pass: {limit.LEAST_PASS}, at the rate of a matrix product",
+    limit.LEAST_PASS: f"A pass: {limit.LEAST_PASS}: its matrix products at the rate of a plain one",
     limit.BANDWIDTH: f"A step's penalty: {limit.BANDWIDTH}",
     operations.SHARE: f"A step's penalty, operation by operation: {operations.SHARE}",
-    operations.LEAST: f"A {operations.LEAST}, by its operations",
+    operations.BARE: f"A {operations.BARE}",
 }
 """Captions, by quantity."""
 

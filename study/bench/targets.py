@@ -23,7 +23,7 @@ class Target:
         modes: each of which has to be measured.
         models: each of which has to be measured; empty for whichever the part is measured on.
         setting: the only one that it is about; empty for all.
-        least: quantity and mode of the least that is possible, where that is measured.
+        bare: quantity and mode of what it is made of, measured by itself.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Target:
     modes: tuple[str, ...]
     models: tuple[str, ...] = ()
     setting: str = ""
-    least: tuple[str, str] | None = None
+    bare: tuple[str, str] | None = None
 
     def about(self, measurement: Measurement) -> bool:
         """Whether it bounds this measurement."""
@@ -62,8 +62,8 @@ def _modes(computes: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
 
 
 def _step(what: str, bound: float, methods: tuple[str, ...], kind: str) -> Target:
-    least = (operations.LEAST, operations.AND_PATH_INTEGRAL if methods == SI else operations.PENALTY)
-    return Target(what, bound, "≤", "cpu", "step", steps.QUANTITY, _modes(methods, kind), least=least)
+    bare = (operations.BARE, operations.AND_PATH_INTEGRAL if methods == SI else operations.PENALTY)
+    return Target(what, bound, "≤", "cpu", "step", steps.QUANTITY, _modes(methods, kind), bare=bare)
 
 
 def _pass(
@@ -76,8 +76,8 @@ def _pass(
     part: Part = "pass",
 ) -> Target:
     kind = "exact Fisher" if computes == EXACT else "empirical Fisher"  # which every one with one cotangent equals
-    least = (limit.LEAST_PASS, kind) if quantity == PER_EPOCH else None
-    return Target(what, bound, sense, "cpu", part, quantity, _modes(computes, OURS), models, "10 classes", least)
+    bare = (limit.LEAST_PASS, kind) if quantity == PER_EPOCH else None
+    return Target(what, bound, sense, "cpu", part, quantity, _modes(computes, OURS), models, "10 classes", bare)
 
 
 def _held(what: str, bound: float, device: DeviceName, quantity: str, methods: tuple[str, ...]) -> Target:

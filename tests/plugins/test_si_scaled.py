@@ -191,3 +191,19 @@ def test_a_loss_scaled_by_zero():
     for name, value in omega.items():
         assert value.isfinite().all(), f"ω of {name} holds {value[~value.isfinite()][0]}"
     assert any(value.any() for value in omega.values())
+
+
+class Silent(SupervisedPlugin):
+    """Scales the loss by 0 from the second experience on."""
+
+    def before_backward(self, strategy, **kwargs):
+        strategy.loss = strategy.loss * (strategy.clock.train_exp_counter == 0)
+
+
+@pytest.mark.parametrize("gradient", ["task", "total"])
+def test_steps_without_a_gradient_leave_no_path_although_the_optimizer_moves_on(gradient):
+    p = Before(5.0, gradient=gradient)
+    omega = path_of([p, Silent()], p, lambda model: torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+    assert p.importance["0.weight"].any(), "the penalty had nothing to add"
+    for name, value in omega.items():
+        assert not value.any(), f"ω of {name} holds {value.abs().max().item():.2e}"

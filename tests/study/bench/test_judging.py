@@ -6,10 +6,12 @@ import pytest
 
 from study.bench.check import regressions
 from study.bench.judging import Judged, judge
+from study.bench.limit import LEAST_PASS
+from study.bench.operations import AND_PATH_INTEGRAL, BARE, PENALTY
 from study.bench.passes import ours
 from study.bench.plan import FULL, LARGE_TOO
 from study.bench.plugins import KINDS
-from study.bench.record import BenchError, Performance
+from study.bench.record import BenchError, Measurement, Performance
 from study.bench.targets import TARGETS, target_of
 from tests.study.bench.synthetic import a_pass, agreement, measurement, performance, skipped
 
@@ -214,3 +216,37 @@ def test_numbers_of_ours_that_no_longer_agree_are_named():
 def test_nothing_in_common_is_an_error():
     with pytest.raises(BenchError, match="record them first"):
         regressions(performance(measurement("EWC, ours", model="another")), RECORDED)
+
+
+def bare(mode: str, quantity: str, value: float, model: str = "MLP 400-400") -> Measurement:
+    return measurement(mode, value, part="limit", model=model, setting="", quantity=quantity, ours=False)
+
+
+def test_what_a_step_is_made_of_stands_beside_the_worst_of_its_model():
+    found = performance(
+        measurement("SI, ours", 1.5),
+        measurement("EWC, ours", 1.2),
+        measurement("EWC, ours", 1.4, model="MLP 1000-1000"),
+        bare(PENALTY, BARE, 1.1),
+        bare(PENALTY, BARE, 1.3, model="MLP 1000-1000"),
+        bare(AND_PATH_INTEGRAL, BARE, 1.35),
+    )
+    assert judged("a step with SI over Naive's", found).bare.median == 1.35
+    assert judged("a step with L2, EWC, Online EWC or MAS over Naive's", found).bare.median == 1.3
+
+
+def test_what_was_not_measured_bare_has_nothing_beside_it():
+    found = performance(measurement("SI, ours", 1.5, model="small ViT"), bare(AND_PATH_INTEGRAL, BARE, 1.35))
+    assert judged("a step with SI over Naive's", found).bare is None
+    assert judged("exact Fisher of a MLP, 10 classes, in epochs", found).bare is None
+
+
+def test_a_pass_has_the_matrix_products_of_its_own_number_of_cotangents():
+    found = performance(
+        a_pass("exact Fisher, ours", 1.6),
+        a_pass("MAS, squared norm, ours", 0.9),
+        bare("exact Fisher", LEAST_PASS, 1.2),
+        bare("empirical Fisher", LEAST_PASS, 0.6),
+    )
+    assert judged("exact Fisher of a MLP, 10 classes, in epochs", found).bare.median == 1.2
+    assert judged("empirical and sample Fisher, MAS of a MLP, in epochs", found).bare.median == 0.6

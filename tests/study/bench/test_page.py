@@ -1,11 +1,13 @@
 """The page that is made of the measurements."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from study.bench import plan
+from study.bench.operations import BARE
 from study.bench.record import file_of, write
 from study.bench.report import compose, write_report
 from study.records import Hardware
@@ -89,6 +91,15 @@ def test_both_devices_share_a_page(tmp_path):
     assert "## On a CPU" in text
     assert "## On a GPU" in text
     assert "**On a GPU:** 0 of 6 targets are met throughout, 6 of them not measured or not in full." in text
+
+
+def test_what_a_target_is_made_of_has_a_column_where_it_was_measured():
+    step = measurement("EWC, ours", 1.2)
+    bare = measurement("a penalty", 1.125, part="limit", setting="", quantity=BARE, ours=False)
+    without, beside = (to_markdown(compose([performance(*found)])) for found in ((step,), (step, bare)))
+    assert "bare |" not in without
+    assert "Bare:" not in without
+    assert re.search(r"\| a step with L2, EWC, Online EWC or MAS over Naive's .* \| 1\.12 \|\n", beside)
 
 
 def test_the_committed_page_is_that_of_its_measurements(tmp_path):
