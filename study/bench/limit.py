@@ -106,7 +106,7 @@ def measure_flops(
         values=over(rates, plain),
         seconds=seconds["pass"],
         better="higher",
-        note=f"the product: {sorted(plain)[len(plain) // 2] / 1e9:.0f} GFLOP/s, of {SIDE}×{SIDE} matrices",
+        note=f"beside {workload.name}, the product: {sorted(plain)[len(plain) // 2] / 1e9:.0f} GFLOP/s, of {SIDE}×{SIDE} matrices",
     )
     for computes, cotangents in (("exact Fisher", None), ("empirical Fisher", 1)):
         least = samples * least_operations(model, inputs[0], cotangents)

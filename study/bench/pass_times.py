@@ -37,7 +37,7 @@ FEWEST_OURS, FEWEST_OURS_OF_MANY = 256, 16
 OUR_PATIENCE = 5
 """Times as long a turn may ours take as others: targets are about it."""
 
-LEFT_OUT = 10
+LEFT_OUT = 4
 """Times as many samples as a pass looks at make it worth its own measurement."""
 
 
