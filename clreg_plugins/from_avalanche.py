@@ -66,7 +66,8 @@ def from_avalanche(plugin: object) -> RegularizationPlugin:
     kind = next((kind for kind in DIFFERENCES if isinstance(plugin, kind)), None)
     if kind is None:
         allowed = ", ".join(f"avalanche's {k.__name__}" for k in DIFFERENCES)
-        raise TypeError(f"plugin is a {type(plugin).__name__}; allowed: {allowed}")
+        given = f"the class {plugin.__name__}" if isinstance(plugin, type) else f"of type {_full_name(type(plugin))}"
+        raise TypeError(f"plugin is {given}; allowed: an instance of {allowed}")
     converted = _CONVERTERS[kind](plugin)
     listed = "\n".join(f"- {difference}" for difference in DIFFERENCES[kind])
     warnings.warn(
@@ -74,6 +75,10 @@ def from_avalanche(plugin: object) -> RegularizationPlugin:
         stacklevel=2,
     )
     return converted
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _ewc(plugin: AvalancheEWC) -> EWCPlugin:

@@ -236,7 +236,10 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         if data is not None:
             return data
         if strategy.experience is None:
-            raise ValueError("consolidate() was given no data, and the strategy has no current experience")
+            raise ValueError(
+                "consolidate() was given no data, and the strategy has no current experience; "
+                "pass data=experience.dataset"
+            )
         origin = _origin_of(strategy.experience)
         return (strategy.experience if origin is None else origin).dataset
 

@@ -19,10 +19,10 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     Over the steps of an experience ω accumulates −g·Δθ, with Δθ the change that the optimizer really made. Then
     ``Ω ← max(Ω + ω/(Δ² + ξ), 0)`` with Δ the change over the whole experience (equations 3 to 5).
 
-    g is read after the backward pass, whatever the loss was scaled by; a plugin that rewrites gradients in
-    ``after_backward`` should stand behind this one. Where a parameter has no gradient but the penalty's, what is left
-    as g is rounding, of the order of ε times that. All state lives on the parameters' device, and no step moves
-    data to the host or waits for a device.
+    g is read after the backward pass, whatever ``strategy.loss`` was scaled by behind this plugin; a plugin that
+    rewrites gradients in ``after_backward`` should stand behind this one. Where a parameter has no gradient but the
+    penalty's, what is left as g is rounding, of the order of ε times that. All state lives on the parameters' device,
+    and no step moves data to the host or waits for a device.
 
     Args:
         reg_lambda: λ ≥ 0; 2c of Zenke et al.

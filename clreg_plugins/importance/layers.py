@@ -285,6 +285,18 @@ class EmbeddingRule(LayerRule):
         return {"weight": total}
 
 
+class BroadcastRule(LayerRule):
+    """A parameter ``(1, …)`` that is broadcast over the samples: what reaches a sample's copy is its gradient."""
+
+    def dimensions(self, module: nn.Module) -> int:
+        """Samples, and those of the parameter."""
+        return module.weight.ndim
+
+    def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
+        """g itself."""
+        return {"weight": g.unsqueeze(2)}
+
+
 def _batch_norm(module: nn.Module, a: Tensor) -> Tensor:
     return F.batch_norm(a, module.running_mean, module.running_var, training=False, eps=module.eps)
 

@@ -1,15 +1,26 @@
-"""What a forward pass leaves behind: the input of each layer that has a rule, and its output's place in the graph."""
+"""What a forward pass leaves behind: the input of each layer that has a rule, and its output's place in the graph.
+
+Two kinds of layers are no modules of their own, and get a :class:`Holder` each: the projections of attention, which is
+one function, and parameters ``(1, …)`` of a user's own module, such as a class token or positions, which are broadcast
+over the samples. Whether what was recorded is what a rule is about, :mod:`.verification` finds out.
+"""
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from clreg_plugins.importance.layers import LayerRule, rule_for
+from clreg_plugins.importance.layers import BroadcastRule, LayerRule, LinearRule, rule_for
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class Call(NamedTuple):
@@ -17,11 +28,21 @@ class Call(NamedTuple):
 
     ``edge`` is where the layer's own output stands in the graph. It is taken before anything can write into that
     output: an in-place activation or mask that follows moves the tensor to another place, but not the edge.
+    ``arrange`` brings the samples of the output's gradient first, as they are in ``inputs``.
     """
 
     inputs: Tensor
     edge: GradientEdge
     output_numel: int
+    arrange: Callable[[Tensor], Tensor] = _as_it_is
+
+
+class Holder(nn.Module):
+    """Parameters of a layer that is no module, under the names that rules know."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
 
 
 class Recorder:
@@ -29,27 +50,73 @@ class Recorder:
 
     def __init__(self, model: nn.Module) -> None:
         self.rules: dict[nn.Module, LayerRule] = {}
+        self.projections: dict[int, Holder] = {}  # by id of the weight
+        self.broadcast: dict[str, Holder] = {}  # by name in the model
         for module in model.modules():
             rule = rule_for(module)
             if rule is not None and any(p.requires_grad for p in module.parameters(recurse=False)):
                 self.rules[module] = rule
+            if isinstance(module, nn.MultiheadAttention):
+                pairs = (module.in_proj_weight, module.in_proj_bias), (module.out_proj.weight, module.out_proj.bias)
+                for weight, bias in pairs:
+                    if weight is not None and (weight.requires_grad or (bias is not None and bias.requires_grad)):
+                        self.projections[id(weight)] = holder = Holder(weight, bias)
+                        self.rules[holder] = LinearRule()
+        for prefix, module in model.named_modules():
+            if type(module).__module__.startswith("torch.nn."):
+                continue  # a layer that has no rule: its parameters are no summands or factors
+            for name, p in module.named_parameters(prefix, recurse=False):
+                if p.requires_grad and p.ndim > 1 and len(p) == 1 and module not in self.rules:
+                    self.broadcast[name] = holder = Holder(p)
+                    self.rules[holder] = BroadcastRule()
         self.calls: dict[nn.Module, list[Call | None]] = {}
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self, samples: int) -> Iterator[None]:
         """Record inside this context. A layer's hooks come first, so that other hooks see what they always do."""
         self.calls = {}
         handles = [module.register_forward_hook(self._record, prepend=True) for module in self.rules]
+        linear = F.linear
+        if self.projections:  # attention is one function, without modules or hooks within; it looks linear up here
+            F.linear = partial(self._linear, linear, samples)
         try:
             yield
         finally:
+            F.linear = linear
             for handle in handles:
                 handle.remove()
+
+    def copies(self, samples: int) -> dict[str, Tensor]:
+        """Of each parameter that is broadcast, by its name in the model, one for each sample; recorded as such."""
+        found = {}
+        for name, holder in self.broadcast.items():
+            found[name] = copy = holder.weight.expand(samples, *holder.weight.shape[1:])
+            self.calls[holder] = [Call(copy.detach(), get_gradient_edge(copy), copy.numel())]
+        return found
+
+    def _linear(
+        self, linear: Callable[..., Tensor], samples: int, inputs: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        output = linear(inputs, weight, bias)
+        holder = self.projections.get(id(weight))
+        if holder is not None:
+            tokens_and_samples = inputs.shape[:-1].numel()
+            call = None
+            if output.requires_grad and samples and tokens_and_samples % samples == 0:
+                arrange = partial(_samples_first, samples)
+                call = Call(arrange(inputs.detach()), get_gradient_edge(output), output.numel(), arrange)
+            self.calls.setdefault(holder, []).append(call)
+        return output
 
     def _record(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         usable = len(args) == 1 and isinstance(args[0], Tensor) and output.requires_grad
         call = Call(args[0].detach(), get_gradient_edge(output), output.numel()) if usable else None
         self.calls.setdefault(module, []).append(call)
+
+
+def _samples_first(samples: int, tensor: Tensor) -> Tensor:
+    """``(tokens, samples, features)``, perhaps with the first two as one, as attention has it, the other way round."""
+    return tensor.reshape(-1, samples, tensor.shape[-1]).transpose(0, 1)
 
 
 def parameter_uses(outputs: Tensor) -> Counter[int]:

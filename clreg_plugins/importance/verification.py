@@ -22,11 +22,12 @@ class Verdict(Enum):
 
 
 def output_gradients(z: Tensor, calls: dict[nn.Module, Call], v: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradient at each layer's own output under the cotangent ``v``."""
+    """The gradient at each layer's own output under the cotangent ``v``, samples first."""
     if not calls:
         return ()
     edges: list[GradientEdge] = [call.edge for call in calls.values()]
-    return torch.autograd.grad(z, edges, v, retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(z, edges, v, retain_graph=True, allow_unused=True)
+    return tuple(None if g is None else call.arrange(g) for g, call in zip(found, calls.values(), strict=True))
 
 
 def verify(

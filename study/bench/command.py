@@ -78,6 +78,7 @@ def _measure(measuring: "Measuring", parts: list["Part"], out: Path) -> None:
 
     recorded = read(out, measuring.device)
     _refuse_foreign_folder(out)
+    _refuse_to_replace_more(recorded, parts, measuring.quick, out)
     found, units = go_on(out, measuring.request(parts)), measuring.units(parts)
     left = [(part, unit) for part, unit in units if not found.has(part, unit.name)]
     kept = under_way_file(out, measuring.device)
@@ -98,6 +99,17 @@ def _measure(measuring: "Measuring", parts: list["Part"], out: Path) -> None:
     kept.unlink(missing_ok=True)
     Console().print(targets_table(recorded))
     typer.echo(f"written: {page}")
+
+
+def _refuse_to_replace_more(recorded: "Performance", parts: list["Part"], quick: bool, out: Path) -> None:
+    from study.bench.record import BenchError, file_of
+
+    full = [part for part in parts if part in recorded.parts and not recorded.parts[part].circumstances.quick]
+    if quick and full:
+        raise BenchError(
+            f"--quick would replace full measurements of {', '.join(full)} in {file_of(out, recorded.device)}; "
+            "allowed: another folder for --out, or to measure in full"
+        )
 
 
 def _refuse_foreign_folder(out: Path) -> None:

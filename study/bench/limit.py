@@ -1,6 +1,7 @@
 """How far passes and penalties are from what the machine could do at best, and what is the least that they can take."""
 
 from collections.abc import Callable, Iterator
+from statistics import median
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -106,7 +107,7 @@ def measure_flops(
         values=over(rates, plain),
         seconds=seconds["pass"],
         better="higher",
-        note=f"beside {workload.name}, the product: {sorted(plain)[len(plain) // 2] / 1e9:.0f} GFLOP/s, of {SIDE}×{SIDE} matrices",
+        note=f"beside {workload.name}, the product of {SIDE}×{SIDE} matrices at {median(plain) / 1e9:.0f} GFLOP/s",
     )
     for computes, cotangents in (("exact Fisher", None), ("empirical Fisher", 1)):
         least = samples * least_operations(model, inputs[0], cotangents)

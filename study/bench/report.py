@@ -8,6 +8,7 @@ from rich import table as rich_table
 
 from study.bench import pass_times, steps
 from study.bench.figures import LOOKS, growth_figure, pass_figure
+from study.bench.in_words import costs
 from study.bench.judging import Judged, judge
 from study.bench.plan import PARTS
 from study.bench.record import DeviceName, Measurement, PartRecord, Performance, read
@@ -81,7 +82,7 @@ def compose(found: Sequence[Performance]) -> Document:
             "speed drifts, its ratios hold. Numbers are medians over the rounds, with the quartiles in brackets; ✓ and "
             "✗ say whether the median meets its target.",
         ),
-        tuple(_statement(performance) for performance in found),
+        tuple(statement for performance in found for statement in (_statement(performance), *costs(performance))),
         tuple(_device_section(performance) for performance in found),
     )
 

@@ -165,6 +165,74 @@ def attention() -> nn.Module:
     return Calls(forward, attention=nn.MultiheadAttention(4, 2), head=nn.Linear(4, 3))
 
 
+def cross_attention() -> nn.Module:
+    """Queries, keys and values of their own: the input's projection is applied in parts."""
+
+    def forward(self, x):
+        found, _ = self.attention(x[:, :1], x, x.tanh(), need_weights=False)
+        return self.head(found.mean(1))
+
+    return Calls(forward, attention=nn.MultiheadAttention(4, 2, batch_first=True), head=nn.Linear(4, 3))
+
+
+def attention_over_windows() -> nn.Module:
+    """Windows of two tokens stand in the batch, so that samples are no rows of the projections."""
+
+    def forward(self, x):
+        windows = x.reshape(-1, 2, 4)
+        found, _ = self.attention(windows, windows, windows, need_weights=False)
+        return self.head(found.reshape(len(x), -1, 4).mean(1))
+
+    return Calls(forward, attention=nn.MultiheadAttention(4, 2, batch_first=True), head=nn.Linear(4, 3))
+
+
+def class_token() -> nn.Module:
+    """As vision transformers begin: a token and positions for every sample."""
+
+    def forward(self, x):
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.positions
+        return self.head(self.layer(tokens)[:, 0] * self.gain)
+
+    return Calls(
+        forward,
+        token=nn.Parameter(torch.randn(1, 1, 4)),
+        positions=nn.Parameter(torch.randn(1, 4, 4)),
+        gain=nn.Parameter(torch.randn(1, 4)),
+        layer=nn.Linear(4, 4),
+        head=nn.Linear(4, 3),
+    )
+
+
+def summed_to_a_scalar() -> nn.Module:
+    """A parameter ``(1, …)`` of which a copy for each sample is another model."""
+    return Calls(
+        lambda self, x: self.head(x * self.scale.sum()), scale=nn.Parameter(torch.randn(1, 4)), head=nn.Linear(4, 3)
+    )
+
+
+def averaged_over_copies() -> nn.Module:
+    """Copies give the same outputs, but every sample feels all of them."""
+    return Calls(
+        lambda self, x: self.head(x * self.scale.mean(0)), scale=nn.Parameter(torch.randn(1, 4)), head=nn.Linear(4, 3)
+    )
+
+
+def first_of_copies() -> nn.Module:
+    """Copies give the same outputs, but every sample feels the first."""
+    return Calls(
+        lambda self, x: self.head(x * self.scale[0]), scale=nn.Parameter(torch.randn(1, 4)), head=nn.Linear(4, 3)
+    )
+
+
+def a_weight_of_one_row() -> nn.Module:
+    """A matrix that is no summand: copies do not fit."""
+    return Calls(
+        lambda self, x: self.head(nn.functional.linear(x, self.row)),
+        row=nn.Parameter(torch.randn(1, 4)),
+        head=nn.Linear(1, 3),
+    )
+
+
 def embedding() -> nn.Module:
     """Repeated tokens and a padding token."""
     return Calls(

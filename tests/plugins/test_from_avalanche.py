@@ -167,9 +167,18 @@ def trained(plugin):
 @pytest.mark.parametrize(
     ("theirs", "kind", "message"),
     [
-        (lambda: ReplayPlugin(10), TypeError, "plugin is a ReplayPlugin; allowed: avalanche's EWCPlugin"),
-        (lambda: None, TypeError, "plugin is a NoneType; allowed"),
-        (lambda: EWCPlugin(1.0), TypeError, "plugin is a EWCPlugin; allowed: avalanche's"),
+        (
+            lambda: ReplayPlugin(10),
+            TypeError,
+            r"plugin is of type avalanche\..*ReplayPlugin; allowed: an instance of avalanche's EWCPlugin",
+        ),
+        (lambda: None, TypeError, r"plugin is of type builtins\.NoneType; allowed"),
+        (lambda: AvalancheEWC, TypeError, "plugin is the class EWCPlugin; allowed: an instance of"),
+        (
+            lambda: EWCPlugin(1.0),
+            TypeError,
+            r"plugin is of type clreg_plugins\.ewc\.EWCPlugin; allowed: an instance of avalanche's",
+        ),
         (
             lambda: AvalancheSI(si_lambda=[1.0, 2.0]),
             ValueError,

@@ -71,6 +71,17 @@ def test_a_part_that_is_measured_again_leaves_the_others_as_they_were(measuring,
     assert [part.measurements[0].median for part in parts.values()] == [1.3, 1.1, 1.1, 1.1, 1.1]
 
 
+def test_quick_measurements_do_not_take_the_place_of_full_ones(measuring, tmp_path):
+    assert call("--only", "step", "--out", tmp_path).exit_code == 0
+    before = file_of(tmp_path, "cpu").read_bytes()
+    result = call("--quick", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "--quick would replace full measurements of step in" in result.output
+    assert file_of(tmp_path, "cpu").read_bytes() == before
+    assert call("--quick", "--only", "limit", "--out", tmp_path).exit_code == 0
+    assert call("--quick", "--only", "limit", "--out", tmp_path).exit_code == 0, "quick ones may be measured again"
+
+
 class Work:
     """Units that say when they are measured, the last of which is interrupted at first."""
 

@@ -78,7 +78,7 @@ def test_no_target_is_left_out_where_little_was_measured():
 
 def test_a_target_that_is_measured_in_part_is_not_met_throughout():
     methods = ("L2", "EWC", "Online EWC", "MAS")
-    what = "a step with L2, EWC, Online EWC or MAS over Naive's"
+    what = "a step with L2, EWC, Online EWC or MAS, times Naive's"
     all_of_it = judged(what, performance(*(measurement(f"{method}, ours", 1.1) for method in methods)))
     assert all_of_it.met_throughout
     assert all_of_it.missing == ()
@@ -89,7 +89,7 @@ def test_a_target_that_is_measured_in_part_is_not_met_throughout():
 
 def test_a_step_that_was_left_out_on_one_model_is_missing():
     left_out = skipped("SI, ours", part="step", model="small ViT", setting="experience 50", reason="too large")
-    found = judged("a step with SI over Naive's", performance(measurement("SI, ours", 1.1), skipped=(left_out,)))
+    found = judged("a step with SI, times Naive's", performance(measurement("SI, ours", 1.1), skipped=(left_out,)))
     assert found.missing == (("SI, ours, small ViT, experience 50", "too large"),)
 
 
@@ -231,13 +231,13 @@ def test_what_a_step_is_made_of_stands_beside_the_worst_of_its_model():
         bare(PENALTY, BARE, 1.3, model="MLP 1000-1000"),
         bare(AND_PATH_INTEGRAL, BARE, 1.35),
     )
-    assert judged("a step with SI over Naive's", found).bare.median == 1.35
-    assert judged("a step with L2, EWC, Online EWC or MAS over Naive's", found).bare.median == 1.3
+    assert judged("a step with SI, times Naive's", found).bare.median == 1.35
+    assert judged("a step with L2, EWC, Online EWC or MAS, times Naive's", found).bare.median == 1.3
 
 
 def test_what_was_not_measured_bare_has_nothing_beside_it():
     found = performance(measurement("SI, ours", 1.5, model="small ViT"), bare(AND_PATH_INTEGRAL, BARE, 1.35))
-    assert judged("a step with SI over Naive's", found).bare is None
+    assert judged("a step with SI, times Naive's", found).bare is None
     assert judged("exact Fisher of a MLP, 10 classes, in epochs", found).bare is None
 
 

@@ -36,12 +36,12 @@ def test_the_page_says_what_was_measured_what_was_asked_and_whether_it_is_met():
     assert "| EWC, Avalanche | 1.10 [1.05, 1.15] | 3.30 [3.15, 3.45] | 9.90 [9.45, 10.3] |" in text
     assert "| exact Fisher, ours | ✗ 1.50 |" in text
     assert "**On a CPU:** 1 of 18 targets are met throughout, 16 of them not measured or not in full." in text
-    assert "| a step with SI over Naive's | ≤ 1.25 | not measured | nothing of it was recorded | – |" in text
+    assert "| a step with SI, times Naive's | ≤ 1.25 | not measured | nothing of it was recorded | – |" in text
     assert (
         "| state held by SI, in copies | ≤ 4.00 | not measured | this part was not measured: --only memory does" in text
     )
     assert "✓ 3 of 3, 3 not measured" in text
-    what = "“a step with L2, EWC, Online EWC or MAS over Naive's”"
+    what = "“a step with L2, EWC, Online EWC or MAS, times Naive's”"
     assert f"Not measured of {what}: L2, ours; Online EWC, ours; MAS, ours (nothing of it was recorded)." in text
     assert "exact Fisher, BackPACK: a note." in text
     assert "Timed on fewer samples, and scaled: exact Fisher, BackPACK: 64 samples." in text
@@ -99,7 +99,7 @@ def test_what_a_target_is_made_of_has_a_column_where_it_was_measured():
     without, beside = (to_markdown(compose([performance(*found)])) for found in ((step,), (step, bare)))
     assert "bare |" not in without
     assert "Bare:" not in without
-    assert re.search(r"\| a step with L2, EWC, Online EWC or MAS over Naive's .* \| 1\.12 \|\n", beside)
+    assert re.search(r"\| a step with L2, EWC, Online EWC or MAS, times Naive's .* \| 1\.12 \|\n", beside)
 
 
 def test_the_committed_page_is_that_of_its_measurements(tmp_path):

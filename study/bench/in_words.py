@@ -1,0 +1,87 @@
+"""What the measurements come to, in the sentences that a page begins with."""
+
+from collections.abc import Iterator, Sequence
+
+from study.bench import steps
+from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER
+from study.bench.record import Measurement, Performance
+from study.bench.tables import grouped, model_of, number
+from study.reporting.document import Statement
+
+METHODS = {"L2, EWC, Online EWC or MAS": ("L2", "EWC", "Online EWC", "MAS"), "SI": ("SI",)}
+IMPORTANCES = ("exact Fisher", "sample Fisher", "empirical Fisher", "MAS, squared norm")
+OURS = ", ours"
+
+NOT_THE_SAME = "SI, Avalanche"
+"""On a CPU it measures nothing: what it takes is no standard. Mended it is one."""
+
+WITHIN_NOISE = 1.05
+"""A step that takes no more than so many times another's is not called slower."""
+
+
+def costs(performance: Performance) -> Iterator[Statement]:
+    """What a step and an importance cost, and where others are faster; nothing of what was not measured."""
+    found = performance.measurements
+    of_steps = [each for each in found if each.part == "step" and each.quantity == steps.QUANTITY]
+    of_passes = [each for each in found if each.part == "pass" and each.quantity == EPOCHS]
+    if of_steps:
+        parts = (_step_in_words(of_steps, name, methods) for name, methods in METHODS.items())
+        text = f"in times of Naive's, over all experiences measured: {'; '.join(filter(None, parts))}."
+        yield Statement("What a step costs", text)
+    if of_passes:
+        parts = (_pass_in_words(of_passes, computes) for computes in IMPORTANCES)
+        text = f"in training epochs over the same data, with 10 classes: {'; '.join(filter(None, parts))}."
+        yield Statement("What an importance costs", text)
+    if of_steps or of_passes:
+        faster = [*_faster_steps(of_steps), *_faster_passes(found)]
+        yield Statement(
+            "Where others are faster", f"{'; '.join(faster)}." if faster else "nowhere, of what was measured."
+        )
+
+
+def _step_in_words(found: Sequence[Measurement], name: str, methods: Sequence[str]) -> str:
+    modes = {f"{method}{OURS}" for method in methods}
+    ranges = []
+    for model, group in grouped([each for each in found if each.mode in modes], model_of):
+        low, high = (number(bound(each.median for each in group)) for bound in (min, max))
+        ranges.append(f"{low if low == high else f'{low} to {high}'} ({model})")
+    return f"with {name} {', '.join(ranges)}" if ranges else ""
+
+
+def _pass_in_words(found: Sequence[Measurement], computes: str) -> str:
+    mine = [each for each in found if each.mode == f"{computes}{OURS}" and each.setting == "10 classes"]
+    return f"{computes} {', '.join(f'{number(each.median)} ({each.model})' for each in mine)}" if mine else ""
+
+
+def _faster_steps(found: Sequence[Measurement]) -> Iterator[str]:
+    """Against the fastest of the others that were measured at the same experience."""
+    for each in (each for each in found if each.mode.endswith(OURS)):
+        method = each.mode.removesuffix(OURS)
+        others = [
+            other
+            for other in found
+            if (other.model, other.setting) == (each.model, each.setting)
+            and not other.ours
+            and other.mode.startswith(f"{method}, ")
+            and other.mode != NOT_THE_SAME
+        ]
+        best = min(others, key=lambda other: other.median, default=None)
+        if best is not None and each.median > WITHIN_NOISE * best.median:
+            by = best.mode.removeprefix(f"{method}, ")
+            times = number(each.median / best.median)
+            yield f"a step with {method} at {each.setting}, {each.model} ({by}, {times} times)"
+
+
+def _faster_passes(found: Sequence[Measurement]) -> Iterator[str]:
+    prefix = f"{FASTER} "
+    for each in (each for each in found if each.quantity == f"{prefix}{FASTEST_PEER}" and each.median < 1):
+        key = (each.mode, each.model, each.setting)
+        rivals = [
+            other
+            for other in found
+            if (other.mode, other.model, other.setting) == key
+            and other.quantity.startswith(prefix)
+            and other.quantity not in (each.quantity, f"{prefix}one at a time", f"{prefix}Avalanche")
+        ]
+        by = min(rivals, key=lambda other: other.median).quantity.removeprefix(prefix)
+        yield f"{each.mode.removesuffix(OURS)}, {each.model}, {each.setting} ({by}, {number(1 / each.median)} times)"

@@ -1,0 +1,56 @@
+"""The sentences that a page of measurements begins with."""
+
+from study.bench.in_words import costs
+from tests.study.bench.synthetic import a_pass, measurement, performance
+
+
+def said(*found):
+    return {statement.lead: statement.text for statement in costs(performance(*found))}
+
+
+def test_a_step_costs_from_the_least_to_the_most_of_its_medians():
+    text = said(
+        measurement("EWC, ours", 1.2),
+        measurement("MAS, ours", 1.3, setting="experience 50"),
+        measurement("L2, ours, direct", 1.9),
+        measurement("SI, ours", 1.5),
+        measurement("EWC, ours", 1.0, model="small ViT"),
+    )["What a step costs"]
+    assert "with L2, EWC, Online EWC or MAS 1.20 to 1.30 (MLP 400-400), 1.00 (small ViT)" in text
+    assert "with SI 1.50 (MLP 400-400)." in text
+
+
+def test_an_importance_costs_what_its_pass_with_ten_classes_does():
+    text = said(a_pass("exact Fisher, ours", 1.6), a_pass("exact Fisher, ours", 17.0, setting="100 classes"))
+    assert text["What an importance costs"].endswith("with 10 classes: exact Fisher 1.60 (MLP 400-400).")
+    assert "What a step costs" not in text
+
+
+def test_where_others_are_faster_they_are_named():
+    steps = [
+        measurement("SI, ours", 1.6),
+        measurement("SI, Avalanche", 1.1),  # penalises nothing on a CPU
+        measurement("SI, Avalanche, mended", 1.5),
+        measurement("SI, plain autograd", 1.55),
+        measurement("EWC, ours", 1.2),
+        measurement("EWC, plain autograd", 1.19),  # no more than noise
+        measurement("EWC, Avalanche", 1.4),
+    ]
+    faster = "times as fast as"
+    passes = [
+        a_pass("empirical Fisher, ours", 2.0),
+        a_pass("empirical Fisher, ours", 0.8, quantity=f"{faster} the fastest peer"),
+        a_pass("empirical Fisher, ours", 0.8, quantity=f"{faster} torch.func"),
+        a_pass("empirical Fisher, ours", 3.0, quantity=f"{faster} BackPACK"),
+        a_pass("empirical Fisher, ours", 0.5, quantity=f"{faster} one at a time"),
+        a_pass("exact Fisher, ours", 1.1, quantity=f"{faster} the fastest peer"),
+    ]
+    assert said(*steps, *passes)["Where others are faster"] == (
+        "a step with SI at experience 2, MLP 400-400 (Avalanche, mended, 1.07 times); "
+        "empirical Fisher, MLP 400-400, 10 classes (torch.func, 1.25 times)."
+    )
+    assert said(*steps[4:])["Where others are faster"] == "nowhere, of what was measured."
+
+
+def test_what_was_not_measured_is_not_spoken_of():
+    assert said(measurement("EWC, ours", 1.0, part="memory")) == {}
