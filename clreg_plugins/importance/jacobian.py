@@ -205,17 +205,14 @@ class _Pass:
 
     def _recorded(self, batch: Batch) -> tuple[Tensor, Counter[int], dict[nn.Module, Call]]:
         """z, how often its graph uses each parameter, and the layers whose rules hold in it."""
-        while True:
-            z = self._outputs_by_copies(batch)
-            uses = parameter_uses(z)
-            if self.path != "auto" or not z.requires_grad:
-                return z, uses, {}
-            calls = self._verified(self._usable_calls(uses, len(batch.inputs)), z)
-            wrong = [name for name, holder in self.recorder.broadcast.items() if holder in self.distrusted]
-            if not wrong:
-                return z, uses, calls
-            for name in wrong:  # z was computed with its copies, which are not what the model means
-                del self.recorder.broadcast[name]
+        z = self._outputs_by_copies(batch)
+        uses = parameter_uses(z)
+        if self.path != "auto" or not z.requires_grad:
+            return z, uses, {}
+        calls = self._verified(self._usable_calls(uses, len(batch.inputs)), z)
+        kept = {name: h for name, h in self.recorder.broadcast.items() if h not in self.distrusted}
+        self.recorder.broadcast = kept  # with copies of the others this z is the same, but no gradient is a sample's
+        return z, uses, calls
 
     def _outputs_by_copies(self, batch: Batch) -> Tensor:
         """z, with a copy for each sample of what is broadcast over them, if the model allows and it is the same z."""

@@ -68,6 +68,7 @@ CASES = {
     "summed to a scalar": Case(models.summed_to_a_scalar, (4,), not_by_rule=("scale",)),
     "averaged over copies": Case(models.averaged_over_copies, (4,), not_by_rule=("scale",)),
     "first of copies": Case(models.first_of_copies, (4,), not_by_rule=("scale",)),
+    "times its length": Case(models.times_its_length, (4,), not_by_rule=("scale",)),
     "a weight of one row": Case(models.a_weight_of_one_row, (4,), not_by_rule=("row",)),
     "embedding": Case(models.embedding, (5,), tokens=6),
     "gru": Case(models.gru, (4, 4), not_by_rule=("gru",), vectorisable=False),

@@ -224,6 +224,15 @@ def first_of_copies() -> nn.Module:
     )
 
 
+def times_its_length() -> nn.Module:
+    """Each sample feels its own copy, but they are copies in another model."""
+    return Calls(
+        lambda self, x: self.head(x * self.scale * len(self.scale)),
+        scale=nn.Parameter(torch.randn(1, 4)),
+        head=nn.Linear(4, 3),
+    )
+
+
 def a_weight_of_one_row() -> nn.Module:
     """A matrix that is no summand: copies do not fit."""
     return Calls(
