@@ -134,6 +134,19 @@ def _of_a_search(folder: Path) -> list[RunRecord]:
     ]
 
 
+def records_saying_what_is_left_out(folder: Path) -> list[RunRecord]:
+    """Every record in a folder; JSON files that are none are named on the terminal.
+
+    Raises:
+        RecordError: a record is damaged, or there is none.
+    """
+    there = RunStore(folder).contents()
+    records = there.whole()
+    for sentence in there.left_out:
+        typer.echo(sentence, err=True)
+    return records
+
+
 def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     """What ``PROTOCOL``, ``FOLDER``, ``PROTOCOL:METHOD`` or ``FOLDER:METHOD`` stands for.
 
@@ -143,7 +156,7 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     """
     name, colon, method = argument.rpartition(":") if ":" in argument else (argument, "", "")
     folder = Path(name) if Path(name).is_dir() else records_folder(name)
-    records = [record for record in RunStore(folder).read_all() if record.run.evaluated_on == "test"]
+    records = [record for record in records_saying_what_is_left_out(folder) if record.run.evaluated_on == "test"]
     methods = sorted({record.run.label for record in records})
     if colon and method not in methods:
         raise ProtocolError(f"{argument}: no records of method {method!r} in {folder}{suggestion(method, methods)}")

@@ -19,13 +19,14 @@ from study.options import (
     checked_data,
     records_and_method,
     records_folder,
+    records_saying_what_is_left_out,
     selected,
     stem,
     tuning_records,
 )
 from study.protocol import FIRST_TUNING_SEED, ProtocolError, load_protocol
 from study.settings import suggestion
-from study.store import RecordError, RunStore, write_atomically
+from study.store import RecordError, write_atomically
 
 if TYPE_CHECKING:
     from study.repeat import Repetition
@@ -49,10 +50,7 @@ def report(
     with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         folder = records or records_folder(name)
-        there = RunStore(folder).contents()
-        found = there.whole()
-        for sentence in there.left_out:
-            typer.echo(sentence, err=True)
+        found = records_saying_what_is_left_out(folder)
         searched = tuning_records(name, tuning, beside=folder)
         from study.reporting.attachments import read_attachments
         from study.reporting.report import write_report  # here, since the other commands need not wait for matplotlib
@@ -151,7 +149,9 @@ def agreement(
 
 
 def repeat(
-    folder: Annotated[Path, typer.Argument(help="Folder of the records, or of a report.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A protocol's name, or a folder of records or of a report.")
+    ],
     methods: Methods = None,
     scenario: Scenarios = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
@@ -161,7 +161,8 @@ def repeat(
     from study.repeat import perform_again
 
     with errors_without_traceback():
-        there = [record for record in RunStore(folder).read_all() if record.run.seed == seed]
+        folder = Path(name) if Path(name).is_dir() else records_folder(name)
+        there = [record for record in records_saying_what_is_left_out(folder) if record.run.seed == seed]
         if not there:
             raise RecordError(f"{folder} has no record with seed {seed}")
         labels = selected("--methods", methods, list(dict.fromkeys(record.run.label for record in there)))

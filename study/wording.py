@@ -42,4 +42,6 @@ def _one_in_words(error: Any) -> tuple[str, str]:
         return (f"[{key}]: ", message) if key else ("", message)
     if error["type"] == "union_tag_invalid":
         return f"{key} = {error['ctx']['tag']!r}", f": allowed: {error['ctx']['expected_tags']}"
+    if location[:1] == ["strength"] and error["type"] == "dict_type":
+        return f"{key} = {error['input']!r}", f": allowed: a λ for a scenario, as in {key}.task = {error['input']!r}"
     return f"{key} = {error['input']!r}", f": {message[0].lower()}{message[1:]}"

@@ -12,9 +12,9 @@ from clreg_plugins.importance.samples import Batch
 
 Moments = dict[str, Tensor]
 
-# What a model raises that cannot be vectorised: data-dependent control flow, an operation without a batching rule, an
-# in-place write into a tensor of another sample. A model that is itself broken raises again one at a time.
-RESISTS = (
+# What vmap raises where a model cannot be vectorised: data-dependent control flow, an operation without a batching
+# rule, an in-place write into a tensor of another sample. A model that is itself broken raises again one at a time.
+_NOT_VECTORISABLE = (
     RuntimeError,
     ValueError,
     TypeError,
@@ -25,7 +25,7 @@ RESISTS = (
 )
 
 
-class Bound(nn.Module):
+class _Bound(nn.Module):
     """``forward(model, …)`` as a module, so that ``functional_call`` reaches the model's parameters."""
 
     def __init__(self, model: nn.Module, forward: Forward) -> None:
@@ -55,7 +55,7 @@ def vectorised(
         power: p of the importance.
         chunk: samples at a time.
     """
-    bound = Bound(model, forward)
+    bound = _Bound(model, forward)
     values = {f"model.{name}": p.detach() for name, p in parameters.items()}
 
     def one_sample(inputs: Tensor, task_label: Tensor | None, v: Tensor) -> Moments:
@@ -84,7 +84,7 @@ def vectorised(
             for name, value in part.items():
                 name, value = name.removeprefix("model."), value.sum(dim=0)
                 totals[name] = totals[name].add_(value) if name in totals else value
-    except RESISTS:
+    except _NOT_VECTORISABLE:
         return None
     return totals
 

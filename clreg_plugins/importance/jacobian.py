@@ -8,19 +8,17 @@ for each parameter and each batch, from what the forward pass really did.
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 
 from clreg_plugins.importance.cotangents import Cotangents
-from clreg_plugins.importance.general import RESISTS, Bound, gradients_of, one_at_a_time, vectorised
+from clreg_plugins.importance.general import gradients_of, one_at_a_time, vectorised
 from clreg_plugins.importance.layers import LayerRule, LinearRule
 from clreg_plugins.importance.model import Forward, evaluation_mode, named_parameters, unwrap
-from clreg_plugins.importance.recording import Call, Recorder, parameter_uses, saved_bytes_per_sample
+from clreg_plugins.importance.recording import Call, Recorder, saved_bytes_per_sample
 from clreg_plugins.importance.samples import Batch
 from clreg_plugins.importance.verification import Verdict, output_gradients, verify
 
@@ -102,13 +100,9 @@ class _Pass:
 
     # ------------------------------------------------------------------ forward
 
-    def outputs(self, batch: Batch, replaced: dict[str, Tensor] | None = None) -> Tensor:
-        """z, which must have the samples along its first dimension; with tensors in place of some parameters."""
-        if replaced:
-            values = {f"model.{name}": value for name, value in replaced.items()}
-            z = functional_call(Bound(self.model, self.forward), values, (batch.inputs, batch.task_labels))
-        else:
-            z = self.forward(self.model, batch.inputs, batch.task_labels)
+    def outputs(self, batch: Batch) -> Tensor:
+        """z, which must have the samples along its first dimension."""
+        z = self.forward(self.model, batch.inputs, batch.task_labels)
         if not isinstance(z, Tensor) or z.ndim == 0 or z.shape[0] != batch.inputs.shape[0]:
             got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
             raise ValueError(
@@ -161,6 +155,7 @@ class _Pass:
         first = batch.rows(0, 1)
         with self.recorder.recording(1):
             z = self.outputs(first)
+        self.recorder.record_summands(z)
         state = self.generator.get_state()
         k = len(self.pull(torch.zeros_like(z), first))  # equal logits: no class is impossible, as one may be for z
         self.generator.set_state(state)
@@ -174,10 +169,14 @@ class _Pass:
         return max(1, bound // (2 * max(1, needed)))
 
     def _piece(self, batch: Batch) -> None:
-        z, uses, calls = self._recorded(batch)
+        with self.recorder.recording(len(batch.inputs)):
+            z = self.outputs(batch)
         vs = self.pull(z, batch)
         if not z.requires_grad or not vs:
             return
+        uses = self.recorder.record_summands(z)
+        calls = self._usable_calls(uses, len(batch.inputs)) if self.path == "auto" else {}
+        calls = self._verified(calls, z)
         by_rule = self._apply_rules(calls, z, vs)
         self.add(by_rule, "rule")
 
@@ -202,32 +201,6 @@ class _Pass:
         self.add(one_at_a_time(self.outputs, parameters, batch, cotangents, self.power), "one_at_a_time")
 
     # -------------------------------------------------------------------- rules
-
-    def _recorded(self, batch: Batch) -> tuple[Tensor, Counter[int], dict[nn.Module, Call]]:
-        """z, how often its graph uses each parameter, and the layers whose rules hold in it."""
-        z = self._outputs_by_copies(batch)
-        uses = parameter_uses(z)
-        if self.path != "auto" or not z.requires_grad:
-            return z, uses, {}
-        calls = self._verified(self._usable_calls(uses, len(batch.inputs)), z)
-        kept = {name: h for name, h in self.recorder.broadcast.items() if h not in self.distrusted}
-        self.recorder.broadcast = kept  # with copies of the others this z is the same, but no gradient is a sample's
-        return z, uses, calls
-
-    def _outputs_by_copies(self, batch: Batch) -> Tensor:
-        """z, with a copy for each sample of what is broadcast over them, if the model allows and it is the same z."""
-        n, holders = len(batch.inputs), self.recorder.broadcast.values()
-        if holders and self.path == "auto":
-            try:
-                with self.recorder.recording(n):
-                    z = self.outputs(batch, self.recorder.copies(n))
-                if all((holder, n > 1) in self.trusted for holder in holders) or _same(z, self.outputs(batch)):
-                    return z
-            except RESISTS:
-                pass  # a model that is itself broken raises again
-            self.recorder.broadcast.clear()
-        with self.recorder.recording(n):
-            return self.outputs(batch)
 
     def _usable_calls(self, uses: dict[int, int], n: int) -> dict[nn.Module, Call]:
         """Layers called exactly once, on something that can be one row a sample, each weight used just there."""
@@ -313,11 +286,6 @@ class _Pass:
                 stacklevel=2,
             )
         return {module: call for module, call in calls.items() if module not in self.distrusted}
-
-
-def _same(z: Tensor, other: Tensor) -> bool:
-    tolerance = torch.finfo(z.dtype).eps ** 0.5
-    return torch.allclose(z, other, rtol=0, atol=tolerance * float(other.detach().abs().max()), equal_nan=True)
 
 
 def jacobian_moments(

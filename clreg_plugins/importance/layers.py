@@ -285,16 +285,23 @@ class EmbeddingRule(LayerRule):
         return {"weight": total}
 
 
-class BroadcastRule(LayerRule):
-    """A parameter ``(1, …)`` that is broadcast over the samples: what reaches a sample's copy is its gradient."""
+class SummandRule(LayerRule):
+    """A parameter that is added or expanded, the same for all samples: G = Σ g over where it is the same."""
 
     def dimensions(self, module: nn.Module) -> int:
-        """Samples, and those of the parameter."""
-        return module.weight.ndim
+        """Samples."""
+        return 1
 
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
-        """g itself."""
-        return {"weight": g.unsqueeze(2)}
+        """g, summed over the dimensions in which the parameter was expanded."""
+        shape = (1,) * (g.ndim - 1 - module.weight.ndim) + tuple(module.weight.shape)  # beside that of the output
+        expanded = [i + 1 for i, size in enumerate(shape) if i > 0 and size == 1]
+        total = g.sum(dim=expanded, keepdim=True) if expanded else g
+        return {"weight": total.reshape(*g.shape[:2], *module.weight.shape)}
+
+    def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
+        """Output gradients, as they are and summed."""
+        return 2 * g.element_size() * g.shape[1:].numel()
 
 
 def _batch_norm(module: nn.Module, a: Tensor) -> Tensor:

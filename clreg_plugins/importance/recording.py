@@ -1,8 +1,8 @@
 """What a forward pass leaves behind: the input of each layer that has a rule, and its output's place in the graph.
 
 Two kinds of layers are no modules of their own, and get a :class:`Holder` each: the projections of attention, which is
-one function, and parameters ``(1, …)`` of a user's own module, such as a class token or positions, which are broadcast
-over the samples. Whether what was recorded is what a rule is about, :mod:`.verification` finds out.
+one function, and parameters that are added to something or expanded, such as positions or a class token. Whether what
+was recorded is what a rule is about, :mod:`.verification` finds out.
 """
 
 import contextlib
@@ -14,9 +14,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from clreg_plugins.importance.layers import BroadcastRule, LayerRule, LinearRule, rule_for
+from clreg_plugins.importance.layers import LayerRule, LinearRule, SummandRule, rule_for
+
+_SUMS = ("AddBackward", "SubBackward", "ExpandBackward", "RepeatBackward")
+"""Nodes whose output's gradient is, up to its sign, that of a parameter among their inputs."""
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -50,35 +53,49 @@ class Recorder:
 
     def __init__(self, model: nn.Module) -> None:
         self.rules: dict[nn.Module, LayerRule] = {}
-        self.projections: dict[int, Holder] = {}  # by id of the weight
-        self.broadcast: dict[str, Holder] = {}  # by name in the model
+        self.projections: dict[int, tuple[nn.MultiheadAttention, Holder]] = {}  # by id of the weight
+        self.summands: dict[int, Holder] = {}  # by id of the parameter
+        self._attended: dict[nn.Module, int] = {}  # how many samples a call of attention is about
+        self._samples = 0
         for module in model.modules():
             rule = rule_for(module)
             if rule is not None and any(p.requires_grad for p in module.parameters(recurse=False)):
                 self.rules[module] = rule
             if isinstance(module, nn.MultiheadAttention):
-                pairs = (module.in_proj_weight, module.in_proj_bias), (module.out_proj.weight, module.out_proj.bias)
-                for weight, bias in pairs:
-                    if weight is not None and (weight.requires_grad or (bias is not None and bias.requires_grad)):
-                        self.projections[id(weight)] = holder = Holder(weight, bias)
-                        self.rules[holder] = LinearRule()
-        for prefix, module in model.named_modules():
-            if type(module).__module__.startswith("torch.nn."):
-                continue  # a layer that has no rule: its parameters are no summands or factors
-            for name, p in module.named_parameters(prefix, recurse=False):
-                if p.requires_grad and p.ndim > 1 and len(p) == 1 and module not in self.rules:
-                    self.broadcast[name] = holder = Holder(p)
-                    self.rules[holder] = BroadcastRule()
+                self._hold_projections(module)
+        ruled = {id(p) for module in self.rules for p in module.parameters(recurse=False)}
+        for p in model.parameters():
+            if p.requires_grad and id(p) not in ruled:
+                self.summands[id(p)] = holder = Holder(p)
+                self.rules[holder] = SummandRule()
         self.calls: dict[nn.Module, list[Call | None]] = {}
+
+    def _hold_projections(self, module: nn.MultiheadAttention) -> None:
+        output = getattr(module, "out_proj", None)
+        pairs = (
+            (getattr(module, "in_proj_weight", None), getattr(module, "in_proj_bias", None)),
+            (getattr(output, "weight", None), getattr(output, "bias", None)),
+        )
+        for weight, bias in pairs:
+            if weight is not None and (weight.requires_grad or (bias is not None and bias.requires_grad)):
+                holder = Holder(weight, bias)
+                self.projections[id(weight)] = module, holder
+                self.rules[holder] = LinearRule()
 
     @contextlib.contextmanager
     def recording(self, samples: int) -> Iterator[None]:
-        """Record inside this context. A layer's hooks come first, so that other hooks see what they always do."""
-        self.calls = {}
+        """Record inside this context a forward pass on so many samples.
+
+        A layer's hooks come first, so that other hooks see what they always do. A model with attention must not be
+        recorded by two threads at once: PyTorch's ``linear`` is watched meanwhile.
+        """
+        self.calls, self._samples, self._attended = {}, samples, {}
         handles = [module.register_forward_hook(self._record, prepend=True) for module in self.rules]
         linear = F.linear
         if self.projections:  # attention is one function, without modules or hooks within; it looks linear up here
-            F.linear = partial(self._linear, linear, samples)
+            for module in {module for module, _ in self.projections.values()}:
+                handles.append(module.register_forward_pre_hook(self._attend, with_kwargs=True))
+            F.linear = partial(self._linear, linear)
         try:
             yield
         finally:
@@ -86,27 +103,42 @@ class Recorder:
             for handle in handles:
                 handle.remove()
 
-    def copies(self, samples: int) -> dict[str, Tensor]:
-        """Of each parameter that is broadcast, by its name in the model, one for each sample; recorded as such."""
-        found = {}
-        for name, holder in self.broadcast.items():
-            found[name] = copy = holder.weight.expand(samples, *holder.weight.shape[1:])
-            self.calls[holder] = [Call(copy.detach(), get_gradient_edge(copy), copy.numel())]
-        return found
+    def _attend(self, module: nn.MultiheadAttention, args: tuple, kwargs: dict) -> None:
+        query = args[0] if args else kwargs.get("query")
+        whole = isinstance(query, Tensor) and query.ndim == 3
+        self._attended[module] = query.shape[0 if module.batch_first else 1] if whole else 0
 
     def _linear(
-        self, linear: Callable[..., Tensor], samples: int, inputs: Tensor, weight: Tensor, bias: Tensor | None = None
+        self, linear: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        output = linear(inputs, weight, bias)
-        holder = self.projections.get(id(weight))
+        output = linear(input, weight, bias)
+        module, holder = self.projections.get(id(weight), (None, None))
         if holder is not None:
-            tokens_and_samples = inputs.shape[:-1].numel()
-            call = None
-            if output.requires_grad and samples and tokens_and_samples % samples == 0:
-                arrange = partial(_samples_first, samples)
-                call = Call(arrange(inputs.detach()), get_gradient_edge(output), output.numel(), arrange)
+            # attention over some of the samples, or over parts of them, is not one row a sample
+            usable = output.requires_grad and self._attended.get(module) == self._samples
+            arrange = partial(_samples_first, self._samples)
+            call = Call(arrange(input.detach()), get_gradient_edge(output), output.numel(), arrange) if usable else None
             self.calls.setdefault(holder, []).append(call)
         return output
+
+    def record_summands(self, outputs: Tensor) -> Counter[int]:
+        """Find in the graph behind ``outputs`` the sums and expansions that parameters without a layer go into.
+
+        Returns:
+            How often each leaf is used, by ``id`` of the leaf.
+        """
+        uses, users = parameter_uses(outputs)
+        for key, holder in self.summands.items():
+            node = users.get(key)
+            if node is None or not node.name().startswith(_SUMS) or getattr(node, "_saved_alpha", 1) not in (1, -1):
+                continue
+            (shape, *_) = [tuple(entry.shape) for entry in node._input_metadata]  # of the sum
+            shape_of_parameter = (1,) * (len(shape) - holder.weight.ndim) + tuple(holder.weight.shape)
+            same_for_all = bool(shape) and shape_of_parameter[0] == 1
+            if same_for_all and all(b in (1, a) for a, b in zip(shape[1:], shape_of_parameter[1:], strict=True)):
+                rows = outputs.new_empty(shape[0], 0)
+                self.calls[holder] = [Call(rows, GradientEdge(node, 0), torch.Size(shape).numel())]
+        return uses
 
     def _record(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         usable = len(args) == 1 and isinstance(args[0], Tensor) and output.requires_grad
@@ -119,8 +151,8 @@ def _samples_first(samples: int, tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, samples, tensor.shape[-1]).transpose(0, 1)
 
 
-def parameter_uses(outputs: Tensor) -> Counter[int]:
-    """How often each leaf is used in the graph behind ``outputs``, by ``id`` of the leaf.
+def parameter_uses(outputs: Tensor) -> tuple[Counter[int], dict[int, Node]]:
+    """How often each leaf is used in the graph behind ``outputs``, and by what at last, by ``id`` of the leaf.
 
     A weight that appears twice (tied, or of a module that is called twice) has no single place where the gradient
     of one sample could be read off.
@@ -129,11 +161,13 @@ def parameter_uses(outputs: Tensor) -> Counter[int]:
         ValueError: the graph holds a reentrant checkpoint, which hides the parameters within.
     """
     uses: Counter[int] = Counter()
+    users: dict[int, Node] = {}
     if outputs.grad_fn is None:
-        return uses
+        return uses, users
     seen, stack = {outputs.grad_fn}, [outputs.grad_fn]
     while stack:
-        for node, _ in stack.pop().next_functions:
+        user = stack.pop()
+        for node, _ in user.next_functions:
             if node is None:
                 continue
             if node.name() == "CheckpointFunctionBackward":
@@ -144,10 +178,11 @@ def parameter_uses(outputs: Tensor) -> Counter[int]:
             variable = getattr(node, "variable", None)
             if variable is not None:
                 uses[id(variable)] += 1
+                users[id(variable)] = user
             elif node not in seen:
                 seen.add(node)
                 stack.append(node)
-    return uses
+    return uses, users
 
 
 def saved_bytes_per_sample(forward, batch) -> int:

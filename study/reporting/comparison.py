@@ -160,6 +160,7 @@ def of_one_setting(side: str, records: Sequence[RunRecord]) -> OneMethod:
     if several:
         raise StudyError(
             f"{side} has {first.scenario}-incremental runs of {first.label!r} that differ in {several}; a comparison "
-            "needs them in folders of their own: see --out of `clreg-study run`"
+            "needs them in folders of their own: `clreg-study report` with the --set of the runs and an --out takes "
+            "those of one setting out, as does --out of `clreg-study run`"
         )
     return OneMethod(first, {record.run.seed: 100 * average_accuracy(record.accuracy) for record in records})

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier, MultiTaskModule
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 
 class Calls(nn.Module):
@@ -203,42 +204,64 @@ def class_token() -> nn.Module:
     )
 
 
-def summed_to_a_scalar() -> nn.Module:
-    """A parameter ``(1, …)`` of which a copy for each sample is another model."""
-    return Calls(
-        lambda self, x: self.head(x * self.scale.sum()), scale=nn.Parameter(torch.randn(1, 4)), head=nn.Linear(4, 3)
+def routed_attention() -> nn.Module:
+    """Only samples with a positive first entry come by: all of the first, half of the others."""
+
+    def forward(self, x):
+        chosen = x[:, 0, 0] > 0
+        seen = x[chosen]
+        found, _ = self.attention(seen, seen, seen, need_weights=False)
+        return self.head(x.mean(1).index_add(0, chosen.nonzero().flatten(), found.mean(1)))
+
+    return Calls(forward, attention=nn.MultiheadAttention(4, 2, batch_first=True), head=nn.Linear(4, 3))
+
+
+def checkpointed_attention() -> nn.Module:
+    """Computed a second time when the gradient is."""
+
+    def forward(self, x):
+        return self.head(checkpoint(self.layer, x + self.positions, use_reentrant=False).mean(1))
+
+    layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=6, batch_first=True)
+    return _randomise_norms(
+        Calls(forward, layer=layer, positions=nn.Parameter(torch.randn(1, 3, 4)), head=nn.Linear(4, 3))
     )
 
 
-def averaged_over_copies() -> nn.Module:
-    """Copies give the same outputs, but every sample feels all of them."""
+def summands() -> nn.Module:
+    """Parameters that are added, subtracted, repeated, and expanded in several dimensions."""
+
+    def forward(self, x):
+        tokens = torch.cat([self.token.repeat(len(x), 1, 1), x - self.shift], dim=1)
+        tokens = tokens + self.features + self.each_position
+        return self.head((tokens + self.scalar).tanh().mean(1))
+
     return Calls(
-        lambda self, x: self.head(x * self.scale.mean(0)), scale=nn.Parameter(torch.randn(1, 4)), head=nn.Linear(4, 3)
-    )
-
-
-def first_of_copies() -> nn.Module:
-    """Copies give the same outputs, but every sample feels the first."""
-    return Calls(
-        lambda self, x: self.head(x * self.scale[0]), scale=nn.Parameter(torch.randn(1, 4)), head=nn.Linear(4, 3)
-    )
-
-
-def times_its_length() -> nn.Module:
-    """Each sample feels its own copy, but they are copies in another model."""
-    return Calls(
-        lambda self, x: self.head(x * self.scale * len(self.scale)),
-        scale=nn.Parameter(torch.randn(1, 4)),
+        forward,
+        token=nn.Parameter(torch.randn(1, 1, 4)),
+        shift=nn.Parameter(torch.randn(3, 1)),
+        features=nn.Parameter(torch.randn(4)),
+        each_position=nn.Parameter(torch.randn(1, 4, 1)),
+        scalar=nn.Parameter(torch.randn(())),
         head=nn.Linear(4, 3),
     )
 
 
-def a_weight_of_one_row() -> nn.Module:
-    """A matrix that is no summand: copies do not fit."""
+def no_summands() -> nn.Module:
+    """Parameters in sums that are no sample's own: weighted, within a weight, and over tokens that come first."""
+
+    def forward(self, x):
+        tokens = torch.add(x, self.twice, alpha=2).transpose(0, 1) + self.position
+        mixed = nn.functional.linear(tokens.mean(0), self.weight + self.change)
+        return self.head(mixed.tanh())
+
     return Calls(
-        lambda self, x: self.head(nn.functional.linear(x, self.row)),
-        row=nn.Parameter(torch.randn(1, 4)),
-        head=nn.Linear(1, 3),
+        forward,
+        twice=nn.Parameter(torch.randn(4)),
+        position=nn.Parameter(torch.randn(6, 1, 4)),  # as many tokens as samples
+        weight=nn.Parameter(torch.randn(6, 4)),
+        change=nn.Parameter(torch.randn(4)),
+        head=nn.Linear(6, 3),
     )
 
 

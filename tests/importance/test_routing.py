@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal, mas_importance
 from tests import oracles
+from tests.importance import models
 
 
 class Experts(nn.Module):
@@ -41,6 +42,43 @@ def test_experts_that_meet_some_samples_twice(seed, measure):
         model, x = Experts(), torch.randn(96, 3, 4)
     data = TensorDataset(x, torch.arange(96) % 3)
     oracles.assert_close(measure(model, data), measure(model, data, path="one_at_a_time"), 1e-10)
+
+
+@pytest.mark.parametrize("later", [1, 4, 8])
+def test_attention_that_all_samples_reach_at_first_and_some_later(later):
+    """Four samples of four tokens are as many rows as eight of two: no such coincidence may pass for a sample a row."""
+    torch.manual_seed(0)
+    with oracles.default_dtype(torch.float64):
+        model, x = models.routed_attention(), torch.randn(24, 4, 4)
+    sign = torch.tensor([1.0] * 8 + ([1.0] * later + [-1.0] * (8 - later)) * 2)
+    x[:, 0] = x[:, 0].abs() * sign[:, None]
+    data = TensorDataset(x, torch.arange(24) % 3)
+    fast = fisher_diagonal(model, data, batch_size=8)
+    oracles.assert_close(fast, fisher_diagonal(model, data, path="one_at_a_time"), 1e-10)
+    assert fast.paths["attention.in_proj_weight"] == ("rule" if later == 8 else "one_at_a_time")
+
+
+def test_linear_is_what_it_was_during_a_pass_and_after_it_whatever_happens():
+    class CallsByKeyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+            self.broken = False
+
+        def forward(self, x):
+            found, _ = self.attention(x, x, x)
+            if self.broken:
+                raise KeyError("broken")
+            return nn.functional.linear(input=found.mean(1), weight=self.head.weight, bias=self.head.bias)
+
+    original, model = nn.functional.linear, CallsByKeyword()
+    data = TensorDataset(torch.randn(5, 3, 4), torch.arange(5) % 3)
+    assert fisher_diagonal(model, data)["head.weight"].any()
+    assert nn.functional.linear is original
+    model.broken = True
+    with pytest.raises(KeyError, match="broken"):
+        fisher_diagonal(model, data)
+    assert nn.functional.linear is original
 
 
 def test_a_hook_on_a_gradient_means_the_same_on_every_path():

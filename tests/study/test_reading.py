@@ -36,8 +36,10 @@ def test_compare_tests_method_against_method_and_study_against_study(protocol_fi
     for better in ("si", "ewc"):
         monkeypatch.setattr(training, "perform", accuracies_by_method(better))
         assert call("run", protocol_file, *some, "--out", tmp_path / better).exit_code == 0
+    (tmp_path / "si" / "notes.json").write_text("{}")
     methods = call("compare", f"{tmp_path / 'si'}:si", f"{tmp_path / 'si'}:ewc")
     assert methods.exit_code == 0, methods.output
+    assert "left out, no records: notes.json" in methods.stderr
     assert "+20.00" in methods.stdout
     assert "0.008*" in methods.stdout, "the exact p of 8 pairs that all differ one way is 2/2^8"
     studies = call("compare", tmp_path / "si", tmp_path / "ewc")

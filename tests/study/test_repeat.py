@@ -58,3 +58,12 @@ def test_the_command_repeats_the_runs_of_a_seed_and_its_exit_code_says_what_came
     result = CliRunner().invoke(app, [*call, "--methods", "mas"])
     assert result.exit_code == 2
     assert "--methods: unknown name 'mas'; allowed: ewc" in result.stderr
+
+
+def test_a_protocol_stands_for_its_folder_and_foreign_files_are_named(record, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunStore(Path("runs/digits")).write(record)
+    Path("runs/digits/notes.json").write_text("{}")
+    result = CliRunner().invoke(app, ["repeat", "digits"])
+    assert (result.exit_code, result.stderr) == (0, "left out, no records: notes.json\n")
+    assert result.stdout == "class-incremental ewc, seed 0: the same numbers to the last bit\n"

@@ -64,8 +64,8 @@ def judged(what: str, found: Performance) -> Judged:
     return one
 
 
-OVER_BACKPACK = "exact Fisher of a MLP over BackPACK's"
-OVER_PEERS = "exact Fisher of CNN and ResNet, 10 classes, over the fastest peer's"
+OVER_BACKPACK = "exact Fisher of a MLP, times as fast as BackPACK's"
+OVER_PEERS = "exact Fisher of CNN and ResNet, times as fast as the fastest peer's"
 
 
 def test_no_target_is_left_out_where_little_was_measured():
