@@ -25,6 +25,9 @@ CACHE_BYTES = 2**24
 MANY_POSITIONS = 128
 """Output positions from which on oneDNN's kernel for a convolution's weight gradient beats products with patches."""
 
+VECTOR = 8
+"""Output channels that this kernel computes together: with a rest it is slower than the products."""
+
 SMALL = 2**12
 """Parameters with fewer entries are reduced over samples and cotangents in one call, others sample by sample."""
 
@@ -85,8 +88,8 @@ class LayerRule:
         parameters = sum(p.numel() for p in module.parameters(recurse=False))
         return g.element_size() * (a.shape[1:].numel() + g.shape[1:].numel() + parameters)
 
-    def cache_bytes(self, module: nn.Module, g: Tensor) -> int:
-        """Scratch at once on a CPU."""
+    def cache_bytes(self, module: nn.Module, gs: Sequence[Tensor]) -> int:
+        """Scratch at once on a CPU, for output gradients as in :meth:`moments`."""
         return CACHE_BYTES
 
     def moments(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor], power: int, max_bytes: int) -> Moments:
@@ -101,7 +104,7 @@ class LayerRule:
         """
         totals: Moments = {}
         if a.device.type == "cpu":
-            max_bytes = min(max_bytes, self.cache_bytes(module, gs[0]))
+            max_bytes = min(max_bytes, self.cache_bytes(module, gs))
         scratch = max(1, self.bytes_per_sample(module, a, gs[0]))
         cotangents = len(gs) if power == 1 else max(1, min(len(gs), max_bytes // scratch))
         step = max(1, max_bytes // (scratch * cotangents))
@@ -110,7 +113,8 @@ class LayerRule:
             prepared = self.prepare(module, a[rows])
             for k in range(0, len(gs), cotangents):
                 # stacked piece by piece: all samples at once would be as much memory again, and fresh
-                chunk = torch.stack([g[rows] for g in gs[k : k + cotangents]], dim=1)
+                parts = [g[rows] for g in gs[k : k + cotangents]]
+                chunk = torch.stack(parts, dim=1) if len(parts) > 1 else parts[0].unsqueeze(1)
                 for name, gradients in self.gradients(module, prepared, chunk).items():
                     if name not in totals:
                         totals[name] = gradients.new_zeros(gradients.shape[2:])
@@ -158,33 +162,42 @@ class ConvRule(LayerRule):
         return 2 + len(module.kernel_size)
 
     def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
-        """The input, padded."""
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        """The input, padded by all but zeros that a kernel pads by itself."""
         padding = module._reversed_padding_repeated_twice
-        return F.pad(a, padding, mode=mode) if any(padding) else a
+        if not any(padding) or self._own_padding(module) is not None:
+            return a
+        return F.pad(a, padding, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
+
+    @staticmethod
+    def _own_padding(module: nn.Module) -> tuple[int, ...] | None:
+        """Zeros of each axis, as many before as after it; None for any other padding."""
+        padding = tuple(module._reversed_padding_repeated_twice)
+        own = module.padding_mode == "zeros" and padding[::2] == padding[1::2]
+        return padding[::-2] if own else None
 
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
         """``Σ_positions g patchᵀ``, group by group, and ``Σ_positions g``."""
         n, k, out = g.shape[:3]
         groups = module.groups
         rows = g.reshape(n, k, groups, out // groups, -1).transpose(1, 2)
-        product = self.by_groups if self._many_positions(g[:, 0]) else self.by_patches
+        product = self.by_groups if self._has_kernel(module, g[:, 0]) else self.by_patches
         weight = product(module, prepared, rows, g.shape[3:]).view(n, groups, k, out // groups, -1)
         weight = weight.transpose(1, 2).reshape(n, k, *module.weight.shape)
         return {"weight": weight, "bias": g.flatten(3).sum(dim=3)}
 
     @staticmethod
-    def _many_positions(g: Tensor) -> bool:
-        """Whether one kernel for all samples is the faster: oneDNN's is, where the weight acts at many positions."""
+    def _has_kernel(module: nn.Module, g: Tensor) -> bool:
+        """Whether one kernel for all samples is the faster: oneDNN's is, at many positions and with whole vectors."""
         of_onednn = g.device.type == "cpu" and g.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        return of_onednn and g.shape[2:].numel() >= MANY_POSITIONS
+        vectors = module.out_channels // module.groups % VECTOR == 0
+        return of_onednn and vectors and g.shape[2:].numel() >= MANY_POSITIONS
 
     @staticmethod
     def by_groups(module: nn.Module, a: Tensor, rows: Tensor, positions: torch.Size) -> Tensor:
         """One convolution's weight gradient, in which every group of every sample is a group.
 
         Args:
-            a: padded input (samples, channels, *space).
+            a: what :meth:`prepare` gave (samples, channels, *space).
             rows: output gradients (samples, groups, K, channels/groups, positions).
             positions: shape of the output's space.
         """
@@ -195,6 +208,7 @@ class ConvRule(LayerRule):
             (n * groups * k * out, *module.weight.shape[1:]),
             rows.reshape(1, -1, *positions),
             stride=module.stride,
+            padding=ConvRule._own_padding(module) or 0,
             dilation=module.dilation,
             groups=n * groups,
         )
@@ -204,6 +218,9 @@ class ConvRule(LayerRule):
         """A matrix product with the patches of each sample; arguments as :meth:`by_groups`."""
         n, groups = rows.shape[:2]
         space = len(positions)
+        own = ConvRule._own_padding(module)
+        if own is not None and any(own):
+            a = F.pad(a, module._reversed_padding_repeated_twice)
         for axis, (dilation, kernel) in enumerate(zip(module.dilation, module.kernel_size, strict=True)):
             a = a.unfold(2 + axis, dilation * (kernel - 1) + 1, module.stride[axis])[..., ::dilation]
         order = (0, 1, *range(2 + space, 2 + 2 * space), *range(2, 2 + space))
@@ -214,13 +231,15 @@ class ConvRule(LayerRule):
         """Padded input and perhaps patches of one sample, output gradients as they are and in groups, its gradient."""
         padding = module._reversed_padding_repeated_twice[::-1]  # of each axis: after it, before it
         entries = module.in_channels * math.prod(map(sum, zip(a.shape[2:], padding[::2], padding[1::2], strict=True)))
-        if not self._many_positions(g):
+        if not self._has_kernel(module, g):
             entries += module.in_channels * math.prod(module.kernel_size) * g.shape[2:].numel()
         return g.element_size() * (entries + 2 * g.shape[1:].numel() + module.weight.numel())
 
-    def cache_bytes(self, module: nn.Module, g: Tensor) -> int:
-        """Less where one kernel writes the gradients of all samples at once."""
-        return CACHE_BYTES // 4 if self._many_positions(g) else CACHE_BYTES
+    def cache_bytes(self, module: nn.Module, gs: Sequence[Tensor]) -> int:
+        """Less where one kernel writes the gradients of all samples at once, but of several: it is slow with one."""
+        if not self._has_kernel(module, gs[0]):
+            return CACHE_BYTES
+        return CACHE_BYTES // 2 if len(gs) > 1 else CACHE_BYTES // 4
 
 
 class NormRule(LayerRule):

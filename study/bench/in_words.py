@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from study.bench import steps
+from study.bench.judging import judge
 from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER
 from study.bench.record import Measurement, Performance
 from study.bench.tables import grouped, model_of, number
@@ -34,9 +35,15 @@ def costs(performance: Performance) -> Iterator[Statement]:
         yield Statement("What an importance costs", text)
     if of_steps or of_passes:
         faster = [*_faster_steps(of_steps), *_faster_passes(found)]
-        yield Statement(
-            "Where others are faster", f"{'; '.join(faster)}." if faster else "nowhere, of what was measured."
-        )
+        yield Statement("Where others are faster", f"{'; '.join(faster) or 'nowhere, of what was measured'}.")
+    missed = [each for each in judge(performance) if each.bare and not each.met_throughout]
+    parts = [
+        f"{each.target.what} ({each.target.text}; bare {number(each.bare.median)})"
+        for each in missed
+        if not each.target.met(each.bare)
+    ]
+    if parts:
+        yield Statement("Targets that bare operations miss, too", f"{'; '.join(parts)}.")
 
 
 def _step_in_words(found: Sequence[Measurement], name: str, methods: Sequence[str]) -> str:

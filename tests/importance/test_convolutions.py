@@ -34,7 +34,7 @@ def layer_and_rule(name, dtype):
 
 @pytest.fixture(params=["by_groups", "by_patches"])
 def product(request, monkeypatch):
-    monkeypatch.setattr(ConvRule, "_many_positions", staticmethod(lambda _: request.param == "by_groups"))
+    monkeypatch.setattr(ConvRule, "_has_kernel", staticmethod(lambda *_: request.param == "by_groups"))
     return request.param
 
 
@@ -56,15 +56,17 @@ def test_per_sample_gradients_are_autograds(product, name, dtype):
                 assert difference <= tolerance, f"{name}: {parameter} is {difference:.1e} off"
 
 
-def test_the_product_depends_on_positions_type_and_device(monkeypatch):
-    few, many = torch.zeros(1, 1, MANY_POSITIONS - 1), torch.zeros(1, 1, 2, MANY_POSITIONS // 2)
+def test_the_product_depends_on_positions_channels_type_and_device(monkeypatch):
+    few, many = torch.zeros(1, 16, MANY_POSITIONS - 1), torch.zeros(1, 16, 2, MANY_POSITIONS // 2)
+    layer, odd = nn.Conv2d(3, 16, 3), nn.Conv2d(2, 24, 3, groups=2)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert not ConvRule._many_positions(few)
-    assert ConvRule._many_positions(many)
-    assert not ConvRule._many_positions(many.double())
-    assert not ConvRule._many_positions(many.to("meta"))
+    assert not ConvRule._has_kernel(nn.Conv1d(3, 16, 3), few)
+    assert ConvRule._has_kernel(layer, many)
+    assert not ConvRule._has_kernel(odd, many)
+    assert not ConvRule._has_kernel(layer, many.double())
+    assert not ConvRule._has_kernel(layer, many.to("meta"))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not ConvRule._many_positions(many)
+    assert not ConvRule._has_kernel(layer, many)
 
 
 @pytest.mark.parametrize("power", [1, 2])
@@ -83,14 +85,16 @@ def test_scratch_is_that_of_input_patches_output_gradients_and_gradient(product,
     layer, shape, rule = layer_and_rule(name, torch.float32)
     a = torch.rand(2, *shape)
     g = torch.zeros_like(layer(a))
-    padded = rule.prepare(layer, a)[0].numel()
+    padded = torch.nn.functional.pad(a, layer._reversed_padding_repeated_twice)[0].numel()
     patches = layer.in_channels * torch.Size(layer.kernel_size).numel() * g[0, 0].numel()
     entries = padded + layer.weight.numel() + 2 * g[0].numel() + (patches if product == "by_patches" else 0)
     assert rule.bytes_per_sample(layer, a, g) == 4 * entries
 
 
-def test_in_single_precision_the_rule_of_many_positions_passes_the_check_against_autograd():
-    found = fisher_diagonal(conv2d_at_many_positions(), torch.rand(9, 2, 24, 14), variant="exact")
+def test_in_single_precision_the_kernel_passes_the_check_against_autograd():
+    model = conv2d_at_many_positions()
+    assert ConvRule._has_kernel(model[0], torch.zeros(1, 8, 24, 14)) == torch.backends.mkldnn.is_available()
+    found = fisher_diagonal(model, torch.rand(9, 2, 24, 14), variant="exact")
     assert set(found.paths.values()) == {"rule"}
 
 

@@ -1,6 +1,7 @@
 """The sentences that a page of measurements begins with."""
 
 from study.bench.in_words import costs
+from study.bench.operations import AND_PATH_INTEGRAL, BARE
 from tests.study.bench.synthetic import a_pass, measurement, performance
 
 
@@ -54,3 +55,13 @@ def test_where_others_are_faster_they_are_named():
 
 def test_what_was_not_measured_is_not_spoken_of():
     assert said(measurement("EWC, ours", 1.0, part="memory")) == {}
+
+
+def test_a_target_that_bare_operations_miss_is_said_to_be():
+    bare = {"part": "limit", "setting": "", "quantity": BARE, "ours": False}
+    lead = "Targets that bare operations miss, too"
+    of_si = "a step with SI, times Naive's"
+    missed, possible = (measurement(AND_PATH_INTEGRAL, value, **bare) for value in (1.4, 1.2))
+    assert said(measurement("SI, ours", 1.6), missed)[lead] == f"{of_si} (≤ 1.25; bare 1.40)."
+    assert lead not in said(measurement("SI, ours", 1.6), possible)
+    assert lead not in said(measurement("SI, ours", 1.6))
