@@ -81,7 +81,7 @@ def log_likelihood(z: Tensor, y: Tensor, likelihood: str) -> Tensor:
         log_p = torch.distributions.Normal(z, torch.ones_like(z)).log_prob(y.double())
     else:
         log_p = torch.distributions.Bernoulli(logits=z).log_prob(y.double())
-    return log_p.flatten(1).sum(dim=1)
+    return log_p.reshape(len(z), -1).sum(dim=1)
 
 
 def _every_target(z: Tensor, likelihood: str) -> Iterator[tuple[float, Tensor]]:

@@ -6,6 +6,7 @@ was recorded is what a rule is about, :mod:`.verification` finds out.
 """
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,8 +19,8 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from clreg_plugins.importance.layers import LayerRule, LinearRule, SummandRule, rule_for
 
-_SUMS = ("AddBackward", "SubBackward", "ExpandBackward", "RepeatBackward")
-"""Nodes whose output's gradient is, up to its sign, that of a parameter among their inputs."""
+_SUM = re.compile(r"(Add|Sub|Expand|Repeat)Backward\d+")
+"""PyTorch's nodes whose output's gradient is, up to its sign, that of a parameter among their inputs."""
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class Recorder:
             rule = rule_for(module)
             if rule is not None and any(p.requires_grad for p in module.parameters(recurse=False)):
                 self.rules[module] = rule
-            if isinstance(module, nn.MultiheadAttention):
+            if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
                 self._hold_projections(module)
         ruled = {id(p) for module in self.rules for p in module.parameters(recurse=False)}
         for p in model.parameters():
@@ -71,10 +72,11 @@ class Recorder:
         self.calls: dict[nn.Module, list[Call | None]] = {}
 
     def _hold_projections(self, module: nn.MultiheadAttention) -> None:
-        output = getattr(module, "out_proj", None)
+        # as they stand: a parametrisation would compute them anew, and may change with every look
+        of_output = getattr(module._modules.get("out_proj"), "_parameters", {})
         pairs = (
-            (getattr(module, "in_proj_weight", None), getattr(module, "in_proj_bias", None)),
-            (getattr(output, "weight", None), getattr(output, "bias", None)),
+            (module._parameters.get("in_proj_weight"), module._parameters.get("in_proj_bias")),
+            (of_output.get("weight"), of_output.get("bias")),
         )
         for weight, bias in pairs:
             if weight is not None and (weight.requires_grad or (bias is not None and bias.requires_grad)):
@@ -95,6 +97,7 @@ class Recorder:
         if self.projections:  # attention is one function, without modules or hooks within; it looks linear up here
             for module in {module for module, _ in self.projections.values()}:
                 handles.append(module.register_forward_pre_hook(self._attend, with_kwargs=True))
+                handles.append(module.register_forward_hook(self._leave, always_call=True))
             F.linear = partial(self._linear, linear)
         try:
             yield
@@ -107,6 +110,9 @@ class Recorder:
         query = args[0] if args else kwargs.get("query")
         whole = isinstance(query, Tensor) and query.ndim == 3
         self._attended[module] = query.shape[0 if module.batch_first else 1] if whole else 0
+
+    def _leave(self, module: nn.MultiheadAttention, args: tuple, output: object) -> None:
+        self._attended.pop(module, None)
 
     def _linear(
         self, linear: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None = None
@@ -130,9 +136,12 @@ class Recorder:
         uses, users = parameter_uses(outputs)
         for key, holder in self.summands.items():
             node = users.get(key)
-            if node is None or not node.name().startswith(_SUMS) or getattr(node, "_saved_alpha", 1) not in (1, -1):
+            if node is None or not _SUM.fullmatch(node.name()) or getattr(node, "_saved_alpha", 1) not in (1, -1):
                 continue
-            (shape, *_) = [tuple(entry.shape) for entry in node._input_metadata]  # of the sum
+            of_sum = node._input_metadata[0]
+            if of_sum.dtype.is_complex or of_sum.is_cpp_nested_tensor:
+                continue
+            shape = tuple(of_sum.shape)
             shape_of_parameter = (1,) * (len(shape) - holder.weight.ndim) + tuple(holder.weight.shape)
             same_for_all = bool(shape) and shape_of_parameter[0] == 1
             if same_for_all and all(b in (1, a) for a, b in zip(shape[1:], shape_of_parameter[1:], strict=True)):

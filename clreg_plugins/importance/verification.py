@@ -109,7 +109,7 @@ def _owners(
         if g is None:
             owners[module] = torch.full((len(call.inputs),), -1)
         else:
-            owners[module] = g.flatten(1).any(dim=1).long() - 1 if len(g) == len(call.inputs) else None
+            owners[module] = _rows(g).any(dim=1).long() - 1 if len(g) == len(call.inputs) else None
     numbers = torch.arange(len(z), device=z.device)
     for bit in range((len(z) - 1).bit_length()):
         chosen = ((numbers >> bit) & 1).to(z).view(-1, *[1] * (z.ndim - 1))
@@ -118,7 +118,7 @@ def _owners(
             owner = owners[module]
             if part is None or owner is None:
                 continue
-            part, whole = part.flatten(1), whole.flatten(1)
+            part, whole = _rows(part), _rows(whole)
             felt = part.any(dim=1)
             tolerance = torch.finfo(z.dtype).eps ** 0.5 * whole.abs().amax(dim=1)
             mixed = felt & ~((part - whole).abs().amax(dim=1) <= tolerance)  # NaN is mixed, too
@@ -128,6 +128,10 @@ def _owners(
             found = owner[owner >= 0]
             owners[module] = owner if len(found.unique()) == len(found) else None
     return owners
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(-1).flatten(1)  # of one number a sample, too
 
 
 def _first_and_last(owner: Tensor) -> list[int]:

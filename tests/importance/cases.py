@@ -74,6 +74,8 @@ CASES = {
     ),
     "checkpointed attention": Case(models.checkpointed_attention, (3, 4), vectorisable=False),
     "summands": Case(models.summands, (3, 4)),
+    "one number a sample": Case(models.one_number_a_sample, (4,), targets=(), likelihood="gaussian"),
+    "a sum of complex numbers": Case(models.a_sum_of_complex_numbers, (4,), not_by_rule=("shift",)),
     "no summands": Case(models.no_summands, (6, 4), not_by_rule=("twice", "position", "weight", "change")),
     "embedding": Case(models.embedding, (5,), tokens=6),
     "gru": Case(models.gru, (4, 4), not_by_rule=("gru",), vectorisable=False),

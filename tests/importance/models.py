@@ -247,6 +247,44 @@ def summands() -> nn.Module:
     )
 
 
+def one_number_a_sample() -> nn.Module:
+    """What is added to has no dimension but the samples'."""
+    return Calls(
+        lambda self, x: self.head(x).squeeze(-1).tanh() + self.offset + self.shift,
+        head=nn.Linear(4, 1),
+        offset=nn.Parameter(torch.randn(1)),
+        shift=nn.Parameter(torch.randn(())),
+    )
+
+
+def a_sum_of_complex_numbers() -> nn.Module:
+    """A real parameter, whose gradient is a part of that of the sum."""
+    return Calls(
+        lambda self, x: self.head((torch.fft.rfft(x) + self.shift).abs()),
+        shift=nn.Parameter(torch.randn(3)),
+        head=nn.Linear(3, 3),
+    )
+
+
+class UnpaddedAttention(nn.MultiheadAttention):
+    """A forward of its own, samples first, over the rows that hold something."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens of shape (samples, tokens, features)."""
+        held = x.any(dim=2)
+        rows = nn.functional.linear(x[held], self.out_proj.weight, self.out_proj.bias)
+        return torch.zeros_like(x).masked_scatter(held.unsqueeze(2), rows)
+
+
+def attention_of_a_subclass() -> nn.Module:
+    """Its weights are not used as attention uses them."""
+    return Calls(
+        lambda self, x: self.head(self.attention(x).tanh().mean(1)),
+        attention=UnpaddedAttention(4, 2, batch_first=True),
+        head=nn.Linear(4, 3),
+    )
+
+
 def no_summands() -> nn.Module:
     """Parameters in sums that are no sample's own: weighted, within a weight, and over tokens that come first."""
 

@@ -71,6 +71,16 @@ def test_the_model_is_left_as_it_was_by_an_error():
     assert not any(m._forward_hooks for m in model.modules()), "a hook stayed behind"
 
 
+@pytest.mark.parametrize("path", ["auto", "one_at_a_time"])
+def test_a_parametrisation_that_changes_when_it_is_looked_at_is_left_as_it_was(path):
+    model = CASES["transformer"].model()
+    nn.utils.parametrizations.spectral_norm(model.layer.self_attn.out_proj)
+    before = copy.deepcopy(model.state_dict())
+    fisher_diagonal(model, TensorDataset(*CASES["transformer"].samples()), path=path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} has changed"
+
+
 def test_dropout_and_batch_norm_run_in_eval_mode():
     """Twice the same number, and a model already in eval mode gives it too."""
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3)).double()

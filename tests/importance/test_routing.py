@@ -58,6 +58,17 @@ def test_attention_that_all_samples_reach_at_first_and_some_later(later):
     assert fast.paths["attention.in_proj_weight"] == ("rule" if later == 8 else "one_at_a_time")
 
 
+def test_a_subclass_of_attention_that_uses_its_weights_in_another_way():
+    torch.manual_seed(0)
+    with oracles.default_dtype(torch.float64):
+        model, x = models.attention_of_a_subclass(), torch.randn(24, 4, 4)
+    x[::3, 2:] = 0
+    data = TensorDataset(x, torch.arange(24) % 3)
+    fast = fisher_diagonal(model, data, batch_size=8)
+    oracles.assert_close(fast, fisher_diagonal(model, data, path="one_at_a_time"), 1e-10)
+    assert fast.paths["attention.out_proj.weight"] == "one_at_a_time"
+
+
 def test_linear_is_what_it_was_during_a_pass_and_after_it_whatever_happens():
     class CallsByKeyword(nn.Module):
         def __init__(self):
