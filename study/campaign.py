@@ -80,6 +80,10 @@ def carry_out(
                     records[record.id] = record
                     progress.advance(record)
         except KeyboardInterrupt:
+            for run in missing:  # one may have ended while the others were being stopped
+                record = None if run.id in records else store.read(run)
+                if record is not None:
+                    records[run.id] = record
             raise Interrupted(sum(run.id in records and records[run.id].finished for run in runs)) from None
         under_own_names = [records[run.id].model_copy(update={"run": run}) for run in runs]
         for record in under_own_names:
