@@ -293,6 +293,11 @@ class QuadraticPenalty:
         return {**self.__dict__, "_difference": {}, "_spare": {}}
 
 
+def known_to_be_one(scale: Tensor) -> bool:
+    """Whether what a loss was scaled by is 1, as far as can be told without waiting: on a GPU asking is waiting."""
+    return scale.device.type == "cpu" and scale.item() == 1
+
+
 class _ClosedForm(torch.autograd.Function):
     """A scalar whose value is given and whose gradient is ``strength · Ω (θ − μ)``."""
 
@@ -310,7 +315,7 @@ class _ClosedForm(torch.autograd.Function):
         with_graph = torch.is_grad_enabled()
         ready = {} if with_graph else ctx.gradients
         ctx.gradients = {}
-        unscaled = not with_graph and scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
+        unscaled = not with_graph and known_to_be_one(scale)
         gradients = []
         for name, parameter in zip(ctx.names, ctx.saved_tensors, strict=True):
             gradient = ready.pop(name, None)

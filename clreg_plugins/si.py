@@ -8,6 +8,7 @@ from torch import Tensor
 
 from clreg_plugins.importance import path_integral
 from clreg_plugins.importance.checks import boolean, one_of, within
+from clreg_plugins.penalty import known_to_be_one
 from clreg_plugins.plugin import RegularizationPlugin, single
 
 GRADIENT = ("task", "total")
@@ -94,10 +95,11 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         super().after_backward(strategy, **kwargs)
         self._mark = None
         scale = self._probe.grad
-        inverse = torch.where(scale == 0, 0, 1 / scale)  # a loss scaled by 0 has no gradient to speak of
-        # on a GPU asking is waiting; the direct path refuses other scales
-        known = self.gradient_path == "direct" and self._penalises and not self._adds_up
-        unscaled = known or (scale.device.type == "cpu" and scale.item() == 1)
+        # the direct path refuses any other scale
+        others_refused = self.gradient_path == "direct" and self._penalises and not self._adds_up
+        unscaled = others_refused or known_to_be_one(scale)
+        if not unscaled:  # a loss scaled by 0 has no gradient to speak of
+            inverse, counts = torch.where(scale == 0, 0, 1 / scale), scale != 0
         for name, p in self._parameters.items():
             if p.grad is None:
                 continue
@@ -111,7 +113,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
                 # the penalty's value left θ − θ* in difference
                 torch.addcmul(grad, self.penalty.importance[name], difference, value=-self._scale, out=g)
                 if not unscaled:
-                    g.mul_((scale != 0).to(g))
+                    g.mul_(counts.to(g))
             elif unscaled:
                 g.copy_(grad)
 

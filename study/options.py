@@ -147,6 +147,11 @@ def records_saying_what_is_left_out(folder: Path) -> list[RunRecord]:
     return records
 
 
+def folder_named(name: str) -> Path:
+    """That folder, or the one where the records of a protocol of that name go by default."""
+    return Path(name) if Path(name).is_dir() else records_folder(name)
+
+
 def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     """What ``PROTOCOL``, ``FOLDER``, ``PROTOCOL:METHOD`` or ``FOLDER:METHOD`` stands for.
 
@@ -155,7 +160,7 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
         ProtocolError: none of that method.
     """
     name, colon, method = argument.rpartition(":") if ":" in argument else (argument, "", "")
-    folder = Path(name) if Path(name).is_dir() else records_folder(name)
+    folder = folder_named(name)
     records = [record for record in records_saying_what_is_left_out(folder) if record.run.evaluated_on == "test"]
     methods = sorted({record.run.label for record in records})
     if colon and method not in methods:

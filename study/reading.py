@@ -17,6 +17,7 @@ from study.options import (
     Scenarios,
     TuningFolder,
     checked_data,
+    folder_named,
     records_and_method,
     records_folder,
     records_saying_what_is_left_out,
@@ -161,7 +162,7 @@ def repeat(
     from study.repeat import perform_again
 
     with errors_without_traceback():
-        folder = Path(name) if Path(name).is_dir() else records_folder(name)
+        folder = folder_named(name)
         there = [record for record in records_saying_what_is_left_out(folder) if record.run.seed == seed]
         if not there:
             raise RecordError(f"{folder} has no record with seed {seed}")

@@ -304,6 +304,11 @@ class EmbeddingRule(LayerRule):
         return {"weight": total}
 
 
+def shape_within(dimensions: int, parameter: Tensor) -> tuple[int, ...]:
+    """The parameter's shape beside that of a tensor of so many dimensions that it is broadcast to."""
+    return (1,) * (dimensions - parameter.ndim) + tuple(parameter.shape)
+
+
 class SummandRule(LayerRule):
     """A parameter that is added or expanded, the same for all samples: G = Σ g over where it is the same."""
 
@@ -313,7 +318,7 @@ class SummandRule(LayerRule):
 
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
         """g, summed over the dimensions in which the parameter was expanded."""
-        shape = (1,) * (g.ndim - 1 - module.weight.ndim) + tuple(module.weight.shape)  # beside that of the output
+        shape = shape_within(g.ndim - 1, module.weight)
         expanded = [i + 1 for i, size in enumerate(shape) if i > 0 and size == 1]
         total = g.sum(dim=expanded, keepdim=True) if expanded else g
         return {"weight": total.reshape(*g.shape[:2], *module.weight.shape)}

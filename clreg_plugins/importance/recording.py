@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from clreg_plugins.importance.layers import LayerRule, LinearRule, SummandRule, rule_for
+from clreg_plugins.importance.layers import LayerRule, LinearRule, SummandRule, rule_for, shape_within
 
 _SUM = re.compile(r"(Add|Sub|Expand|Repeat)Backward\d+")
 """PyTorch's nodes whose output's gradient is, up to its sign, that of a parameter among their inputs."""
@@ -142,7 +142,7 @@ class Recorder:
             if of_sum.dtype.is_complex or of_sum.is_cpp_nested_tensor:
                 continue
             shape = tuple(of_sum.shape)
-            shape_of_parameter = (1,) * (len(shape) - holder.weight.ndim) + tuple(holder.weight.shape)
+            shape_of_parameter = shape_within(len(shape), holder.weight)
             same_for_all = bool(shape) and shape_of_parameter[0] == 1
             if same_for_all and all(b in (1, a) for a, b in zip(shape[1:], shape_of_parameter[1:], strict=True)):
                 rows = outputs.new_empty(shape[0], 0)

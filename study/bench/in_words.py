@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from study.bench import steps
-from study.bench.judging import judge
+from study.bench.judging import PEER_NAMES, judge
 from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER
 from study.bench.record import Measurement, Performance
 from study.bench.tables import grouped, model_of, number
+from study.bench.targets import SI, WITHOUT_SI
 from study.reporting.document import Statement
 
-METHODS = {"L2, EWC, Online EWC or MAS": ("L2", "EWC", "Online EWC", "MAS"), "SI": ("SI",)}
+METHODS = {"L2, EWC, Online EWC or MAS": WITHOUT_SI, "SI": SI}
 IMPORTANCES = ("exact Fisher", "sample Fisher", "empirical Fisher", "MAS, squared norm")
 OURS = ", ours"
 
@@ -81,14 +82,11 @@ def _faster_steps(found: Sequence[Measurement]) -> Iterator[str]:
 
 def _faster_passes(found: Sequence[Measurement]) -> Iterator[str]:
     prefix = f"{FASTER} "
+    of_peers = [f"{prefix}{peer}" for peer in PEER_NAMES]
     for each in (each for each in found if each.quantity == f"{prefix}{FASTEST_PEER}" and each.median < 1):
         key = (each.mode, each.model, each.setting)
         rivals = [
-            other
-            for other in found
-            if (other.mode, other.model, other.setting) == key
-            and other.quantity.startswith(prefix)
-            and other.quantity not in (each.quantity, f"{prefix}one at a time", f"{prefix}Avalanche")
+            other for other in found if (other.mode, other.model, other.setting) == key and other.quantity in of_peers
         ]
         by = min(rivals, key=lambda other: other.median).quantity.removeprefix(prefix)
         yield f"{each.mode.removesuffix(OURS)}, {each.model}, {each.setting} ({by}, {number(1 / each.median)} times)"
