@@ -35,6 +35,7 @@ class QuadraticPenalty:
         self._difference: dict[str, Tensor] = {}
         self._spare: dict[str, Tensor] = {}
         self._active: set[str] = set()
+        self._with_constant: set[str] = set()
 
     # ------------------------------------------------------------------ growth
 
@@ -153,7 +154,12 @@ class QuadraticPenalty:
 
     def _end_term(self) -> None:
         self.n_terms += 1
-        self._active = {name for name, importance in self.importance.items() if importance.any()}
+        self._look()
+
+    def _look(self) -> None:
+        """See, once a term, what steps then need not wait for a device to know."""
+        self._active = {name for name, importance in self.importance.items() if self.n_terms and importance.any()}
+        self._with_constant = {name for name, constant in self.constant.items() if constant != 0}
 
     @property
     def active(self) -> set[str]:
@@ -206,13 +212,14 @@ class QuadraticPenalty:
         total: Tensor | None = None
         gradients: dict[str, Tensor] = {}
         for name, parameter in self._shared(parameters):
-            difference, importance = self._scratch_of(name, self._difference), self.importance[name]
-            torch.sub(parameter.detach(), self.anchor[name], out=difference)
-            gradient = torch.mul(importance, difference).mul_(strength)
-            term = torch.dot(gradient.view(-1), difference.view(-1)) + self.constant[name] * strength
-            total = term if total is None else total + term.to(total.device)
-            gradients[name] = gradient
-        return torch.zeros(()) if total is None else total / 2, gradients
+            difference = self._scratch_of(name, self._difference)
+            torch.sub(parameter, self.anchor[name], out=difference)
+            gradient = gradients[name] = torch.mul(self.importance[name], difference).mul_(strength)
+            term = torch.dot(gradient.view(-1), difference.view(-1))
+            if name in self._with_constant:
+                term.add_(self.constant[name], alpha=strength)
+            total = term if total is None else total.add_(term.to(total.device))
+        return torch.zeros(()) if total is None else total.div_(2), gradients
 
     def scratch(self, name: str) -> tuple[Tensor, Tensor]:
         """Two tensors of the shape of a parameter, which the caller may overwrite until the next value is computed.
@@ -286,7 +293,7 @@ class QuadraticPenalty:
         self.anchor = {name: tensor.clone() for name, tensor in anchor.items()}
         self.constant = {name: tensor.clone() for name, tensor in constant.items()}
         self.n_terms = n_terms
-        self._active = {name for name, tensor in self.importance.items() if n_terms and tensor.any()}
+        self._look()
 
     def __getstate__(self) -> dict[str, Any]:
         # scratch is not worth a place in a checkpoint

@@ -134,14 +134,25 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             if p.grad is None:
                 continue
             before, g = self.penalty.scratch(name)
+            moved = self._moved(name, p, before)
             displacement = torch.sub(p, before, out=before)
-            if p._version == self._versions.get(name):  # a skipped step: its gradient may be infinite
-                g.masked_fill_(displacement == 0, 0)
-            else:
+            if moved:
                 stepped = True
+            else:  # a skipped step: its gradient may be infinite
+                g.masked_fill_(displacement == 0, 0)
             path_integral.accumulate(self._omega[name], g, displacement)
         if stepped:  # gradients are cleared before they are used again; without a step they may go on adding up
             self._mark = None
+
+    def _moved(self, name: str, p: Tensor, before: Tensor) -> bool:
+        """Whether the optimizer wrote to a parameter, as far as can be told without waiting for a device.
+
+        Fused optimizers write without autograd's knowledge. On a CPU a look at the numbers ends at the first that
+        differs.
+        """
+        if p._version != self._versions.get(name):
+            return True
+        return p.device.type == "cpu" and not torch.equal(p.to(before.dtype), before)
 
     # ------------------------------------------------------------------ consolidation
 

@@ -139,6 +139,19 @@ def test_a_step_skipped_for_infinity_adds_nothing(fused):
     assert strategy.scaler.get_scale() == 32.0, f"the scale is {strategy.scaler.get_scale()}: no step was skipped"
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_taken_is_not_mistaken_for_a_skipped_one(fused):
+    """Fused optimizers write to parameters unseen by autograd; ω would be right all the same, but two passes dearer."""
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
+    strategy = strategy_for(model, [SIPlugin(1.0)], optimizer=optimizer)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        strategy.train(class_incremental(1).train_stream[0], eval_streams=[])
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["aten::addcmul_"], "no path integral was seen"
+    assert "aten::masked_fill_" not in calls, f"{calls['aten::masked_fill_']} parameters looked as if they had not moved"
+
+
 def test_a_scale_that_overflows_the_loss_itself():
     """A scale so large that gradients become infinite by themselves."""
     plugin = SIPlugin(1.0)
