@@ -75,6 +75,7 @@ class Published(Table):
         spread: what the spreads are: "sd" over runs, "sem" (standard error of the mean), or "none".
         n: how many runs the means are over; None if the source does not say.
         margin: of equivalence, in percentage points.
+        margin_reason: how the margins were chosen, for readers of the verdicts; a sentence or more.
         results: by method and scenario.
     """
 
@@ -82,6 +83,7 @@ class Published(Table):
     spread: Literal["sd", "sem", "none"]
     n: Annotated[int, Field(ge=1)] | None = None
     margin: Margin
+    margin_reason: Text | None = None
     results: dict[str, dict[Scenario, PublishedNumber]]
 
     @model_validator(mode="after")

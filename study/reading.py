@@ -58,8 +58,10 @@ def report(
 
         target = out or folder / "report"
         attachments = read_attachments([target, folder], protocol)
-        page = write_report(stem(name), protocol, found, searched, target, attachments)
-        typer.echo(f"written: {page}")
+        written = write_report(stem(name), protocol, found, searched, target, attachments)
+        typer.echo(f"written: {written.page}")
+        if written.left_out:
+            typer.echo(written.left_out)
 
 
 def overview(

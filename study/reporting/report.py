@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from study.protocol import Protocol
 from study.records import RunRecord
@@ -33,6 +34,18 @@ PAGE = "index.html"
 OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|time|peak)-(task|domain|class)")
 
 
+class Written(NamedTuple):
+    """What was written, and what not.
+
+    Attributes:
+        page: the HTML page.
+        left_out: a sentence on the records that do not belong to the report; empty if all do.
+    """
+
+    page: Path
+    left_out: str
+
+
 def write_report(
     name: str,
     protocol: Protocol,
@@ -40,7 +53,7 @@ def write_report(
     tuning: Sequence[RunRecord],
     folder: Path,
     attachments: Attachments | None = None,
-) -> Path:
+) -> Written:
     """Write a report: README.md, index.html, tables.tex, figures, the protocol, and the data behind them.
 
     The same records give the same bytes in every file, and so do the records that the report itself keeps, but for
@@ -56,7 +69,7 @@ def write_report(
         attachments: what else it is made with; by default what the folder holds already.
 
     Returns:
-        The path of the HTML page.
+        The path of the HTML page, and what was left out.
 
     Raises:
         ReportError: no record belongs to the protocol, or the folder holds something that is no report.
@@ -83,7 +96,7 @@ def write_report(
         write_archive(findings.selection.tuning, folder / TUNING_ARCHIVE)
     else:
         (folder / TUNING_ARCHIVE).unlink(missing_ok=True)
-    return folder / PAGE
+    return Written(folder / PAGE, findings.selection.left_out_sentence)
 
 
 def _check_folder(folder: Path) -> None:

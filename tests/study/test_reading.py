@@ -22,6 +22,10 @@ def test_a_report_is_written_from_the_records_and_again_from_its_own_archive(pro
     shutil.copytree(out / "report", copied)
     assert call("report", protocol_file, "--records", copied, "--out", copied).exit_code == 0
     assert {path.relative_to(copied): path.read_bytes() for path in copied.rglob("*.*")} == first
+    assert "left out" not in result.output
+    other = call("report", protocol_file, "--records", out, "--out", tmp_path / "other", "--set", "strength.ewc.task=7")
+    assert other.exit_code == 0, other.output
+    assert "2 records left out: 2 other settings than the protocol's." in other.stdout
 
 
 def accuracies_by_method(better: str) -> Callable[[Run, Conditions], RunRecord]:

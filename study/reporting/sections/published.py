@@ -35,7 +35,7 @@ def published_section(findings: Findings) -> Section | None:
 def _sources(findings: Findings) -> list[Paragraph]:
     several = len(findings.protocol.published) > 1
     return [
-        Paragraph(f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}")
+        Paragraph(f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}{_margins(table)}")
         for index, table in enumerate(findings.protocol.published, 1)
     ]
 
@@ -48,6 +48,10 @@ def _spread(table: Published) -> str:
     runs = f"{table.n} runs" if table.n else "a number of runs that it does not say"
     kind = {"sd": "± is the standard deviation over", "sem": "± is the standard error of the mean over"}
     return f"Without a spread; over {runs}." if table.spread == "none" else f"{kind[table.spread]} {runs}."
+
+
+def _margins(table: Published) -> str:
+    return f" Margins: {' '.join(table.margin_reason.split())}" if table.margin_reason else ""
 
 
 def _table(

@@ -55,6 +55,8 @@ source = "Somebody 2018, Table 2, https://example.org/table_2"
 spread = "sd"
 n = 10
 margin = 2.0
+margin_reason = '''As wide as
+others have it.'''
 [published.results]
 naive = { class = { mean = 50.5, spread = 1.0 } }
 ewc = { class = { mean = 61.5, spread = 3.0 }, task = { mean = 86.0, spread = 2.0, margin = 5.0 } }

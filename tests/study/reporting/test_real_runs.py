@@ -17,7 +17,7 @@ def test_the_numbers_of_trained_runs_are_the_reports(protocol, run_of, tmp_path)
             store.write(perform(run_of(method, "task", seed), Conditions(Path())))
     records = store.read_all()
     assert all(record.finished for record in records)
-    page = write_report("tiny", protocol, records, [], tmp_path / "report")
+    page = write_report("tiny", protocol, records, [], tmp_path / "report").page
     tables = markdown_tables(page.parent)
     assert html_tables(page.parent) == tables == latex_tables(page.parent)
     for method in ("naive", "ewc", "replay-matched", "joint"):
