@@ -192,7 +192,11 @@ class QuadraticPenalty:
     @torch.no_grad()
     def value(self, parameters: Tensors) -> Tensor:
         """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name)."""
-        return self.value_and_gradient(parameters, 2.0)[0]
+        terms = []
+        for name, p in self._shared(parameters):
+            difference, product = (torch.empty_like(self.importance[name]) for _ in range(2))
+            terms.append(self._multiply(name, p, difference, product))
+        return _sum(terms)
 
     @torch.no_grad()
     def value_and_gradient(self, parameters: Tensors, strength: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -209,17 +213,36 @@ class QuadraticPenalty:
         Returns:
             A scalar, and a tensor of the importance's shape and type for each parameter that has any.
         """
-        total: Tensor | None = None
-        gradients: dict[str, Tensor] = {}
-        for name, parameter in self._shared(parameters):
-            difference = self._scratch_of(name, self._difference)
-            torch.sub(parameter, self.anchor[name], out=difference)
-            gradient = gradients[name] = torch.mul(self.importance[name], difference).mul_(strength)
-            term = torch.dot(gradient.view(-1), difference.view(-1))
-            if name in self._with_constant:
-                term.add_(self.constant[name], alpha=strength)
-            total = term if total is None else total.add_(term.to(total.device))
-        return torch.zeros(()) if total is None else total.div_(2), gradients
+        terms, gradients = [], {}
+        for name, p in self._shared(parameters):
+            difference, product = self._scratch_of(name, self._difference), torch.empty_like(self.importance[name])
+            terms.append(self._multiply(name, p, difference, product))
+            gradients[name] = product.mul_(strength)
+        return _sum(terms).mul_(strength / 2), gradients
+
+    @torch.no_grad()
+    def value_and_products(self, parameters: Tensors, strength: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``, and ``Ω (θ − μ)`` by name, without the strength.
+
+        The products are the second tensors of :meth:`scratch`, and θ − μ is left behind as the first: nothing is
+        allocated, and whoever adds the products to a gradient multiplies by λ in the same pass over memory.
+
+        Args:
+            parameters: by name; those without importance are passed over.
+            strength: λ.
+        """
+        terms, products = [], {}
+        for name, p in self._shared(parameters):
+            difference, products[name] = self.scratch(name)
+            terms.append(self._multiply(name, p, difference, products[name]))
+        return _sum(terms).mul_(strength / 2), products
+
+    def _multiply(self, name: str, parameter: Tensor, difference: Tensor, product: Tensor) -> Tensor:
+        """The parameter's share of the value; θ − μ and Ω (θ − μ) are written into the tensors given."""
+        torch.sub(parameter, self.anchor[name], out=difference)
+        torch.mul(self.importance[name], difference, out=product)
+        term = torch.dot(product.view(-1), difference.view(-1))
+        return term.add_(self.constant[name]) if name in self._with_constant else term
 
     def scratch(self, name: str) -> tuple[Tensor, Tensor]:
         """Two tensors of the shape of a parameter, which the caller may overwrite until the next value is computed.
@@ -333,6 +356,16 @@ class _ClosedForm(torch.autograd.Function):
                 gradient = gradient * factor if with_graph else gradient.mul_(factor)
             gradients.append(gradient.to(parameter.dtype))
         return None, None, None, None, None, *gradients
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    """Of scalars, on the device of the first."""
+    if not terms:
+        return torch.zeros(())
+    total = terms[0]
+    for term in terms[1:]:
+        total.add_(term.to(total.device))
+    return total
 
 
 def _as_state(parameter: Tensor) -> Tensor:

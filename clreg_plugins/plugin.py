@@ -33,12 +33,11 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         consolidation: "experience" consolidates when an experience ends (of an online stream: when its origin
             experience ends or changes, on the origin's data). "manual" leaves it to calls of :meth:`consolidate`.
         gradient_path: "autograd", the default, makes the penalty a term of the loss's graph: right whatever happens to
-            the loss. "direct" puts its gradient into ``p.grad`` before the backward pass, which adds the task's to it;
-            ``strategy.loss`` gains the penalty's value alone. That excludes whatever needs the penalty differentiated,
-            and these are refused: a loss that is scaled after this plugin (by another plugin, a GradScaler, or for
-            minibatches that are averaged; adding them up is fine), plugins behind this one that differentiate the loss
-            themselves (MIR), gradients cleared or written to between ``before_backward`` and the backward pass,
-            ``create_graph=True``, hooks on the gradients of parameters, DistributedDataParallel.
+            the loss. "direct" adds its gradient to ``p.grad`` as the backward pass ends, times what the loss was scaled
+            by; ``strategy.loss`` gains the penalty's value alone. It saves two passes over memory and what is allocated
+            for them, and excludes whatever needs the penalty itself differentiated; these are refused: plugins behind
+            this one that differentiate the loss themselves (MIR), ``create_graph=True``, hooks on the gradients of
+            parameters, DistributedDataParallel.
 
     Attributes:
         penalty: the :class:`QuadraticPenalty` so far.
@@ -50,8 +49,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         FloatingPointError: in training, the loss or an importance is NaN or infinite. On a GPU the loss is looked
             at once an epoch, so that no step waits for the device.
         RuntimeError: in training, the strategy's update never calls ``before_backward``, or it does what
-            ``gradient_path="direct"`` excludes. Scaling is looked for at every step on a CPU; on a GPU, where looking
-            is waiting, at the first step of an epoch, and for the others at its end.
+            ``gradient_path="direct"`` excludes.
     """
 
     def __init__(
@@ -144,7 +142,6 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._bind(strategy)
         self._penalised = False
         self._loss_not_finite = None
-        self._direct.start_epoch()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the penalty to the loss."""
@@ -187,7 +184,6 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             self._require_penalised(strategy)
         if self._loss_not_finite is not None and bool(self._loss_not_finite):
             raise FloatingPointError("the loss became NaN or infinite in this epoch; it must stay finite")
-        self._direct.end_epoch()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Consolidate the experience."""

@@ -95,9 +95,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         super().after_backward(strategy, **kwargs)
         self._mark = None
         scale = self._probe.grad
-        # the direct path refuses any other scale
-        others_refused = self.gradient_path == "direct" and self._penalises and not self._adds_up
-        unscaled = others_refused or known_to_be_one(scale)
+        unscaled = known_to_be_one(scale)
         if not unscaled:  # a loss scaled by 0 has no gradient to speak of
             inverse, counts = torch.where(scale == 0, 0, 1 / scale), scale != 0
         for name, p in self._parameters.items():
