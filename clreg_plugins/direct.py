@@ -15,16 +15,16 @@ ALLOWED = 'allowed here: gradient_path="autograd"'
 class DirectGradient:
     """Keeps the penalty out of autograd, and watches that nothing happens which only autograd would have got right.
 
-    A node in the graph of the loss sees every differentiation, and what the loss was scaled by. The first one to come
-    has the penalty's gradient, as often scaled, added to ``p.grad`` when all of the task's is there and before
-    ``backward()`` returns: whoever looks at gradients then sees the whole. No step waits for a device.
+    A node in the graph of the loss sees every differentiation. A backward pass has the penalty's gradient, scaled as
+    the loss was, added to ``p.grad`` when all of the task's is there and before ``backward()`` returns: whoever looks
+    at gradients then sees the whole. No step waits for a device, but for one that holds a part of the model only.
     """
 
     def __init__(self) -> None:
         self._products: dict[str, tuple[Tensor, Tensor]] = {}  # by name: a parameter, and its Ω (θ − μ)
         self._strength = 0.0
-        self._times: int | None = None  # that the loss was differentiated; None outside of a step
-        self._with_graph = False
+        self._probe: Tensor | None = None  # its gradient is what the loss was scaled by
+        self._backward_passes: int | None = None  # of the loss; None outside of a step
 
     @torch.no_grad()
     def add(
@@ -50,73 +50,78 @@ class DirectGradient:
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise RuntimeError(f'gradient_path="direct" cannot be used with DistributedDataParallel; {ALLOWED}')
-        value, products = penalty.value_and_products(parameters, strength)
+        value, products = penalty.value_and_products(parameters)
         self._products = {n: (parameters[n], product) for n, product in products.items() if parameters[n].requires_grad}
-        self._strength, self._times, self._with_graph = strength, 0, False
         for name, (p, _) in self._products.items():
             if p._backward_hooks or p._post_accumulate_grad_hooks:
                 raise RuntimeError(
                     f"parameter {name!r} has a hook on its gradient, which would not see the penalty's with "
                     f'gradient_path="direct"; {ALLOWED}'
                 )
-        probe = torch.zeros((), device=loss.device, requires_grad=True)  # for a loss that has no graph of its own
+        self._strength, self._backward_passes = strength, 0
+        value = value.to(loss.device).mul_(strength / 2)
+        dtype = torch.promote_types(loss.dtype, value.dtype)
+        self._probe = torch.zeros((), dtype=dtype, device=loss.device, requires_grad=True)
         with torch.enable_grad():
-            return _Watched.apply(loss, value.to(loss.device), probe, self)
+            return _Watched.apply(loss, value, self._probe, self)
 
-    def differentiated(self, scale: Tensor) -> None:
+    def differentiated(self) -> None:
         """Note a differentiation of the loss that begins.
 
-        Args:
-            scale: what the loss was multiplied by.
+        Raises:
+            RuntimeError: it is one that makes gradients which the penalty would be missing from.
         """
-        if self._times is None:
-            return
-        self._times += 1
-        self._with_graph |= torch.is_grad_enabled()
-        if self._times == 1:
-            scale = scale.detach()
-            Variable._execution_engine.queue_callback(lambda: self._give(scale))
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                'strategy.loss was differentiated with create_graph=True, of which gradient_path="direct" keeps the '
+                f"penalty out; {ALLOWED}"
+            )
+        if self._backward_passes is None:
+            raise RuntimeError(
+                'strategy.loss was differentiated again after after_backward, when with gradient_path="direct" the '
+                f"penalty's gradient is gone; {ALLOWED}"
+            )
+        # torch.autograd.graph.queue_callback in versions of PyTorch later than the first that clreg works with
+        Variable._execution_engine.queue_callback(self._add_gradients)
 
     @torch.no_grad()
-    def _give(self, scale: Tensor) -> None:
+    def _add_gradients(self) -> None:
+        if self._probe.grad is None:  # only a backward pass accumulates gradients in leaves that nobody asked for
+            raise RuntimeError(
+                "strategy.loss was differentiated by torch.autograd.grad or for some inputs only (as MIR does), from "
+                f'which gradient_path="direct" keeps the penalty out; {ALLOWED}'
+            )
+        scale, self._probe.grad = self._probe.grad, None
+        self._backward_passes += 1
         for p, product in self._products.values():
-            factor = scale.item() if scale.device.type == "cpu" else scale.to(product.device)
-            if p.grad is None:
-                p.grad = (product * self._strength).mul_(factor).to(p.dtype)
-            elif p.grad.is_sparse:
-                p.grad = ((product * self._strength).mul_(factor) + p.grad).to(p.dtype)
-            elif isinstance(factor, Tensor):
-                p.grad.addcmul_(product, factor, value=self._strength)
+            factor = scale.to(product.device)
+            if p.grad is None or p.grad.is_sparse:
+                gradient = (product * self._strength).mul_(factor)
+                p.grad = (gradient if p.grad is None else gradient + p.grad).to(p.dtype)
             else:
-                p.grad.add_(product, alpha=self._strength * factor)
+                p.grad.addcmul_(product, factor, value=self._strength)
 
     def check(self, strategy: Any) -> None:
-        """After the backward pass: refuse what was done to the loss, if it makes gradients wrong.
+        """After the backward pass: refuse a strategy that did not differentiate the loss which it was given.
 
         Args:
             strategy: the one in training, for its name.
 
         Raises:
-            RuntimeError: the loss was not differentiated just once, or with a graph of the gradients.
+            RuntimeError: there was no backward pass of that loss.
         """
-        if self._times is None:
+        if self._backward_passes is None:
             return
-        times, self._times, self._products = self._times, None, {}
-        name = type(strategy).__name__
-        if times != 1:
+        passes, self._backward_passes, self._products = self._backward_passes, None, {}
+        if not passes:
             raise RuntimeError(
-                f"{name} or a plugin of it differentiated strategy.loss {times} times, which "
-                f'gradient_path="direct" allows once, by the backward pass; {ALLOWED}'
-            )
-        if self._with_graph:
-            raise RuntimeError(
-                f"{name} or a plugin of it differentiated strategy.loss with create_graph=True, of which "
-                f'gradient_path="direct" keeps the penalty out; {ALLOWED}'
+                f"{type(strategy).__name__}'s backward pass did not differentiate strategy.loss as the plugin left it, "
+                f'which gradient_path="direct" needs; {ALLOWED}'
             )
 
 
 class _Watched(torch.autograd.Function):
-    """``loss + value``, the value without gradient."""
+    """``loss + value``, the value without gradient; the probe's is the scale."""
 
     @staticmethod
     def forward(ctx, loss, value, _probe, watch):
@@ -127,5 +132,5 @@ class _Watched(torch.autograd.Function):
     @staticmethod
     def backward(ctx, scale):
         """Report, and hand on."""
-        ctx.watch.differentiated(scale)
-        return scale, None, None, None
+        ctx.watch.differentiated()
+        return scale, None, scale, None

@@ -5,7 +5,7 @@ anchor μ and the constant c of every parameter and is the only place where they
 their names, and nothing of models, strategies or importances.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -154,9 +154,9 @@ class QuadraticPenalty:
 
     def _end_term(self) -> None:
         self.n_terms += 1
-        self._look()
+        self._note_zeros()
 
-    def _look(self) -> None:
+    def _note_zeros(self) -> None:
         """See, once a term, what steps then need not wait for a device to know."""
         self._active = {name for name, importance in self.importance.items() if self.n_terms and importance.any()}
         self._with_constant = {name for name, constant in self.constant.items() if constant != 0}
@@ -192,11 +192,7 @@ class QuadraticPenalty:
     @torch.no_grad()
     def value(self, parameters: Tensors) -> Tensor:
         """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name)."""
-        terms = []
-        for name, p in self._shared(parameters):
-            difference, product = (torch.empty_like(self.importance[name]) for _ in range(2))
-            terms.append(self._multiply(name, p, difference, product))
-        return _sum(terms)
+        return self._multiply(parameters, lambda name: (self._new(name), self._new(name)))[0]
 
     @torch.no_grad()
     def value_and_gradient(self, parameters: Tensors, strength: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -213,47 +209,60 @@ class QuadraticPenalty:
         Returns:
             A scalar, and a tensor of the importance's shape and type for each parameter that has any.
         """
-        terms, gradients = [], {}
-        for name, p in self._shared(parameters):
-            difference, product = self._scratch_of(name, self._difference), torch.empty_like(self.importance[name])
-            terms.append(self._multiply(name, p, difference, product))
-            gradients[name] = product.mul_(strength)
-        return _sum(terms).mul_(strength / 2), gradients
+        value, gradients = self._multiply(
+            parameters, lambda name: (self._scratch_of(name, self._difference), self._new(name)), strength
+        )
+        return value.mul_(strength / 2), gradients
 
     @torch.no_grad()
-    def value_and_products(self, parameters: Tensors, strength: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``, and ``Ω (θ − μ)`` by name, without the strength.
+    def value_and_products(self, parameters: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        """``Σ_i Ω_i (θ_i − μ_i)² + c``, and ``Ω (θ − μ)`` by name: nothing is multiplied by λ.
 
-        The products are the second tensors of :meth:`scratch`, and θ − μ is left behind as the first: nothing is
-        allocated, and whoever adds the products to a gradient multiplies by λ in the same pass over memory.
+        Nothing is allocated either: θ − μ is left behind as the first tensor of :meth:`scratch`, and the products are
+        the second. Whoever adds them to a gradient multiplies by λ in the same pass over memory.
 
         Args:
             parameters: by name; those without importance are passed over.
-            strength: λ.
-        """
-        terms, products = [], {}
-        for name, p in self._shared(parameters):
-            difference, products[name] = self.scratch(name)
-            terms.append(self._multiply(name, p, difference, products[name]))
-        return _sum(terms).mul_(strength / 2), products
 
-    def _multiply(self, name: str, parameter: Tensor, difference: Tensor, product: Tensor) -> Tensor:
-        """The parameter's share of the value; θ − μ and Ω (θ − μ) are written into the tensors given."""
-        torch.sub(parameter, self.anchor[name], out=difference)
-        torch.mul(self.importance[name], difference, out=product)
-        term = torch.dot(product.view(-1), difference.view(-1))
-        return term.add_(self.constant[name]) if name in self._with_constant else term
+        Returns:
+            As :meth:`value_and_gradient`.
+        """
+        return self._multiply(parameters, self.scratch)
+
+    def _multiply(
+        self,
+        parameters: Tensors,
+        tensors_of: Callable[[str], tuple[Tensor, Tensor]],
+        factor: float | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Σ Ω (θ − μ)² + c, and factor · Ω (θ − μ), written with θ − μ into the tensors of each name."""
+        total: Tensor | None = None
+        products: dict[str, Tensor] = {}
+        for name, parameter in self._shared(parameters):
+            difference, product = tensors_of(name)
+            torch.sub(parameter, self.anchor[name], out=difference)
+            torch.mul(self.importance[name], difference, out=product)
+            term = torch.dot(product.view(-1), difference.view(-1))
+            if name in self._with_constant:
+                term.add_(self.constant[name])
+            total = term if total is None else total.add_(term.to(total.device))
+            products[name] = product if factor is None else product.mul_(factor)
+        return torch.zeros(()) if total is None else total, products
+
+    def _new(self, name: str) -> Tensor:
+        return torch.empty_like(self.importance[name])
 
     def scratch(self, name: str) -> tuple[Tensor, Tensor]:
-        """Two tensors of the shape of a parameter, which the caller may overwrite until the next value is computed.
+        """Two tensors of the shape of a parameter, which the caller may overwrite until the next gradient is computed.
 
-        Allocated once: on a CPU fresh memory of a model's size costs more than the arithmetic done in it.
+        The second once the products of :meth:`value_and_products` have been used. Allocated once: on a CPU fresh
+        memory of a model's size costs more than the arithmetic done in it.
         """
         return self._scratch_of(name, self._difference), self._scratch_of(name, self._spare)
 
     def _scratch_of(self, name: str, kind: dict[str, Tensor]) -> Tensor:
         if name not in kind:
-            kind[name] = torch.empty_like(self.importance[name])
+            kind[name] = self._new(name)
         return kind[name]
 
     def loss_term(self, parameters: Tensors, strength: float) -> Tensor:
@@ -316,7 +325,7 @@ class QuadraticPenalty:
         self.anchor = {name: tensor.clone() for name, tensor in anchor.items()}
         self.constant = {name: tensor.clone() for name, tensor in constant.items()}
         self.n_terms = n_terms
-        self._look()
+        self._note_zeros()
 
     def __getstate__(self) -> dict[str, Any]:
         # scratch is not worth a place in a checkpoint
@@ -356,16 +365,6 @@ class _ClosedForm(torch.autograd.Function):
                 gradient = gradient * factor if with_graph else gradient.mul_(factor)
             gradients.append(gradient.to(parameter.dtype))
         return None, None, None, None, None, *gradients
-
-
-def _sum(terms: list[Tensor]) -> Tensor:
-    """Of scalars, on the device of the first."""
-    if not terms:
-        return torch.zeros(())
-    total = terms[0]
-    for term in terms[1:]:
-        total.add_(term.to(total.device))
-    return total
 
 
 def _as_state(parameter: Tensor) -> Tensor:

@@ -34,10 +34,11 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             experience ends or changes, on the origin's data). "manual" leaves it to calls of :meth:`consolidate`.
         gradient_path: "autograd", the default, makes the penalty a term of the loss's graph: right whatever happens to
             the loss. "direct" adds its gradient to ``p.grad`` as the backward pass ends, times what the loss was scaled
-            by; ``strategy.loss`` gains the penalty's value alone. It saves two passes over memory and what is allocated
-            for them, and excludes whatever needs the penalty itself differentiated; these are refused: plugins behind
-            this one that differentiate the loss themselves (MIR), ``create_graph=True``, hooks on the gradients of
-            parameters, DistributedDataParallel.
+            by; ``strategy.loss`` gains the penalty's value alone. That saves a pass over memory and the allocation of a
+            gradient at each step, for one more copy of the parameters that is held, and excludes whatever needs the
+            penalty itself differentiated; these are refused: ``torch.autograd.grad`` of the loss by the strategy or by
+            plugins behind this one (MIR), ``create_graph=True``, hooks on the gradients of parameters,
+            DistributedDataParallel.
 
     Attributes:
         penalty: the :class:`QuadraticPenalty` so far.
@@ -278,7 +279,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     def _watch(self, loss: Tensor) -> None:
         if loss.device.type == "cpu":
-            value = loss.item()  # as a number: four operations on a tensor of one entry are 1% of a small model's step
+            # as a number: four operations on a tensor of one entry are 1% of a small model's step
+            value = loss.detach().sum().item()
             if not math.isfinite(value):
                 raise FloatingPointError(f"the loss is {value}; it must be finite")
         else:

@@ -72,7 +72,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     # ----------------------------------------- callbacks, in the order in which they fire
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """See whether gradients were cleared, before any plugin gives them a share of the penalty."""
+        """See whether gradients were cleared since the latest backward pass."""
         self._adds_up = self._accumulating()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:

@@ -19,6 +19,7 @@ SHARE = "share of Naive's step"
 BARE = "step over Naive's, if it were Naive's and bare operations"
 
 PENALTY, AND_PATH_INTEGRAL = "a penalty", "a penalty and SI's path integral"
+DIRECT, DIRECT_AND_PATH_INTEGRAL = f"{PENALTY}, direct", f"{AND_PATH_INTEGRAL}, direct"
 """What a step has beside Naive's, of which :data:`BARE` is measured."""
 
 COPIED = "its bytes copied once"
@@ -26,14 +27,26 @@ COPIED = "its bytes copied once"
 TENSORS = ("theta", "anchor", "importance", "difference", "gradient", "total", "before", "g", "omega")
 """For each parameter, named as in ``clreg_plugins``; ``total`` is p.grad."""
 
+STRENGTH = 1.0
+"""λ, which leaves numbers as they are however often it multiplies them; the operation takes as long with any other."""
+
 Operations = Mapping[str, Callable[[SimpleNamespace], object]]
 
-OF_PENALTY: Operations = {
+OF_VALUE: Operations = {
     "θ − θ*": lambda p: torch.sub(p.theta, p.anchor, out=p.difference),
     "Ω · (θ − θ*)": lambda p: torch.mul(p.importance, p.difference, out=p.gradient),
-    "λ · Ω (θ − θ*)": lambda p: p.gradient.mul_(1.0),
     "the penalty's value": lambda p: torch.dot(p.gradient.view(-1), p.difference.view(-1)),
+}
+OF_PENALTY: Operations = {
+    **OF_VALUE,
+    "λ · Ω (θ − θ*)": lambda p: p.gradient.mul_(STRENGTH),
     "added to the task's gradient": lambda p: p.total.add_(p.gradient),
+}
+OF_DIRECT: Operations = {
+    **OF_VALUE,
+    "direct: λ · Ω (θ − θ*) added to the task's gradient": lambda p: p.total.addcmul_(
+        p.gradient, p.scale, value=STRENGTH
+    ),
 }
 OF_PATH_INTEGRAL: Operations = {
     "SI: g without the penalty": lambda p: torch.addcmul(p.total, p.importance, p.difference, value=-1.0, out=p.g),
@@ -41,7 +54,7 @@ OF_PATH_INTEGRAL: Operations = {
     "SI: Δθ": lambda p: torch.sub(p.theta, p.before, out=p.before),
     "SI: ω − g Δθ": lambda p: p.omega.addcmul_(p.g, p.before, value=-1.0),
 }
-"""What penalty.py and si.py do to each parameter in a step, in their order."""
+"""What penalty.py, direct.py and si.py do to each parameter in a step, in their order."""
 
 
 def measure_operations(workload: Workload, device: torch.device, rounds: int) -> Iterator[Measurement]:
@@ -55,12 +68,17 @@ def measure_operations(workload: Workload, device: torch.device, rounds: int) ->
     model = workload.model(10, device)
     entries = sum(p.numel() for p in model.parameters())
     naive = training_step(strategy_stub(model), SupervisedPlugin(), *workload.images(workload.batch, 10, device))
-    single = {**OF_PENALTY, **OF_PATH_INTEGRAL}
+    single = {**OF_PENALTY, **OF_DIRECT, **OF_PATH_INTEGRAL}
+    together = {
+        PENALTY: OF_PENALTY,
+        DIRECT: OF_DIRECT,
+        AND_PATH_INTEGRAL: {**OF_PENALTY, **OF_PATH_INTEGRAL},
+        DIRECT_AND_PATH_INTEGRAL: {**OF_DIRECT, **OF_PATH_INTEGRAL},
+    }
     works = {
         "Naive": naive,
         **{name: _bare({name: operation}, model) for name, operation in single.items()},
-        PENALTY: _bare(OF_PENALTY, model),
-        AND_PATH_INTEGRAL: _bare(single, model),
+        **{name: _bare(operations, model) for name, operations in together.items()},
         f"{PENALTY}, {COPIED}": copy_of(SEPARATE * entries, device),
         f"{AND_PATH_INTEGRAL}, {COPIED}": copy_of(PATH_INTEGRAL * entries, device),
     }
@@ -84,7 +102,10 @@ def measure_operations(workload: Workload, device: torch.device, rounds: int) ->
 
 
 def _bare(operations: Operations, model: nn.Module) -> Callable[[], None]:
-    parameters = [SimpleNamespace(**{name: torch.rand_like(p) for name in TENSORS}) for p in model.parameters()]
+    parameters = [
+        SimpleNamespace(scale=p.new_ones(()), **{name: torch.rand_like(p) for name in TENSORS})
+        for p in model.parameters()
+    ]
 
     @torch.no_grad()
     def work() -> None:

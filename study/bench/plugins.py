@@ -85,7 +85,7 @@ PLAIN: dict[str, Factory] = {
 
 
 DIRECT: dict[str, Factory] = {method: partial(make, gradient_path="direct") for method, make in OURS.items()}
-"""Ours with the gradient put straight into ``p.grad``."""
+"""Ours with the gradient added to ``p.grad`` as the backward pass ends."""
 
 KINDS: dict[str, dict[str, Factory]] = {
     "ours": OURS,

@@ -62,7 +62,7 @@ def _modes(computes: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
 
 
 def _step(what: str, bound: float, methods: tuple[str, ...], kind: str) -> Target:
-    bare = (operations.BARE, operations.AND_PATH_INTEGRAL if methods == SI else operations.PENALTY)
+    bare = (operations.BARE, MADE_OF[kind, methods])
     return Target(what, bound, "≤", "cpu", "step", steps.QUANTITY, _modes(methods, kind), bare=bare)
 
 
@@ -86,6 +86,12 @@ def _held(what: str, bound: float, device: DeviceName, quantity: str, methods: t
 
 OURS, DIRECT = "ours", "ours, direct"
 WITHOUT_SI, SI = ("L2", "EWC", "Online EWC", "MAS"), ("SI",)
+MADE_OF = {
+    (OURS, WITHOUT_SI): operations.PENALTY,
+    (DIRECT, WITHOUT_SI): operations.DIRECT,
+    (OURS, SI): operations.AND_PATH_INTEGRAL,
+    (DIRECT, SI): operations.DIRECT_AND_PATH_INTEGRAL,
+}
 MLP, EXACT, FEW = ("MLP 400-400",), ("exact Fisher",), ("empirical Fisher", "sample Fisher")
 MAS = ("MAS, squared norm",)
 THAN_PEER = f"{pass_times.FASTER} {pass_times.FASTEST_PEER}"

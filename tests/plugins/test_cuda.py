@@ -26,9 +26,35 @@ def test_no_step_waits_for_the_device(name, gradient_path, data):
     plugin.consolidate(strategy, data)
     plugin.before_training_epoch(strategy)
     step = training_step(strategy, plugin, *(tensor.cuda() for tensor in data.tensors))
-    step()  # the first one allocates, and looks whether the loss is scaled
+    step()  # the first one allocates
     assert [waits(step) for _ in range(2)] == [None, None]
     assert all(tensor.is_cuda for tensor in plugin.importance.values())
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_direct_path_gives_the_gradient_of_autograd(name, data):
+    """Of half the loss, for weights that the loss reaches and for one that it does not."""
+    found = {}
+    for path in ("autograd", "direct"):
+        torch.manual_seed(0)
+        model = torch.nn.ModuleDict({"used": mlp(20), "unused": torch.nn.Linear(3, 3)}).cuda()
+        model.forward = model["used"]
+        strategy, plugin = strategy_stub(model), OURS[name](gradient_path=path)
+        plugin.consolidate(strategy, data)
+        for p, importance in zip(model.parameters(), plugin.penalty.importance.values(), strict=True):
+            importance += 0.1
+            p.data += 0.1
+        plugin.penalty._note_zeros()
+        inputs, targets = (tensor.cuda() for tensor in data.tensors)
+        strategy.loss = strategy._criterion(model(inputs), targets)
+        plugin.before_forward(strategy)
+        plugin.before_backward(strategy)
+        (strategy.loss / 2).backward()
+        plugin.after_backward(strategy)
+        found[path] = {n: p.grad for n, p in model.named_parameters()}
+    assert found["direct"]["unused.weight"].abs().max() > 0
+    for n, expected in found["autograd"].items():
+        torch.testing.assert_close(found["direct"][n], expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("measure", [fisher_diagonal, mas_importance])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import LwFPlugin, MIRPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 
+from clreg_plugins import L2Plugin
 from tests.plugins.digits import (
     PLUGINS,
     MultiHead,
@@ -114,7 +116,7 @@ def test_two_plugins_and_minibatches_that_add_up(names, every):
 
 @pytest.mark.parametrize(("build", "stream"), [(mlp, class_incremental), (MultiHead, task_incremental)])
 def test_one_of_two_plugins_goes_through_autograd(build, stream):
-    """With heads of the past, to which autograd adds the other penalty before it comes to this one's loss."""
+    """With heads of the past too, which only penalties reach."""
     results = []
     for paths in (("direct", "autograd"), ("autograd", "direct"), ("autograd", "autograd")):
         model = build()
@@ -145,28 +147,51 @@ def test_a_loss_that_is_scaled_behind_the_penalty(plugin_name, in_place):
 
 
 def test_a_gradient_scaler(plugin_name):
-    """Unscaled before the plugins come by again, as whoever clips gradients has to."""
-
     class Scaled(WithGradScaler):
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
         def backward(self):
-            """Then unscale."""
-            self.losses = [self.loss.item()]
+            """And record."""
+            self.losses = [*getattr(self, "losses", []), self.loss.item()]
             super().backward()
-            self.scaler.unscale_(self.optimizer)
 
     assert_same([plugin_name], kind=Scaled)
 
 
-def test_averaged_minibatches(plugin_name):
-    class Divided(Recording):
+def test_a_scale_times_a_strength_beyond_the_range_of_numbers():
+    """Their product is infinite in float32, and that of both with the gradient is not."""
+
+    class Scaled(WithGradScaler):
+        scaler = None
+
+    ended = []
+    for path in ("direct", "autograd"):
+        Scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**110)
+        plugin, model = L2Plugin(1e9, gradient_path=path), mlp()
+        start = parameters_of(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-10)
+        strategy = strategy_for(model, [plugin], kind=Scaled, optimizer=optimizer)
+        torch.manual_seed(3)
+        strategy.train(class_incremental().train_stream[:2], eval_streams=[], shuffle=False)
+        assert Scaled.scaler.get_scale() == 2.0**110, "a step was skipped"
+        ended.append({name: p - start[name] for name, p in parameters_of(model).items()})
+    assert_close(*ended, rtol=0.01, what="what was learned")
+
+
+@pytest.mark.parametrize("summed", [True, False], ids=["sum", "mean"])
+def test_minibatches_that_add_up_to_a_step(plugin_name, summed):
+    class Parts(Recording):
         def backward(self):
-            """A fourth."""
-            self.loss = self.loss / 4
+            """A third."""
+            self.loss = self.loss / (1 if summed else 3)
             super().backward()
 
-    assert_same([plugin_name], kind=Divided)
+    def adding(parameters):
+        optimizer = Accumulating(parameters, lr=0.02)
+        optimizer.every = 3
+        return optimizer
+
+    assert_same([plugin_name], kind=Parts, sgd=adding)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
@@ -180,8 +205,9 @@ def test_gradients_cleared_after_the_penalty_was_added_to_the_loss(plugin_name, 
     assert_same([plugin_name], kind=Late)
 
 
-def test_gradients_clipped_as_soon_as_they_are_there(plugin_name):
-    """The whole gradient is clipped, the penalty's with the task's."""
+@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "MAS", "L2"])
+def test_gradients_clipped_as_soon_as_they_are_there(name):
+    """The whole gradient is clipped, the penalty's with the task's. (SI reads the task's after ``backward()``.)"""
 
     class Clipped(Recording):
         def backward(self):
@@ -189,7 +215,45 @@ def test_gradients_clipped_as_soon_as_they_are_there(plugin_name):
             super().backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
 
-    assert_same([plugin_name], kind=Clipped)
+    assert_same([name], kind=Clipped)
+
+
+def test_sparse_gradients():
+    assert_same(["L2"], model=Words, sgd=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+
+
+class Words(torch.nn.Module):
+    """Whether a pixel is dark or light, embedded."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = torch.nn.Embedding(128, 8, sparse=True)
+        self.classifier = torch.nn.Linear(8, 10)
+
+    def forward(self, x):
+        """Sum over pixels."""
+        words = (x.flatten(1) > 0.3).long() + 2 * torch.arange(x[0].numel())
+        return self.classifier(self.embedding(words).mean(dim=1))
+
+
+@pytest.mark.parametrize("path", ["autograd", "direct"])
+def test_who_asks_for_the_value_elsewhere_amid_a_step_disturbs_nothing(plugin_name, path):
+    """The value at other parameters, between the penalty and its gradient: as a line search might."""
+
+    class Asking(SupervisedPlugin):
+        values = ()
+
+        def before_backward(self, strategy, **kwargs):
+            """At the origin."""
+            origin = {name: torch.zeros_like(p) for name, p in strategy.model.named_parameters()}
+            self.values = [*self.values, strategy.plugins[0].penalty.value(origin).item()]
+
+    asking = Asking()
+    asked, plain = train([plugin_name], path, beside=[lambda: asking]), train([plugin_name], path)
+    assert any(asking.values), "there never was a penalty"
+    assert_close(parameters_of(asked[0]), parameters_of(plain[0]), rtol=0, atol=0, what="parameters")
+    assert_close(asked[1][0].importance, plain[1][0].importance, rtol=0, atol=0, what="importance")
 
 
 def test_weights_of_another_memory_format(plugin_name):
@@ -199,29 +263,42 @@ def test_weights_of_another_memory_format(plugin_name):
     assert_same([plugin_name], model=channels_last, stream=lambda: class_incremental(image=True))
 
 
-def test_a_model_in_bfloat16():
-    """State and products are float32, gradients bfloat16: each sum is rounded once."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_parameters_of_other_types(dtype):
+    """State and products are float32 or wider, and each sum is rounded once to the type of the gradient."""
+    found = {path: gradient_of(path, dtype) for path in ("direct", "autograd", None)}
+    eps = torch.finfo(dtype).eps
+    for direct, autograd, task in zip(*found.values(), strict=True):
+        assert direct.dtype == dtype
+        assert (autograd - task).abs().max() > 20 * eps * task.abs().max(), "the penalty would not be missed"
+        torch.testing.assert_close(direct, autograd, rtol=2 * eps, atol=2 * eps * autograd.abs().max().item())
 
-    def low():
-        return torch.nn.Sequential(Cast(), *mlp().to(torch.bfloat16))
 
-    results = [train(["EWC"], path, model=low, kind=Naive)[0] for path in ("direct", "autograd")]
-    assert_close(parameters_of(results[0]), parameters_of(results[1]), rtol=0.05, what="parameters")
-
-
-class Cast(torch.nn.Module):
-    """To bfloat16."""
-
-    def forward(self, x):
-        """Cast."""
-        return x.to(torch.bfloat16)
+def gradient_of(path, dtype):
+    """Of a loss, 0.1 away from where the penalty has its centre; without a penalty if there is no path."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(5, 3).to(dtype)
+    strategy = SimpleNamespace(model=model, optimizer=None, experience=None)
+    plugin = L2Plugin(3.0, gradient_path=path or "autograd", consolidation="manual")
+    plugin.before_training_exp(strategy)
+    for consolidate in (True, False):
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.1
+        if consolidate:
+            plugin.consolidate(strategy)
+    strategy.loss = model(torch.rand(4, 5).to(dtype)).square().mean()
+    if path:
+        plugin.before_backward(strategy)
+    strategy.loss.backward()
+    return [p.grad for p in model.parameters()]
 
 
 # ------------------------------------------------------------------------ refused
 
 
 def test_retrieval_that_differentiates_the_loss_is_refused_behind_the_plugin(plugin_name):
-    with pytest.raises(RuntimeError, match=f"differentiated strategy.loss 2 times.*{REFUSED}"):
+    with pytest.raises(RuntimeError, match=f"differentiated by torch.autograd.grad.*{REFUSED}"):
         train([plugin_name], "direct", beside=[Differentiating], kind=Naive)
 
 
@@ -243,6 +320,49 @@ def test_mir_itself():
     assert_same(["EWC"], beside=mir, first=True)
     with pytest.raises(RuntimeError, match=REFUSED):
         train(["EWC"], "direct", beside=mir)
+
+
+@pytest.mark.parametrize("some", [True, False], ids=["some-inputs", "all"])
+def test_gradients_that_a_strategy_asks_for_itself_are_refused(plugin_name, some):
+    class Asking(Naive):
+        def backward(self):
+            """Without accumulation in the leaves of the graph, or in few of them."""
+            parameters = list(self.model.parameters())
+            if some:
+                self.loss.backward(inputs=parameters[:1])
+            else:
+                for p, g in zip(parameters, torch.autograd.grad(self.loss, parameters), strict=True):
+                    p.grad = g
+
+    # before there is a penalty, SI already misses what it looks for in the backward pass
+    by_si = "did not differentiate strategy.loss as SIPlugin left it"
+    with pytest.raises(RuntimeError, match=f"differentiated by torch.autograd.grad.*{REFUSED}|{by_si}"):
+        train([plugin_name], "direct", kind=Asking)
+
+
+def test_a_loss_differentiated_again_behind_after_backward_is_refused(plugin_name):
+    class Again(SupervisedPlugin):
+        def after_backward(self, strategy, **kwargs):
+            """Once more."""
+            strategy.loss.backward()
+
+    class Keeping(Naive):
+        def backward(self):
+            """Keep the graph."""
+            self.loss.backward(retain_graph=True)
+
+    with pytest.raises(RuntimeError, match=f"differentiated again after after_backward.*{REFUSED}"):
+        train([plugin_name], "direct", beside=[Again], kind=Keeping)
+
+
+def test_a_loss_differentiated_twice_has_the_gradient_twice(plugin_name):
+    class Twice(Recording):
+        def backward(self):
+            """Both add up."""
+            self.loss.backward(retain_graph=True)
+            super().backward()
+
+    assert_same([plugin_name], kind=Twice)
 
 
 @pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # with create_graph, which leaves a cycle

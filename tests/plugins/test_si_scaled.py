@@ -144,12 +144,12 @@ def test_a_step_taken_is_not_mistaken_for_a_skipped_one(fused):
     """Fused optimizers write to parameters unseen by autograd; ω would be right all the same, but two passes dearer."""
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
-    strategy = strategy_for(model, [SIPlugin(1.0)], optimizer=optimizer)
+    plugin = SIPlugin(1.0)
+    strategy = strategy_for(model, [plugin], optimizer=optimizer)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         strategy.train(class_incremental(1).train_stream[0], eval_streams=[])
-    calls = {event.key: event.count for event in profile.key_averages()}
-    assert calls["aten::addcmul_"], "no path integral was seen"
-    still = calls.get("aten::masked_fill_", 0)
+    assert any(importance.any() for importance in plugin.importance.values()), "no path integral was taken"
+    still = {event.key: event.count for event in profile.key_averages()}.get("aten::masked_fill_", 0)
     assert not still, f"{still} parameters looked as if they had not moved"
 
 

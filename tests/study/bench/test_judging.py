@@ -7,7 +7,7 @@ import pytest
 from study.bench.check import regressions
 from study.bench.judging import Judged, judge
 from study.bench.limit import LEAST_PASS
-from study.bench.operations import AND_PATH_INTEGRAL, BARE, PENALTY
+from study.bench.operations import AND_PATH_INTEGRAL, BARE, DIRECT_AND_PATH_INTEGRAL, PENALTY
 from study.bench.passes import ours
 from study.bench.plan import FULL, LARGE_TOO
 from study.bench.plugins import KINDS
@@ -230,7 +230,10 @@ def test_what_a_step_is_made_of_stands_beside_the_worst_of_its_model():
         bare(PENALTY, BARE, 1.1),
         bare(PENALTY, BARE, 1.3, model="MLP 1000-1000"),
         bare(AND_PATH_INTEGRAL, BARE, 1.35),
+        measurement("SI, ours, direct", 1.4),
+        bare(DIRECT_AND_PATH_INTEGRAL, BARE, 1.25),
     )
+    assert judged("a step with SI, written into the gradient directly", found).bare.median == 1.25
     assert judged("a step with SI, times Naive's", found).bare.median == 1.35
     assert judged("a step with L2, EWC, Online EWC or MAS, times Naive's", found).bare.median == 1.3
 

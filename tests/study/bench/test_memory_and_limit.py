@@ -11,6 +11,9 @@ from study.bench.operations import (
     AND_PATH_INTEGRAL,
     BARE,
     COPIED,
+    DIRECT,
+    DIRECT_AND_PATH_INTEGRAL,
+    OF_DIRECT,
     OF_PATH_INTEGRAL,
     OF_PENALTY,
     PENALTY,
@@ -91,17 +94,22 @@ def test_a_steps_operations_are_measured_one_by_one_and_in_their_order():
     found = list(measure_operations(SMALL, CPU, rounds=2))
     shares = {each.mode: each.median for each in found if each.quantity == SHARE}
     bare = {each.mode: each.median for each in found if each.quantity == BARE}
-    assert list(shares) == [*OF_PENALTY, *OF_PATH_INTEGRAL]
+    assert list(shares) == [*OF_PENALTY, list(OF_DIRECT)[-1], *OF_PATH_INTEGRAL]
     assert 1 < bare[PENALTY] < bare[AND_PATH_INTEGRAL]
+    assert 1 < bare[DIRECT] < bare[DIRECT_AND_PATH_INTEGRAL]
     assert bare[f"{PENALTY}, {COPIED}"] > 1
     assert not any(each.ours for each in found), "what a machine does is no regression of ours"
 
 
-def test_the_operations_are_those_of_a_step():
+@pytest.mark.parametrize("of_penalty", [OF_PENALTY, OF_DIRECT], ids=["autograd", "direct"])
+def test_the_operations_are_those_of_a_step(of_penalty):
     theta, anchor, importance, total = torch.rand(4, 7, dtype=torch.float64)
-    moved, p = theta + 1, SimpleNamespace(**{name: torch.zeros(7, dtype=torch.float64) for name in TENSORS})
+    moved, p = (
+        theta + 1,
+        SimpleNamespace(scale=torch.ones(()), **{name: torch.zeros(7, dtype=torch.float64) for name in TENSORS}),
+    )
     p.theta, p.anchor, p.importance, p.total = theta, anchor, importance, total.clone()
-    value = [operation(p) for operation in OF_PENALTY.values()][3]
+    value = [operation(p) for operation in of_penalty.values()][2]
     gradient = importance * (theta - anchor)
     assert value == pytest.approx((gradient * (theta - anchor)).sum().item())
     torch.testing.assert_close(p.total, total + gradient)
