@@ -2,8 +2,11 @@
 
 import ctypes
 import gc
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import torch
 
@@ -56,8 +59,9 @@ def measure_peaks(
 ) -> Iterator[Measurement]:
     """The most that an exact Fisher's pass took beyond what was there before and its own result, over ``max_bytes``.
 
-    All samples are read as one batch, so that the pass has to cut it down itself. On a CPU it is the process's memory,
-    to which the libraries' own scratch and what the allocator keeps belong.
+    All samples are read as one batch, so that the pass has to cut it down itself. On a CPU it is the memory of a
+    process of its own, to which the libraries' scratch and what the allocator keeps belong: in one that did other work
+    before, what that left in pieces would be counted, too.
 
     Args:
         workload: the model.
@@ -67,24 +71,38 @@ def measure_peaks(
         samples: in the one batch.
         rounds: passes a bound.
     """
-    model = workload.model(classes, device)
-    data = InMemoryLoader(workload.images(samples, classes, device), samples)
-    fisher_diagonal(model, data, n_samples=FEW)  # what libraries allocate once is no part of the pass
+    measure = partial(_peaks, workload, classes, device, bounds, samples, rounds)
+    if device.type == "cpu":
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            peaks = fresh.submit(measure).result()
+    else:
+        peaks = measure()
     for bound in bounds:
-
-        def measure(bound: int = bound) -> object:
-            return fisher_diagonal(model, data, max_bytes=bound)
-
-        peaks = [_peak_beyond(measure, device) - parameter_bytes(model) for _ in range(rounds)]
         yield Measurement(
             part="memory",
             model=workload.name,
             mode="exact Fisher, ours",
             setting=f"{classes} classes, max_bytes = {bound // 2**20} MiB",
             quantity=PEAK,
-            values=tuple(max(0, peak) / bound for peak in peaks),
+            values=tuple(max(0, peak) / bound for peak in peaks[bound]),
             note=f"{samples} samples in one batch",
         )
+
+
+def _peaks(
+    workload: Workload, classes: int, device: torch.device, bounds: Sequence[int], samples: int, rounds: int
+) -> dict[int, list[int]]:
+    """By bound, the bytes of each round."""
+    model = workload.model(classes, device)
+    data = InMemoryLoader(workload.images(samples, classes, device), samples)
+    fisher_diagonal(model, data, n_samples=FEW)  # what libraries allocate once is no part of the pass
+    return {
+        bound: [
+            _peak_beyond(partial(fisher_diagonal, model, data, max_bytes=bound), device) - parameter_bytes(model)
+            for _ in range(rounds)
+        ]
+        for bound in bounds
+    }
 
 
 def _peak_beyond(work: Callable[[], object], device: torch.device) -> int:

@@ -37,7 +37,7 @@ EXPLANATIONS = {
     "pass": "The time of a pass over the data in training epochs over the same data. Before it is timed, a pass is "
     "compared with another that computes the same, as far as there is one; a pass that differs is not timed.",
     "memory": "What plugins hold, counted tensor by tensor, in copies of the parameters; and the most that an exact "
-    "Fisher's pass takes beyond what was there before and its result.",
+    "Fisher's pass takes beyond what was there before and its result, on a CPU in a process of its own.",
     "limit": "Operations and bytes are counted at their least (see `study/bench/limit.py`), and their rate is compared "
     "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured. At that "
     "rate of a product, the matrix products alone of a pass take so many training epochs. A step's penalty is "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ class Workload:
 
     Attributes:
         name: in tables.
-        build: a model with so many outputs.
+        build: a model with so many outputs; for a CPU one that another process can be sent.
         shape: of an image.
         batch: images in a training step.
         samples: images in an importance pass.
@@ -110,8 +111,8 @@ class ReducedResNet18(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
-MLP_400 = Workload("MLP 400-400", lambda classes: mlp(400, classes), (784,), samples=12_000, wide=256)
-MLP_1000 = Workload("MLP 1000-1000", lambda classes: mlp(1000, classes), (784,), samples=12_000, wide=256)
+MLP_400 = Workload("MLP 400-400", partial(mlp, 400), (784,), samples=12_000, wide=256)
+MLP_1000 = Workload("MLP 1000-1000", partial(mlp, 1000), (784,), samples=12_000, wide=256)
 CNN = Workload("4-layer CNN", cnn, (3, 32, 32), samples=2048)
 RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32), samples=1024)
 VIT = Workload("small ViT", small_vit, (3, 32, 32), samples=1024)
