@@ -7,10 +7,10 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from study.bench.passes import ours
+from study.bench.passes import BATCH, ours
 from study.bench.plugins import KINDS, learn, strategy_stub
 from study.bench.record import Measurement
-from study.bench.steps import FEW
+from study.bench.steps import FEW, repeated
 from study.bench.timing import Turn, clock_of, interleave, over
 from study.bench.workloads import Workload, training_epoch
 
@@ -43,7 +43,7 @@ def least_operations(model: nn.Module, image: Tensor, cotangents: int | None = N
     elementwise, activations, normalisation, squares and the softmax, is left out.
 
     Args:
-        model: of Linear and Conv layers, called one after the other.
+        model: of Linear and Conv layers, of which only the first is fed by nothing that a layer put out.
         image: one input, without a dimension for samples.
         cotangents: K; by default that of the exact Fisher.
     """
@@ -68,12 +68,39 @@ def least_operations(model: nn.Module, image: Tensor, cotangents: int | None = N
     return forward + backward + contraction
 
 
+def products_alone(model: nn.Module, samples: int, cotangents: int) -> Callable[[], None] | None:
+    """The matrix products of :func:`least_operations` on so many samples, one after the other, as the pass makes them.
+
+    Args:
+        model: of Linear layers, each acting once on a sample. With convolutions there is no such list: None.
+        samples: at a time.
+        cotangents: K.
+    """
+    modules = list(model.modules())
+    if any(isinstance(module, nn.modules.conv._ConvNd) for module in modules):
+        return None
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, layer in enumerate(module for module in modules if isinstance(module, nn.Linear)):
+        weight = layer.weight.detach()
+        a, g = weight.new_ones(samples, layer.in_features), weight.new_ones(samples, layer.out_features)
+        products.append((a, weight.T, torch.empty_like(g)))
+        products += [(g, weight, torch.empty_like(a))] * (cotangents if index else 0)
+        products.append((g.T, a, torch.empty_like(weight)))
+
+    def work() -> None:
+        for left, right, product in products:
+            torch.mm(left, right, out=product)
+
+    return work
+
+
 def measure_flops(
     workload: Workload, classes: int, device: torch.device, rounds: int, samples: int
 ) -> Iterator[Measurement]:
     """Operations a second of an exact Fisher's pass, counted at their least, over those of a plain matrix product.
 
-    And the training epochs that an exact and an empirical Fisher would take at the rate of the product.
+    The same of the pass's own matrix products with nothing else, where the pass is no more than these; and the training
+    epochs that an exact and an empirical Fisher would take at the rate of the plain product.
     """
     model = workload.model(classes, device)
     inputs, targets = workload.images(samples, classes, device)
@@ -93,6 +120,9 @@ def measure_flops(
 
     epoch = training_epoch(workload.model(classes, device), inputs, targets, workload.batch)
     turns = {"pass": Turn(measure), "product": Turn(multiply), "epoch": Turn(epoch)}
+    alone = products_alone(model, BATCH, classes - 1)
+    if alone is not None:
+        turns["alone"] = Turn(repeated(alone, max(1, samples // BATCH)), max(1, samples // BATCH))
     for turn in turns.values():
         turn.work()
     seconds = interleave(turns, rounds, clock_of(device))
@@ -109,6 +139,19 @@ def measure_flops(
         better="higher",
         note=f"beside {workload.name}, the product of {SIDE}×{SIDE} matrices at {median(plain) / 1e9:.0f} GFLOP/s",
     )
+    if alone is not None:
+        of_batch = BATCH * least_operations(model, inputs[0])
+        yield Measurement(
+            part="limit",
+            model=workload.name,
+            mode=f"its matrix products alone, {BATCH} samples at a time",
+            setting=f"{classes} classes",
+            quantity=FLOPS,
+            values=over([of_batch / s for s in seconds["alone"]], plain),
+            seconds=seconds["alone"],
+            better="higher",
+            ours=False,
+        )
     for computes, cotangents in (("exact Fisher", None), ("empirical Fisher", 1)):
         least = samples * least_operations(model, inputs[0], cotangents)
         yield Measurement(

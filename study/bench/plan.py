@@ -61,7 +61,7 @@ class Scale:
     iterations: int = 2000
 
 
-FULL = Scale((MLP_400, MLP_1000, RESNET, VIT), (MLP_400, CNN, RESNET, VIT), (MLP_400, MLP_1000, CNN))
+FULL = Scale((MLP_400, MLP_1000, RESNET, VIT), (MLP_400, CNN, RESNET, VIT), (MLP_400, MLP_1000, CNN, RESNET))
 QUICK = Scale(
     (MLP_400,),
     (MLP_400, CNN),

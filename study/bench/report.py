@@ -131,7 +131,7 @@ def _targets(performance: Performance) -> Table:
         columns += (Column("bare"),)
         notes += (
             "Bare: the pass's matrix products alone, at the rate of a plain one; or Naive's step followed by the "
-            "penalty's operations, without plugin and autograd, on the model of the worst. See “Distance to the limit”.",
+            "penalty's operations without plugin and autograd; on the model of the worst. See “Distance to the limit”.",
         )
     rows = tuple(_target_row(each) + ((_bare_cell(each.bare),) if bare else ()) for each in judged)
     return Table(f"targets-{performance.device}", "Targets", columns, rows, notes)

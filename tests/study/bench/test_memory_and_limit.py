@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from clreg_plugins.importance.cotangents import fisher_cotangents
-from study.bench.limit import BANDWIDTH, FLOPS, LEAST_PASS, least_operations, measure_bandwidth, measure_flops
+from study.bench.limit import (
+    BANDWIDTH,
+    FLOPS,
+    LEAST_PASS,
+    least_operations,
+    measure_bandwidth,
+    measure_flops,
+    products_alone,
+)
 from study.bench.memory import PEAK, SCRATCH, STATE, measure_held, measure_peaks
 from study.bench.operations import (
     AND_PATH_INTEGRAL,
@@ -78,16 +86,33 @@ def test_a_convolution_acts_at_every_position_and_forms_every_gradient():
 
 
 def test_shares_of_the_limit_are_measured():
-    flops, exact, empirical = measure_flops(SMALL, 3, CPU, rounds=2, samples=32)
-    assert flops.quantity == FLOPS
-    assert flops.better == "higher"
+    flops, alone, exact, empirical = measure_flops(SMALL, 3, CPU, rounds=2, samples=32)
+    assert flops.quantity == alone.quantity == FLOPS
+    assert flops.better == alone.better == "higher"
     assert flops.median > 0
+    assert alone.median > 0
+    assert (flops.ours, alone.ours) == (True, False), "what a machine does is no regression of ours"
     assert {exact.quantity, empirical.quantity} == {LEAST_PASS}
     assert exact.median > empirical.median > 0
     found = list(measure_bandwidth(SMALL, CPU, rounds=2))
     assert {each.quantity for each in found} == {BANDWIDTH}
     assert {"EWC, ours", "SI, ours", "EWC, Avalanche", "L2, plain autograd"} <= {each.mode for each in found}
     assert all(each.median > 0 for each in found)
+
+
+def test_products_alone_are_those_that_are_counted(monkeypatch):
+    model, counted = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), []
+    multiply = torch.mm
+
+    def count(left, right, *, out):
+        counted.append(2 * left.shape[0] * left.shape[1] * right.shape[1])
+        return multiply(left, right, out=out)
+
+    work = products_alone(model, 7, 2)
+    monkeypatch.setattr(torch, "mm", count)
+    work()
+    assert sum(counted) == 7 * least_operations(model, torch.rand(6))
+    assert products_alone(nn.Sequential(nn.Conv2d(1, 2, 3)), 7, 2) is None
 
 
 def test_a_steps_operations_are_measured_one_by_one_and_in_their_order():
