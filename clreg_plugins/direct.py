@@ -17,7 +17,7 @@ class DirectGradient:
 
     A node in the graph of the loss sees every differentiation. A backward pass has the penalty's gradient, scaled as
     the loss was, added to ``p.grad`` when all of the task's is there and before ``backward()`` returns: whoever looks
-    at gradients then sees the whole. No step waits for a device, but for one that holds a part of the model only.
+    at gradients then sees the whole. No step waits for a device, unless parameters lie on another than the loss.
     """
 
     def __init__(self) -> None:
@@ -46,18 +46,12 @@ class DirectGradient:
 
         Raises:
             RuntimeError: the model is a DistributedDataParallel, which averages gradients over processes when it
-                likes, or a parameter has a hook, which would not see the penalty's gradient.
+                likes.
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise RuntimeError(f'gradient_path="direct" cannot be used with DistributedDataParallel; {ALLOWED}')
         value, products = penalty.value_and_products(parameters)
         self._products = {n: (parameters[n], product) for n, product in products.items() if parameters[n].requires_grad}
-        for name, (p, _) in self._products.items():
-            if p._backward_hooks or p._post_accumulate_grad_hooks:
-                raise RuntimeError(
-                    f"parameter {name!r} has a hook on its gradient, which would not see the penalty's with "
-                    f'gradient_path="direct"; {ALLOWED}'
-                )
         self._strength, self._backward_passes = strength, 0
         value = value.to(loss.device).mul_(strength / 2)
         dtype = torch.promote_types(loss.dtype, value.dtype)
@@ -86,11 +80,18 @@ class DirectGradient:
 
     @torch.no_grad()
     def _add_gradients(self) -> None:
+        """As the backward pass ends; refuse what has seen, or will never see, the task's gradient alone."""
         if self._probe.grad is None:  # only a backward pass accumulates gradients in leaves that nobody asked for
             raise RuntimeError(
                 "strategy.loss was differentiated by torch.autograd.grad or for some inputs only (as MIR does), from "
                 f'which gradient_path="direct" keeps the penalty out; {ALLOWED}'
             )
+        for name, (p, _) in self._products.items():
+            if p._backward_hooks or p._post_accumulate_grad_hooks:
+                raise RuntimeError(
+                    f"parameter {name!r} has a hook on its gradient, which would not see the penalty's with "
+                    f'gradient_path="direct"; {ALLOWED}'
+                )
         scale, self._probe.grad = self._probe.grad, None
         self._backward_passes += 1
         for p, product in self._products.values():

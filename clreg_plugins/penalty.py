@@ -191,8 +191,11 @@ class QuadraticPenalty:
 
     @torch.no_grad()
     def value(self, parameters: Tensors) -> Tensor:
-        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name)."""
-        return self._multiply(parameters, lambda name: (self._new(name), self._new(name)))[0]
+        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name).
+
+        It takes memory of its own, of two copies of the parameters at the most, and leaves :meth:`scratch` alone.
+        """
+        return self._products(parameters, lambda name: (self._new(name), self._new(name)))[0]
 
     @torch.no_grad()
     def value_and_gradient(self, parameters: Tensors, strength: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -209,7 +212,7 @@ class QuadraticPenalty:
         Returns:
             A scalar, and a tensor of the importance's shape and type for each parameter that has any.
         """
-        value, gradients = self._multiply(
+        value, gradients = self._products(
             parameters, lambda name: (self._scratch_of(name, self._difference), self._new(name)), strength
         )
         return value.mul_(strength / 2), gradients
@@ -227,9 +230,9 @@ class QuadraticPenalty:
         Returns:
             As :meth:`value_and_gradient`.
         """
-        return self._multiply(parameters, self.scratch)
+        return self._products(parameters, self.scratch)
 
-    def _multiply(
+    def _products(
         self,
         parameters: Tensors,
         tensors_of: Callable[[str], tuple[Tensor, Tensor]],

@@ -35,10 +35,10 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         gradient_path: "autograd", the default, makes the penalty a term of the loss's graph: right whatever happens to
             the loss. "direct" adds its gradient to ``p.grad`` as the backward pass ends, times what the loss was scaled
             by; ``strategy.loss`` gains the penalty's value alone. That saves a pass over memory and the allocation of a
-            gradient at each step, for one more copy of the parameters that is held, and excludes whatever needs the
-            penalty itself differentiated; these are refused: ``torch.autograd.grad`` of the loss by the strategy or by
-            plugins behind this one (MIR), ``create_graph=True``, hooks on the gradients of parameters,
-            DistributedDataParallel.
+            gradient at each step, for one more copy of the parameters that is held (SI holds it anyway), and excludes
+            whatever needs the penalty itself differentiated; these are refused: ``torch.autograd.grad`` of the loss by
+            the strategy or by plugins behind this one (MIR), ``backward(inputs=…)``, ``create_graph=True``, another
+            backward pass behind ``after_backward``, hooks on the gradients of parameters, DistributedDataParallel.
 
     Attributes:
         penalty: the :class:`QuadraticPenalty` so far.

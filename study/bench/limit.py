@@ -1,4 +1,4 @@
-"""How far passes and penalties are from what the machine could do at best, and what is the least that they can take."""
+"""How far passes and penalties are from what the machine could do at best."""
 
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -16,7 +16,7 @@ from study.bench.workloads import Workload, training_epoch
 
 FLOPS = "share of a matrix product's operations a second"
 BANDWIDTH = "share of the rate at which memory is copied"
-LEAST_PASS = "training epochs at least"
+LEAST_PASS = "training epochs at the rate of a plain product"
 
 SIDE = 1024
 """Of the square matrices whose product is the yardstick."""
@@ -144,7 +144,7 @@ def measure_flops(
         yield Measurement(
             part="limit",
             model=workload.name,
-            mode=f"its matrix products alone, {BATCH} samples at a time",
+            mode=f"its own products, {BATCH} samples at a time",
             setting=f"{classes} classes",
             quantity=FLOPS,
             values=over([of_batch / s for s in seconds["alone"]], plain),

@@ -71,38 +71,32 @@ def measure_peaks(
         samples: in the one batch.
         rounds: passes a bound.
     """
-    measure = partial(_peaks, workload, classes, device, bounds, samples, rounds)
-    if device.type == "cpu":
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            peaks = fresh.submit(measure).result()
-    else:
-        peaks = measure()
     for bound in bounds:
+        measure = partial(_peaks, workload, classes, device, bound, samples, rounds)
+        if device.type == "cpu":
+            threads = (torch.get_num_threads(),)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, threads) as fresh:
+                peaks = fresh.submit(measure).result()
+        else:
+            peaks = measure()
         yield Measurement(
             part="memory",
             model=workload.name,
             mode="exact Fisher, ours",
             setting=f"{classes} classes, max_bytes = {bound // 2**20} MiB",
             quantity=PEAK,
-            values=tuple(max(0, peak) / bound for peak in peaks[bound]),
+            values=tuple(max(0, peak) / bound for peak in peaks),
             note=f"{samples} samples in one batch",
         )
 
 
-def _peaks(
-    workload: Workload, classes: int, device: torch.device, bounds: Sequence[int], samples: int, rounds: int
-) -> dict[int, list[int]]:
-    """By bound, the bytes of each round."""
+def _peaks(workload: Workload, classes: int, device: torch.device, bound: int, samples: int, rounds: int) -> list[int]:
+    """Bytes, of each round."""
     model = workload.model(classes, device)
     data = InMemoryLoader(workload.images(samples, classes, device), samples)
     fisher_diagonal(model, data, n_samples=FEW)  # what libraries allocate once is no part of the pass
-    return {
-        bound: [
-            _peak_beyond(partial(fisher_diagonal, model, data, max_bytes=bound), device) - parameter_bytes(model)
-            for _ in range(rounds)
-        ]
-        for bound in bounds
-    }
+    measure = partial(fisher_diagonal, model, data, max_bytes=bound)
+    return [_peak_beyond(measure, device) - parameter_bytes(model) for _ in range(rounds)]
 
 
 def _peak_beyond(work: Callable[[], object], device: torch.device) -> int:

@@ -42,8 +42,9 @@ EXPLANATIONS = {
     "with that of a plain matrix product, or of a copy in memory, which take turns with what is measured. At that "
     "rate of a product, the matrix products alone of a pass take so many training epochs. A step's penalty is "
     "taken apart into the operations that it is made of (see `study/bench/operations.py`): what each takes bare, with "
-    "its tensors at hand; what all take that follow a step of Naive's, whose tensors were in the caches; and what a "
-    "copy of their bytes takes there, to which only a kernel written for the penalty could come.",
+    "its tensors at hand; what all take in a step of Naive's, in their places; and what a copy of their bytes takes "
+    "after it, to which only a kernel written for the penalty could come. Beside a MLP's exact Fisher stand its own "
+    "matrix products, in their own shapes, with nothing else.",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
@@ -130,8 +131,8 @@ def _targets(performance: Performance) -> Table:
     if bare:
         columns += (Column("bare"),)
         notes += (
-            "Bare: the pass's matrix products alone, at the rate of a plain one; or Naive's step followed by the "
-            "penalty's operations without plugin and autograd; on the model of the worst. See “Distance to the limit”.",
+            "Bare: the pass's matrix products alone, at the rate of a plain one; or Naive's step and the penalty's "
+            "operations in it, without plugin and autograd; on the model of the worst. See “Distance to the limit”.",
         )
     rows = tuple(_target_row(each) + ((_bare_cell(each.bare),) if bare else ()) for each in judged)
     return Table(f"targets-{performance.device}", "Targets", columns, rows, notes)

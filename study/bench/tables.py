@@ -14,7 +14,7 @@ MET, MISSED = "significant", "problem"
 
 LIMITS = {
     limit.FLOPS: f"An exact Fisher: {limit.FLOPS}",
-    limit.LEAST_PASS: f"A pass: {limit.LEAST_PASS}: its matrix products at the rate of a plain one",
+    limit.LEAST_PASS: f"A pass: {limit.LEAST_PASS}: its matrix products, at their least",
     limit.BANDWIDTH: f"A step's penalty: {limit.BANDWIDTH}",
     operations.SHARE: f"A step's penalty, operation by operation: {operations.SHARE}",
     operations.BARE: f"A {operations.BARE}",

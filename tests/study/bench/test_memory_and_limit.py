@@ -27,8 +27,10 @@ from study.bench.operations import (
     PENALTY,
     SHARE,
     TENSORS,
+    Bare,
     measure_operations,
 )
+from study.bench.plugins import strategy_stub, training_step
 from study.bench.workloads import CNN, Workload, mlp
 
 CPU = torch.device("cpu")
@@ -100,6 +102,21 @@ def test_shares_of_the_limit_are_measured():
     assert all(each.median > 0 for each in found)
 
 
+def test_bare_operations_are_done_in_the_places_of_a_plugins():
+    model = mlp(5, 3)
+    strategy = strategy_stub(model)
+    bare = Bare({**OF_PENALTY, **OF_PATH_INTEGRAL}, model)
+    for _, tensors in bare.parameters:
+        tensors.omega.zero_()
+    start = [p.detach().clone() for p in model.parameters()]
+    training_step(strategy, bare, *SMALL.images(4, 3, CPU))()
+    for before, (p, tensors) in zip(start, bare.parameters, strict=True):
+        penalty = tensors.importance * (before - tensors.anchor)
+        torch.testing.assert_close(tensors.g, p.grad - penalty, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(tensors.omega, -tensors.g * (p.detach() - before), rtol=1e-4, atol=1e-6)
+        assert tensors.omega.any()
+
+
 def test_products_alone_are_those_that_are_counted(monkeypatch):
     model, counted = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), []
     multiply = torch.mm
@@ -129,17 +146,15 @@ def test_a_steps_operations_are_measured_one_by_one_and_in_their_order():
 @pytest.mark.parametrize("of_penalty", [OF_PENALTY, OF_DIRECT], ids=["autograd", "direct"])
 def test_the_operations_are_those_of_a_step(of_penalty):
     theta, anchor, importance, total = torch.rand(4, 7, dtype=torch.float64)
-    moved, p = (
-        theta + 1,
-        SimpleNamespace(scale=torch.ones(()), **{name: torch.zeros(7, dtype=torch.float64) for name in TENSORS}),
-    )
+    moved = theta + 1
+    p = SimpleNamespace(scale=torch.ones(()), **{name: torch.zeros(7, dtype=torch.float64) for name in TENSORS})
     p.theta, p.anchor, p.importance, p.total = theta, anchor, importance, total.clone()
-    value = [operation(p) for operation in of_penalty.values()][2]
+    value = [operation.do(p) for operation in of_penalty.values()][2]
     gradient = importance * (theta - anchor)
     assert value == pytest.approx((gradient * (theta - anchor)).sum().item())
     torch.testing.assert_close(p.total, total + gradient)
     for name, operation in OF_PATH_INTEGRAL.items():
-        operation(p)
+        operation.do(p)
         if name == "SI: θ remembered":
             p.theta = moved
     torch.testing.assert_close(p.omega, -total * (moved - theta))
