@@ -33,4 +33,4 @@ def test_the_numbers_of_trained_runs_are_the_reports(protocol, run_of, tmp_path)
 
     # from its own archive, as `clreg-study report --records <the report>` reads it
     again = write_report("tiny", protocol, RunStore(page.parent).read_all(), [], tmp_path / "again")
-    assert again.read_bytes() == page.read_bytes()
+    assert again.page.read_bytes() == page.read_bytes()
