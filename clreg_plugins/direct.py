@@ -12,6 +12,23 @@ from clreg_plugins.penalty import QuadraticPenalty
 ALLOWED = 'allowed here: gradient_path="autograd"'
 
 
+def add_gradient(parameter: Tensor, product: Tensor, strength: float, scale: Tensor) -> None:
+    """Add ``scale · strength · product`` to the gradient of a parameter, which may have none yet.
+
+    Args:
+        parameter: of any floating-point type.
+        product: Ω (θ − μ), of its shape.
+        strength: λ.
+        scale: what the loss was scaled by. Not multiplied by λ beforehand: the two alone may be beyond float32.
+    """
+    factor = scale.to(product.device)
+    if parameter.grad is None or parameter.grad.is_sparse:
+        gradient = (product * strength).mul_(factor)
+        parameter.grad = (gradient if parameter.grad is None else gradient + parameter.grad).to(parameter.dtype)
+    else:
+        parameter.grad.addcmul_(product, factor, value=strength)
+
+
 class DirectGradient:
     """Keeps the penalty out of autograd, and watches that nothing happens which only autograd would have got right.
 
@@ -95,12 +112,7 @@ class DirectGradient:
         scale, self._probe.grad = self._probe.grad, None
         self._backward_passes += 1
         for p, product in self._products.values():
-            factor = scale.to(product.device)
-            if p.grad is None or p.grad.is_sparse:
-                gradient = (product * self._strength).mul_(factor)
-                p.grad = (gradient if p.grad is None else gradient + p.grad).to(p.dtype)
-            else:
-                p.grad.addcmul_(product, factor, value=self._strength)
+            add_gradient(p, product, self._strength, scale)
 
     def check(self, strategy: Any) -> None:
         """After the backward pass: refuse a strategy that did not differentiate the loss which it was given.

@@ -10,7 +10,7 @@ from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from clreg_plugins.direct import DirectGradient
+from clreg_plugins.direct import DirectGradient, add_gradient
 from clreg_plugins.importance.checks import one_of, within
 from clreg_plugins.importance.model import named_parameters
 from clreg_plugins.penalty import QuadraticPenalty
@@ -73,7 +73,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._model_id: int | None = None
         self._direct = DirectGradient()
         self._late_scale: Tensor | None = None
-        self._late_gradients: dict[str, Tensor] = {}
+        self._late_products: dict[str, Tensor] = {}
         self._loss_not_finite: Tensor | None = None
         self._origin: Any = None  # of an online stream: the experience whose parts are being trained on
         self._origin_index: int | None = None
@@ -166,12 +166,10 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._direct.check(strategy)
         if self._late_scale is None:
             return
-        for name, p in self._parameters.items():
-            if p.requires_grad and name in self.penalty.active:
-                late = self._late_gradients[name]
-                gradient = late.mul_(self._late_scale.grad.to(late.device)).to(p.dtype)
-                p.grad = gradient if p.grad is None else p.grad.add_(gradient)
-        self._late_gradients = {}
+        for name, product in self._late_products.items():
+            if self._parameters[name].requires_grad:
+                add_gradient(self._parameters[name], product, self._scale, self._late_scale.grad)
+        self._late_products = {}
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refuse a strategy whose update leaves the penalty out."""
@@ -254,8 +252,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         through the loss, such as a past task's head, is an error to it.
         """
         self._late_scale = torch.zeros((), device=device, requires_grad=True)
-        value, self._late_gradients = self.penalty.value_and_gradient(self._parameters, self._scale)
-        return value.to(device) + self._late_scale
+        value, self._late_products = self.penalty.value_and_products(self._parameters)
+        return value.to(device).mul_(self._scale / 2) + self._late_scale
 
     @property
     def _scale(self) -> float:
@@ -341,7 +339,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     def __getstate__(self) -> dict[str, Any]:
         # bound anew when training goes on; an origin experience would drag its dataset along
-        unbound = {"_parameters": {}, "_model_id": None, "_late_scale": None, "_late_gradients": {}, "_origin": None}
+        unbound = {"_parameters": {}, "_model_id": None, "_late_scale": None, "_late_products": {}, "_origin": None}
         return {**self.__dict__, **unbound, "_direct": DirectGradient()}
 
 

@@ -122,7 +122,8 @@ def measure_flops(
     turns = {"pass": Turn(measure), "product": Turn(multiply), "epoch": Turn(epoch)}
     alone = products_alone(model, BATCH, classes - 1)
     if alone is not None:
-        turns["alone"] = Turn(repeated(alone, max(1, samples // BATCH)), max(1, samples // BATCH))
+        batches = max(1, samples // BATCH)
+        turns["alone"] = Turn(repeated(alone, batches), batches)
     for turn in turns.values():
         turn.work()
     seconds = interleave(turns, rounds, clock_of(device))
