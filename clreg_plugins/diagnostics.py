@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from clreg_plugins.importance.checks import at_least, one_of, within
 from clreg_plugins.importance.cotangents import LIKELIHOODS, fisher_cotangents
 from clreg_plugins.importance.model import Forward, default_forward, evaluation_mode, named_parameters, unwrap
-from clreg_plugins.importance.samples import Batch, batches
+from clreg_plugins.importance.samples import BATCH, Batch, batches
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def quadratic_fit(
     fractions: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     likelihood: str = "categorical",
     n_samples: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     seed: int = 0,
     num_workers: int = 0,
     forward: Forward = default_forward,

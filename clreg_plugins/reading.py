@@ -15,8 +15,8 @@ class DataImportance:
 
     Args:
         n_samples: measure on that many samples drawn from the experience; default all.
-        batch_size: samples read at a time, 256 by default; where batches matter for the result (gradients of batch
-            means), the strategy's ``train_mb_size`` by default.
+        batch_size: samples read at a time, by default as many as 32 MiB hold, but 256 to 1024; where batches matter
+            for the result (gradients of batch means), the strategy's ``train_mb_size`` by default.
         num_workers: of the DataLoader.
         max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
         seed: of the draws of samples and labels; experience t uses its own stream of numbers. The global random
@@ -44,7 +44,7 @@ class DataImportance:
 
     def arguments(self, strategy: Any, n_terms: int, *, batches_matter: bool) -> dict[str, Any]:
         """Keyword arguments for ``fisher_diagonal`` and ``mas_importance``."""
-        default = strategy.train_mb_size if batches_matter else 256
+        default = strategy.train_mb_size if batches_matter else None
         return {
             "n_samples": self.n_samples,
             "batch_size": self.batch_size or default,

@@ -16,6 +16,7 @@ from study.alike import IN_THE_PASS, AgreementError, Alike, settings_of
 from study.batches import Columns, InMemoryLoader, columns_of
 from study.bench.timing import Turn, interleave
 from study.conditions import Conditions
+from study.methods import pass_batch
 from study.protocol import Protocol, ProtocolError
 from study.records import Run, git_commit, processor
 from study.settings import EWC, Naive, OnlineEWC, Scenario
@@ -138,7 +139,7 @@ def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, e
     """As the method's own plugin measures it after so many experiences, but for the data being in memory."""
     plugin = EWCPlugin(
         0.0,
-        **settings.model_dump(include=IN_THE_PASS),
+        **{**settings.model_dump(include=IN_THE_PASS), "batch_size": pass_batch(settings)},
         seed=derived_seed(learner.run.seed, "importance"),
     )
     options = plugin.reading.arguments(learner.strategy, experience, batches_matter=plugin.fisher == "batched")

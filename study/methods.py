@@ -30,6 +30,10 @@ from study.settings import (
     Training,
 )
 
+PASS_BATCH = 256
+"""Samples at a time of an importance pass over single samples, where a protocol does not say: with the plugins' own
+default, which may change, sums would be formed in another order than in records from before."""
+
 PLUGIN = {L2: L2Plugin, EWC: EWCPlugin, OnlineEWC: OnlineEWCPlugin, MAS: MASPlugin, SI: SIPlugin}
 STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
 
@@ -70,7 +74,15 @@ def build_plugin(
     options = method.model_dump(exclude={"kind"})
     if isinstance(method, EWC | OnlineEWC):
         options["seed"] = seed
+        options["batch_size"] = pass_batch(method)
+    if isinstance(method, MAS) and method.per_sample:
+        options["batch_size"] = PASS_BATCH
     return PLUGIN[type(method)](strength, **options)
+
+
+def pass_batch(method: EWC | OnlineEWC) -> int | None:
+    """Samples at a time of a method's pass; None: as many as in a training step."""
+    return method.batch_size or (None if method.fisher == "batched" else PASS_BATCH)
 
 
 def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from clreg_plugins.importance.cotangents import LIKELIHOODS, VARIANTS, fisher_co
 from clreg_plugins.importance.distributed import processes
 from clreg_plugins.importance.jacobian import Importance, jacobian_moments
 from clreg_plugins.importance.model import Forward, default_forward
-from clreg_plugins.importance.samples import batches
+from clreg_plugins.importance.samples import BATCH, batches
 
 
 def fisher_diagonal(
@@ -19,7 +19,7 @@ def fisher_diagonal(
     likelihood: str = "categorical",
     n_samples: int | None = None,
     draws: int = 1,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     forward: Forward = default_forward,
     num_workers: int = 0,
@@ -44,7 +44,8 @@ def fisher_diagonal(
         likelihood: "categorical", "gaussian" or "bernoulli".
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
         draws: labels drawn for each sample by "sample".
-        batch_size: of a Dataset, samples read at a time. It changes the result of "batched" alone.
+        batch_size: of a Dataset, samples read at a time; by default as many as 32 MiB hold, but 256 to 1024. It
+            changes the result of "batched", whose default is 256, and the numbers that "sample" draws.
         seed: of every random draw here; the global generators are not touched.
         forward: how to call the model; by default with task labels if its forward names ``task_labels``.
         num_workers: of the DataLoader made for a Dataset.
@@ -77,7 +78,7 @@ def fisher_diagonal(
     shard, reduce = processes(distributed)
     read = batches(
         data,
-        batch_size=batch_size,
+        batch_size=BATCH if batch_size is None and variant == "batched" else batch_size,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

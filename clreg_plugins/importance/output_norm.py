@@ -8,7 +8,7 @@ from clreg_plugins.importance.cotangents import OUTPUTS, output_cotangents
 from clreg_plugins.importance.distributed import processes
 from clreg_plugins.importance.jacobian import Importance, jacobian_moments
 from clreg_plugins.importance.model import Forward, default_forward
-from clreg_plugins.importance.samples import batches
+from clreg_plugins.importance.samples import BATCH, batches
 
 
 def mas_importance(
@@ -18,7 +18,7 @@ def mas_importance(
     output: str = "squared_norm",
     per_sample: bool = True,
     n_samples: int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     mask_value: float | None = None,
     forward: Forward = default_forward,
@@ -39,7 +39,8 @@ def mas_importance(
         per_sample: False makes the gradient of the batch mean absolute instead of each sample's (as FACIL,
             Avalanche and Hsu et al. 2018 do) and averages over batches.
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
-        batch_size: of a Dataset, samples read at a time. It changes the result with ``per_sample=False`` alone.
+        batch_size: of a Dataset, samples read at a time; by default as many as 32 MiB hold, but 256 to 1024. It
+            changes the result with ``per_sample=False`` alone, where the default is 256.
         seed: of the draw of ``n_samples``.
         mask_value: what masked outputs hold (Avalanche: -1000); they do not count in "mean_square".
         forward: as for :func:`fisher_diagonal`, like the arguments that follow it.
@@ -71,7 +72,7 @@ def mas_importance(
     shard, reduce = processes(distributed)
     read = batches(
         data,
-        batch_size=batch_size,
+        batch_size=batch_size if per_sample or batch_size else BATCH,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

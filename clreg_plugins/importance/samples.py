@@ -7,6 +7,15 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+BATCH = 256
+"""Samples read at a time where nothing else is said, and the least of :func:`samples_at_a_time`."""
+
+MOST = 1024
+"""Samples read at a time by default at most; beyond it a pass is no faster."""
+
+MOST_BYTES = 2**25
+"""What their inputs take at most by default."""
+
 
 class Batch(NamedTuple):
     """Inputs with the samples along the first dimension; targets and task labels where the data has them."""
@@ -27,7 +36,7 @@ class Batch(NamedTuple):
 def batches(
     data: DataLoader | Dataset,
     *,
-    batch_size: int,
+    batch_size: int | None,
     n_samples: int | None,
     num_workers: int,
     generator: Generator,
@@ -35,7 +44,8 @@ def batches(
     """Batches of ``(inputs,)``, ``(inputs, targets)`` or ``(inputs, targets, …, task labels)``, in a fixed order.
 
     A DataLoader is taken as it is, its batch size included, and ``n_samples`` means its first samples. Of a
-    Dataset, ``n_samples`` are drawn without replacement. An Avalanche dataset gives its eval transforms.
+    Dataset, ``n_samples`` are drawn without replacement, and ``batch_size`` is by default as
+    :func:`samples_at_a_time` says. An Avalanche dataset gives its eval transforms.
 
     Raises:
         TypeError: ``data`` is none of these, or its samples are not tensors.
@@ -66,7 +76,7 @@ def batches(
 
 def _loader(
     data: Any,
-    batch_size: int,
+    batch_size: int | None,
     n_samples: int | None,
     num_workers: int,
     generator: Generator,
@@ -80,11 +90,24 @@ def _loader(
         data = data.subset(chosen) if hasattr(data, "subset") else Subset(data, chosen)
     return DataLoader(
         data,
-        batch_size=batch_size,
+        batch_size=batch_size or samples_at_a_time(data),
         collate_fn=collate,
         num_workers=num_workers,
         generator=generator,  # else iterating would draw from the global one
     )
+
+
+def samples_at_a_time(data: Any) -> int:
+    """How many samples of a Dataset are read at a time by default: more of small ones, of 256 to 1024.
+
+    What lies between the operations of a pass then weighs less. They are 1024 if the inputs of so many take 32 MiB at
+    most, as those of MNIST and CIFAR do; fewer of larger ones.
+    """
+    first = data[0] if len(data) else None
+    inputs = first[0] if isinstance(first, (tuple, list)) else first
+    if not isinstance(inputs, Tensor):
+        return BATCH
+    return max(BATCH, min(MOST, MOST_BYTES // max(1, inputs.numel() * inputs.element_size())))
 
 
 def drawn_rows(size: int, n: int, generator: Generator) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from study.bench.passes import BATCH, ours
+from study.bench.passes import at_a_time, ours
 from study.bench.plugins import KINDS, learn, strategy_stub
 from study.bench.record import Measurement
 from study.bench.steps import FEW, repeated
@@ -120,9 +120,10 @@ def measure_flops(
 
     epoch = training_epoch(workload.model(classes, device), inputs, targets, workload.batch)
     turns = {"pass": Turn(measure), "product": Turn(multiply), "epoch": Turn(epoch)}
-    alone = products_alone(model, BATCH, classes - 1)
+    batch = at_a_time(inputs)
+    alone = products_alone(model, batch, classes - 1)
     if alone is not None:
-        batches = max(1, samples // BATCH)
+        batches = max(1, samples // batch)
         turns["alone"] = Turn(repeated(alone, batches), batches)
     for turn in turns.values():
         turn.work()
@@ -141,11 +142,11 @@ def measure_flops(
         note=f"beside {workload.name}, the product of {SIDE}×{SIDE} matrices at {median(plain) / 1e9:.0f} GFLOP/s",
     )
     if alone is not None:
-        of_batch = BATCH * least_operations(model, inputs[0])
+        of_batch = batch * least_operations(model, inputs[0])
         yield Measurement(
             part="limit",
             model=workload.name,
-            mode=f"its own products, {BATCH} samples at a time",
+            mode=f"its own products, {batch} samples at a time",
             setting=f"{classes} classes",
             quantity=FLOPS,
             values=over([of_batch / s for s in seconds["alone"]], plain),

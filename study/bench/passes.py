@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal, mas_importance
+from clreg_plugins.importance.samples import samples_at_a_time
 from study.batches import InMemoryLoader
 from study.bench.plugins import AVALANCHE, strategy_stub
 
@@ -22,9 +23,6 @@ Measure = Callable[[nn.Module, Tensor, Tensor, int], Moments]
 """(model, inputs, targets, samples that it should take at a time) -> importance by parameter name."""
 
 OURS, LOOP = "ours", "one at a time"
-BATCH = 256
-"""Samples at a time of our passes, as the plugins have it."""
-
 FIRST = 500
 """Samples of the pass that leaves the others out."""
 
@@ -66,9 +64,14 @@ class Pass:
 # ------------------------------------------------------------------------------------------------------- ours
 
 
-def _of_ours(importance: Callable[..., Moments], batch: int = BATCH, **options: object) -> Measure:
+def at_a_time(inputs: Tensor) -> int:
+    """How many samples our passes read at a time by default."""
+    return samples_at_a_time(TensorDataset(inputs))
+
+
+def _of_ours(importance: Callable[..., Moments], batch: int | None = None, **options: object) -> Measure:
     def measure(model: nn.Module, inputs: Tensor, targets: Tensor, _: int) -> Moments:
-        return importance(model, InMemoryLoader([inputs, targets], batch), **options)
+        return importance(model, InMemoryLoader([inputs, targets], batch or at_a_time(inputs)), **options)
 
     return measure
 

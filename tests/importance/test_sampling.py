@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal, mas_importance
+from clreg_plugins.importance.samples import batches
 from tests import oracles
 from tests.importance.cases import CASES
 
@@ -132,3 +133,39 @@ def test_batch_size_changes_no_number_but_of_batch_means():
         oracles.assert_close(estimate(3), dict(estimate(10)), 1e-10)
     means = [fisher_diagonal(model, data, variant="batched", batch_size=size)["0.weight"] for size in (2, 10)]
     assert not torch.allclose(*means)
+
+
+class Large(Dataset):
+    """Samples of so many bytes, without storage of their own."""
+
+    def __init__(self, samples: int, size: int) -> None:
+        self.samples, self.size = samples, size
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(()).expand(self.size // 4), 0
+
+
+@pytest.mark.parametrize(
+    ("size", "at_a_time"), [(4, 1024), (2**15, 1024), (2**16, 512), (2**17, 256), (2**18, 256)], ids=str
+)
+def test_so_many_samples_are_read_at_a_time_that_their_inputs_take_32_mib(size, at_a_time):
+    read = batches(Large(1100, size), batch_size=None, n_samples=None, num_workers=0, generator=torch.Generator())
+    assert len(next(read).inputs) == at_a_time
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda model, data, size: fisher_diagonal(model, data, variant="batched", batch_size=size),
+        lambda model, data, size: mas_importance(model, data, per_sample=False, batch_size=size),
+    ],
+    ids=["Fisher", "MAS"],
+)
+def test_batch_means_are_of_256_samples_by_default(measure):
+    model, data = classifier(600)
+    default, same, other = (measure(model, data, size)["0.weight"] for size in (None, 256, 1024))
+    assert torch.equal(default, same)
+    assert not torch.allclose(default, other)

@@ -15,7 +15,7 @@ from study.conditions import Conditions
 from study.methods import build_plugin
 from study.protocol import ProtocolError, load_protocol
 from study.records import Run
-from study.settings import OnlineEWC
+from study.settings import EWC, MAS, OnlineEWC
 from study.training import Learner, derived_seed
 
 FISHERS = {
@@ -80,6 +80,24 @@ def test_it_is_the_importance_that_the_plugin_measures(fishers, method):
     assert plugin.importance
     for name, value in plugin.importance.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "at_a_time"),
+    [
+        (EWC(kind="ewc"), 256),
+        (EWC(kind="ewc", batch_size=64), 64),
+        (OnlineEWC(kind="online_ewc", fisher="empirical"), 256),
+        (EWC(kind="ewc", fisher="batched"), None),
+        (MAS(kind="mas"), 256),
+        (MAS(kind="mas", per_sample=False), None),
+    ],
+    ids=str,
+)
+def test_a_pass_takes_as_many_samples_at_a_time_as_in_earlier_records(settings, at_a_time):
+    """None: as many as in a training step."""
+    plugin = build_plugin(settings, 1.0, 0, model=torch.nn.Linear(1, 1), batches=None, encoding=None)
+    assert plugin.reading.batch_size == at_a_time
 
 
 def test_what_is_known_is_not_measured_again(fishers):
