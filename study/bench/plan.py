@@ -12,6 +12,7 @@ from study.bench.memory import measure_held, measure_peaks
 from study.bench.operations import measure_operations
 from study.bench.pass_times import MANY, measure_passes
 from study.bench.plugins import OURS
+from study.bench.profiling import measure_pass_profile, measure_step_profile
 from study.bench.record import Agreement, DeviceName, Measurement, Part, Skipped
 from study.bench.steps import measure_steps
 from study.bench.waiting import measure_waiting
@@ -158,10 +159,19 @@ def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> li
                 Unit(f"operations, {each.name}", partial(measure_operations, each, device, scale.step_rounds))
                 for each in scale.limit_models[:2]
             ),
+            *(_profiles(scale, device) if device.type == "cpu" else ()),
         ]
     if part == "waiting":
         return [Unit(each.name, partial(measure_waiting, each, device)) for each in (MLP_400, RESNET)]
     return [Unit(MODEL, partial(_study, data_root, scale))]
+
+
+def _profiles(scale: Scale, device: torch.device) -> Iterator[Unit]:
+    rounds = min(3, scale.pass_rounds)
+    for each in scale.limit_models:
+        yield Unit(f"profile, {each.name}", partial(measure_pass_profile, each, 10, device, rounds))
+    for each in scale.limit_models[:2]:
+        yield Unit(f"profile of a step, {each.name}", partial(measure_step_profile, each, device, scale.step_rounds))
 
 
 def _passes(workload: Workload, classes: int, scale: Scale, device: torch.device) -> Iterator[Found]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from study.bench import limit, memory, operations, pass_times
+from study.bench import limit, memory, operations, pass_times, profiling
 from study.bench.record import DeviceName, Measurement
 from study.bench.targets import target_of
 from study.reporting.document import Cell, Column, Table
@@ -18,6 +18,8 @@ LIMITS = {
     limit.BANDWIDTH: f"A step's penalty: {limit.BANDWIDTH}",
     operations.SHARE: f"A step's penalty, operation by operation: {operations.SHARE}",
     operations.BARE: f"A {operations.BARE}",
+    profiling.OF_A_PASS: f"A pass, by kind of operation: {profiling.OF_A_PASS}",
+    profiling.BEYOND_NAIVE: f"A step with a plugin, by kind of operation: {profiling.BEYOND_NAIVE}",
 }
 """Captions, by quantity."""
 
@@ -55,14 +57,17 @@ def _memory_tables(device: DeviceName, measurements: Sequence[Measurement]) -> I
 
 def _limit_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
     for quantity, group in grouped(measurements, lambda each: each.quantity):
-        row, column = (model_of, _mode) if quantity in (limit.FLOPS, limit.LEAST_PASS) else (_mode, model_of)
+        if quantity in (profiling.OF_A_PASS, profiling.BEYOND_NAIVE):
+            row, column = _where, _mode
+        else:
+            row, column = (model_of, _mode) if quantity in (limit.FLOPS, limit.LEAST_PASS) else (_mode, model_of)
         yield _pivot(device, slug(quantity), LIMITS.get(quantity, quantity), group, row, column)
 
 
 def _other_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
     for quantity, group in grouped(measurements, lambda each: each.quantity):
         caption = quantity[0].upper() + quantity[1:]
-        yield _pivot(device, slug(quantity), caption, group, _mode, lambda each: f"{each.model}, {each.setting}")
+        yield _pivot(device, slug(quantity), caption, group, _mode, _where)
 
 
 TABLES = {
@@ -83,6 +88,10 @@ def _mode(each: Measurement) -> str:
 def model_of(each: Measurement) -> str:
     """What it was measured on."""
     return each.model
+
+
+def _where(each: Measurement) -> str:
+    return f"{each.model}, {each.setting}"
 
 
 def _setting(each: Measurement) -> str:

@@ -1,0 +1,132 @@
+"""Where the time of an importance pass goes, and what a plugin's step takes beyond Naive's: by kind of operation."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch.autograd import profiler
+
+from study.bench.passes import ours
+from study.bench.plugins import OURS, strategy_stub, training_step
+from study.bench.record import Measurement
+from study.bench.steps import TURN, prepared_step, repeated
+from study.bench.timing import Turn, clock_of, interleave, seconds_of
+from study.bench.workloads import Workload
+
+OF_A_PASS = "share of a pass's time"
+BEYOND_NAIVE = "time beyond Naive's step, as a share of it"
+
+KINDS: Mapping[str, frozenset[str]] = {
+    "products, convolutions": frozenset(
+        {"mm", "addmm", "bmm", "baddbmm", "dot", "mkldnn_convolution", "convolution_backward"}
+    ),
+    "activations, norms, pooling, loss": frozenset(
+        {"relu", "clamp_min", "clamp_min_", "threshold_backward", "_softmax", "mean"}
+        | {"native_batch_norm", "native_batch_norm_backward"}
+        | {"max_pool2d_with_indices", "max_pool2d_with_indices_backward"}
+        | {"_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss_backward"}
+    ),
+    "other arithmetic": frozenset(
+        {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "sqrt", "pow", "square", "abs", "sum"}
+        | {"addcmul", "addcmul_", "where", "clamp", "clamp_", "cumsum", "eq", "ne"}
+    ),
+    "copies, patches, fresh memory": frozenset(
+        {
+            "copy_",
+            "cat",
+            "fill_",
+            "zero_",
+            "empty",
+            "empty_strided",
+            "new_empty",
+            "im2col",
+            "constant_pad_nd",
+            "flip",
+            "scatter_",
+        }
+    ),
+    "the optimizer": frozenset({"_fused_adam_"}),
+}
+"""Operations that take time, named as PyTorch does, by what they do."""
+
+REST = "in between: Python, autograd"
+
+STEPS = 10
+"""In a turn at most: a profile of many small operations takes long to read."""
+
+Seconds = dict[str, float]
+"""By kind, :data:`REST` included."""
+
+
+def measure_pass_profile(workload: Workload, classes: int, device: torch.device, rounds: int) -> Iterator[Measurement]:
+    """The time of the passes of an exact and an empirical Fisher by kind of operation, in shares of the whole."""
+    model = workload.model(classes, device)
+    images = workload.images(workload.samples, classes, device)
+    passes = {each.computes: each for each in ours() if each.computes in ("exact Fisher", "empirical Fisher")}
+    turns = {name: Turn(partial(each.measure, model, *images, workload.samples)) for name, each in passes.items()}
+    for name, found in _taken_apart(turns, rounds, device).items():
+        shares = [{kind: value / sum(seconds.values()) for kind, value in seconds.items()} for seconds in found]
+        yield from _measurements(workload, f"{name}, {classes} classes", OF_A_PASS, shares)
+
+
+def measure_step_profile(workload: Workload, device: torch.device, rounds: int) -> Iterator[Measurement]:
+    """What a step with each of our plugins takes beyond Naive's, by kind of operation, at experience 2."""
+    model = workload.model(10, device)
+    images = workload.images(workload.batch, 10, device)
+    works = {"Naive": training_step(strategy_stub(model), SupervisedPlugin(), *images)}
+    works |= {method: prepared_step(make(), strategy_stub(model), images, 2) for method, make in OURS.items()}
+    for work in works.values():
+        work()
+    times = min(STEPS, math.ceil(TURN / seconds_of(works["Naive"], clock_of(device))))
+    found = _taken_apart({name: Turn(repeated(work, times), times) for name, work in works.items()}, rounds, device)
+    naive = found.pop("Naive")
+    for method, seconds in found.items():
+        beyond = [
+            {kind: (each[kind] - of_naive[kind]) / sum(of_naive.values()) for kind in each}
+            for each, of_naive in zip(seconds, naive, strict=True)
+        ]
+        yield from _measurements(workload, f"{method}, experience 2", BEYOND_NAIVE, beyond)
+
+
+def seconds_by_kind(work: Callable[[], object]) -> Seconds:
+    """What the operations of a work take on the CPU, by kind; those of no kind are left out."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler says on stderr that it started and stopped
+    with profiler.profile() as profile:
+        work()
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for event in profile.key_averages():
+        for kind, operations in KINDS.items():
+            if event.key.removeprefix("aten::") in operations:
+                seconds[kind] += event.self_cpu_time_total / 1e6
+    return seconds
+
+
+def _taken_apart(turns: Mapping[str, Turn], rounds: int, device: torch.device) -> dict[str, list[Seconds]]:
+    """The seconds of a unit of each work, one entry a round.
+
+    A work is timed by itself, then profiled: the profiler takes time between operations, which must not count as what
+    lies between them.
+    """
+    found: dict[str, list[Seconds]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            (whole,) = interleave({name: turn}, 1, clock_of(device))[name]
+            seconds = {kind: value / turn.amount for kind, value in seconds_by_kind(turn.work).items()}
+            found[name].append({**seconds, REST: whole - sum(seconds.values())})
+    return found
+
+
+def _measurements(workload: Workload, setting: str, quantity: str, shares: Sequence[Seconds]) -> Iterator[Measurement]:
+    for kind in [*KINDS, REST]:
+        yield Measurement(
+            part="limit",
+            model=workload.name,
+            mode=kind,
+            setting=setting,
+            quantity=quantity,
+            values=[each[kind] for each in shares],
+            ours=False,
+        )
