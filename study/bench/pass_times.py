@@ -37,6 +37,12 @@ FEWEST_OURS, FEWEST_OURS_OF_MANY = 256, 16
 OUR_PATIENCE = 5
 """Times as long a turn may ours take as others: targets are about it."""
 
+NO_LIBRARIES = (OURS, LOOP, "Avalanche")
+"""Those that are neither rivals nor choose how many samples they take at a time."""
+
+TRIES = 2
+"""Turns of each number of samples at a time, before the fastest is chosen."""
+
 LEFT_OUT = 4
 """Times as many samples as a pass looks at make it worth its own measurement."""
 
@@ -112,7 +118,7 @@ class _Candidates:
         """With what it should give; None where nothing else gives that, and for the first that does."""
         n = COMPARED if self.classes <= MANY else COMPARED_OF_MANY
         with double_precision():
-            result = each.measure(self.exact_model, self.inputs[:n].double(), self.targets[:n], self._at_a_time(each))
+            result = each.measure(self.exact_model, self.inputs[:n].double(), self.targets[:n], self._sizes(each)[0])
         found = agreement(each, result, self.references, self.workload.name, self.setting)
         if each.batch_statistics and _normalises_batches(self.model):
             return None
@@ -122,15 +128,17 @@ class _Candidates:
 
     def prepared(self, each: Pass) -> _Ready:
         """For its turns: on as many samples as it can take within its patience."""
+        at_a_time = self._fastest(each)
 
         def work(n: int) -> None:
-            each.measure(self.model, self.inputs[:n], self.targets[:n], self._at_a_time(each))
+            each.measure(self.model, self.inputs[:n], self.targets[:n], at_a_time)
 
         if each.first is not None:
             return _Ready(each, Turn(partial(work, self.samples)), each.note)
         patience = self.patience * (OUR_PATIENCE if each.by == OURS else 1)
         n = affordable(work, self.samples, _fewest(each, self.classes), patience, self.clock)
-        note = "; ".join(filter(None, [each.note, f"{SCALED} {n} samples" if n < self.samples else ""]))
+        size = f"{at_a_time} samples at a time" if len(self._sizes(each)) > 1 else ""
+        note = "; ".join(filter(None, [each.note, size, f"{SCALED} {n} samples" if n < self.samples else ""]))
         return _Ready(each, Turn(partial(work, n), n / self.samples), note)
 
     def times(self, ready: Sequence[_Ready], rounds: int) -> Iterator[Measurement]:
@@ -151,8 +159,23 @@ class _Candidates:
             )
         yield from _comparisons([each.done for each in ready], seconds, self.workload.name, self.setting)
 
-    def _at_a_time(self, each: Pass) -> int:
-        return self.workload.at_a_time(self.classes, each.all_classes_at_once)
+    def _sizes(self, each: Pass) -> tuple[int, ...]:
+        """Samples at a time between which a pass may choose; those that are no library's have numbers of their own."""
+        sizes = self.workload.at_a_time(self.classes, each.all_classes_at_once)
+        return sizes[:1] if each.by in NO_LIBRARIES else sizes
+
+    def _fastest(self, each: Pass) -> int:
+        """Of the sizes, that with which a pass takes the least time."""
+        sizes = self._sizes(each)
+        if len(sizes) == 1:
+            return sizes[0]
+        n = min(self.samples, max(sizes))
+        turns = {
+            str(size): Turn(partial(each.measure, self.model, self.inputs[:n], self.targets[:n], size))
+            for size in sizes
+        }
+        seconds = interleave(turns, TRIES, self.clock)
+        return min(sizes, key=lambda size: min(seconds[str(size)]))
 
 
 def _normalises_batches(model: nn.Module) -> bool:
@@ -192,7 +215,7 @@ def _comparisons(
     for mine in [each for each in timed if each.by == OURS]:
         others = [each for each in timed if each.computes == mine.computes and each.by != OURS]
         ratios = {other.by: over(seconds[other.name], seconds[mine.name]) for other in others}
-        rivals = {by: values for by, values in ratios.items() if by not in (LOOP, "Avalanche")}
+        rivals = {by: values for by, values in ratios.items() if by not in NO_LIBRARIES}
         if rivals:
             fastest = [min(values) for values in zip(*rivals.values(), strict=True)]
             ratios[FASTEST_PEER] = fastest

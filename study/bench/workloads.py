@@ -20,8 +20,8 @@ class Workload:
         shape: of an image.
         batch: images in a training step.
         samples: images in an importance pass.
-        wide: images that a peer which forms per-sample gradients takes at a time, and those for each class at once if
-            there are at most 10.
+        wide: images that another library may take at a time, and those for each class at once if there are at most
+            10; of several numbers each pass takes what suits it best.
     """
 
     name: str
@@ -29,11 +29,13 @@ class Workload:
     shape: tuple[int, ...]
     batch: int = 128
     samples: int = 512
-    wide: int = 64
+    wide: tuple[int, ...] = (64,)
 
-    def at_a_time(self, classes: int, all_classes_at_once: bool) -> int:
-        """Images that a peer takes at a time."""
-        return max(1, self.wide * 10 // max(10, classes)) if all_classes_at_once else self.wide
+    def at_a_time(self, classes: int, all_classes_at_once: bool) -> tuple[int, ...]:
+        """Images that a peer may take at a time."""
+        if not all_classes_at_once:
+            return self.wide
+        return tuple(max(1, wide * 10 // max(10, classes)) for wide in self.wide)
 
     def model(self, classes: int, device: torch.device) -> nn.Module:
         """The same initial model each time."""
@@ -111,22 +113,24 @@ class ReducedResNet18(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
-MLP_400 = Workload("MLP 400-400", partial(mlp, 400), (784,), samples=12_000, wide=256)
-MLP_1000 = Workload("MLP 1000-1000", partial(mlp, 1000), (784,), samples=12_000, wide=256)
+MLP_400 = Workload("MLP 400-400", partial(mlp, 400), (784,), samples=12_000, wide=(256, 512, 1024))
+MLP_1000 = Workload("MLP 1000-1000", partial(mlp, 1000), (784,), samples=12_000, wide=(256, 512, 1024))
 CNN = Workload("4-layer CNN", cnn, (3, 32, 32), samples=2048)
 RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32), samples=1024)
 VIT = Workload("small ViT", small_vit, (3, 32, 32), samples=1024)
 
 LARGE = (
     Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224), samples=1024),
-    Workload("ResNet-50", lambda classes: resnet50(num_classes=classes), (3, 224, 224), batch=64, samples=512, wide=16),
+    Workload(
+        "ResNet-50", lambda classes: resnet50(num_classes=classes), (3, 224, 224), batch=64, samples=512, wide=(16,)
+    ),
     Workload(
         "ViT-B/16",
         lambda classes: with_outputs(vit_b_16(num_classes=classes)),
         (3, 224, 224),
         batch=64,
         samples=256,
-        wide=8,
+        wide=(8,),
     ),
 )
 """For a GPU."""

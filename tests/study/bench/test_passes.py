@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -47,7 +48,7 @@ def test_only_what_holds_all_classes_at_once_takes_fewer_samples_of_more_classes
     assert fewer <= {"exact Fisher, BackPACK"}
     for workload in (MLP_400, CNN, RESNET, VIT):
         assert workload.at_a_time(100, False) == workload.at_a_time(10, False) == workload.at_a_time(10, True)
-        assert workload.at_a_time(100, True) == workload.wide // 10
+        assert workload.at_a_time(100, True) == tuple(wide // 10 for wide in workload.wide)
 
 
 def test_the_batch_of_a_peer_is_its_own(monkeypatch):
@@ -66,8 +67,22 @@ def test_the_batch_of_a_peer_is_its_own(monkeypatch):
         Pass("empirical Fisher", "of all", noting("of all"), all_classes_at_once=True),
     ]
     monkeypatch.setattr(pass_times, "other_libraries", lambda: (others, {}))
-    list(measure_passes(replace(TINY, wide=60), 20, CPU, rounds=1, samples=8, patience=0.01))
+    list(measure_passes(replace(TINY, wide=(60,)), 20, CPU, rounds=1, samples=8, patience=0.01))
     assert taken == {"of a class": 60, "of all": 30}
+
+
+def test_a_peer_takes_the_number_of_samples_at_a_time_that_suits_it_best(monkeypatch):
+    def slow_but_for_four(model, inputs, targets, batch):
+        time.sleep(0 if batch == 4 else 0.05)
+        return right.measure(model, inputs, targets, batch)
+
+    (right,) = [each for each in torch_func() if each.computes == "empirical Fisher"]
+    peer = Pass("empirical Fisher", "a peer", slow_but_for_four)
+    monkeypatch.setattr(pass_times, "other_libraries", lambda: ([peer], {}))
+    found = list(measure_passes(replace(TINY, wide=(2, 4, 8)), 3, CPU, rounds=1, samples=8, patience=0.01))
+    notes = {each.mode: each.note for each in of(Measurement, found) if each.quantity == EPOCHS}
+    assert notes["empirical Fisher, a peer"] == "4 samples at a time"
+    assert "at a time" not in notes["empirical Fisher, ours"]
 
 
 def test_the_first_samples_only_are_timed_where_most_are_left_out(monkeypatch):
