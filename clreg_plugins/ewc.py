@@ -27,8 +27,8 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         draws: labels drawn for each sample by "sample".
         likelihood: "categorical", "gaussian" or "bernoulli"; default: what the strategy's criterion says.
             Class weights, label smoothing and the reduction of the criterion play no part in the Fisher.
-        batch_size: samples read at a time in the pass: 256 to 1024 by default, as for :func:`fisher_diagonal`; for
-            "batched" the strategy's.
+        batch_size: samples read at a time in the pass, by default as for :func:`fisher_diagonal`; for "batched" the
+            strategy's.
         num_workers: of the pass's DataLoader.
         max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
         seed: of the pass's draws; the global generators are not touched.

@@ -27,7 +27,7 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         accumulate: "average" or "sum".
         per_sample: False makes the gradient of a batch mean absolute, as FACIL, Avalanche and Hsu et al. 2018 do.
         n_samples: measure on that many samples drawn from the experience; default all.
-        batch_size: samples read at a time in the pass: 256 to 1024 by default, as for :func:`mas_importance`; with
+        batch_size: samples read at a time in the pass, by default as for :func:`fisher_diagonal`; with
             ``per_sample=False`` the strategy's.
         num_workers: of the pass's DataLoader.
         max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.

@@ -15,8 +15,8 @@ class DataImportance:
 
     Args:
         n_samples: measure on that many samples drawn from the experience; default all.
-        batch_size: samples read at a time, by default as many as 32 MiB hold, but 256 to 1024; where batches matter
-            for the result (gradients of batch means), the strategy's ``train_mb_size`` by default.
+        batch_size: samples read at a time, by default as for :func:`fisher_diagonal`; for gradients of batch means
+            the strategy's ``train_mb_size`` by default.
         num_workers: of the DataLoader.
         max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
         seed: of the draws of samples and labels; experience t uses its own stream of numbers. The global random

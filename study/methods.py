@@ -74,14 +74,15 @@ def build_plugin(
     options = method.model_dump(exclude={"kind"})
     if isinstance(method, EWC | OnlineEWC):
         options["seed"] = seed
+    if isinstance(method, EWC | OnlineEWC | MAS):
         options["batch_size"] = pass_batch(method)
-    if isinstance(method, MAS) and method.per_sample:
-        options["batch_size"] = PASS_BATCH
     return PLUGIN[type(method)](strength, **options)
 
 
-def pass_batch(method: EWC | OnlineEWC) -> int | None:
+def pass_batch(method: EWC | OnlineEWC | MAS) -> int | None:
     """Samples at a time of a method's pass; None: as many as in a training step."""
+    if isinstance(method, MAS):
+        return PASS_BATCH if method.per_sample else None
     return method.batch_size or (None if method.fisher == "batched" else PASS_BATCH)
 
 

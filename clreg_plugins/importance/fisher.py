@@ -44,8 +44,9 @@ def fisher_diagonal(
         likelihood: "categorical", "gaussian" or "bernoulli".
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
         draws: labels drawn for each sample by "sample".
-        batch_size: of a Dataset, samples read at a time; by default as many as 32 MiB hold, but 256 to 1024. It
-            changes the result of "batched", whose default is 256, and the numbers that "sample" draws.
+        batch_size: of a Dataset, samples read at a time: 256 by default, but up to 1024, as far as 32 MiB hold their
+            inputs, where batches make no difference. They do to "batched", to what "sample" draws, and to how
+            processes share the work.
         seed: of every random draw here; the global generators are not touched.
         forward: how to call the model; by default with task labels if its forward names ``task_labels``.
         num_workers: of the DataLoader made for a Dataset.
@@ -75,10 +76,11 @@ def fisher_diagonal(
     at_least("batch_size", batch_size, 1)
     at_least("max_bytes", max_bytes, 1)
     cotangents = fisher_cotangents(variant, likelihood, draws)
+    batches_matter = variant in ("batched", "sample") or distributed
     shard, reduce = processes(distributed)
     read = batches(
         data,
-        batch_size=BATCH if batch_size is None and variant == "batched" else batch_size,
+        batch_size=BATCH if batch_size is None and batches_matter else batch_size,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

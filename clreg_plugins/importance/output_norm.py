@@ -39,8 +39,8 @@ def mas_importance(
         per_sample: False makes the gradient of the batch mean absolute instead of each sample's (as FACIL,
             Avalanche and Hsu et al. 2018 do) and averages over batches.
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
-        batch_size: of a Dataset, samples read at a time; by default as many as 32 MiB hold, but 256 to 1024. It
-            changes the result with ``per_sample=False`` alone, where the default is 256.
+        batch_size: of a Dataset, samples read at a time, by default as for :func:`fisher_diagonal`. It changes the
+            result with ``per_sample=False`` alone, where the default is 256.
         seed: of the draw of ``n_samples``.
         mask_value: what masked outputs hold (Avalanche: -1000); they do not count in "mean_square".
         forward: as for :func:`fisher_diagonal`, like the arguments that follow it.
@@ -69,10 +69,11 @@ def mas_importance(
     at_least("n_samples", n_samples, 1)
     at_least("batch_size", batch_size, 1)
     at_least("max_bytes", max_bytes, 1)
+    batches_matter = not per_sample or distributed
     shard, reduce = processes(distributed)
     read = batches(
         data,
-        batch_size=batch_size if per_sample or batch_size else BATCH,
+        batch_size=BATCH if batch_size is None and batches_matter else batch_size,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

@@ -8,13 +8,10 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 BATCH = 256
-"""Samples read at a time where nothing else is said, and the least of :func:`samples_at_a_time`."""
+"""Samples read at a time where nothing else is said."""
 
-MOST = 1024
-"""Samples read at a time by default at most; beyond it a pass is no faster."""
-
-MOST_BYTES = 2**25
-"""What their inputs take at most by default."""
+JOINED, JOINED_BYTES = 1024, 2**25
+"""How many samples, and how much of their inputs, are put together at most where it makes no difference."""
 
 
 class Batch(NamedTuple):
@@ -44,21 +41,25 @@ def batches(
     """Batches of ``(inputs,)``, ``(inputs, targets)`` or ``(inputs, targets, …, task labels)``, in a fixed order.
 
     A DataLoader is taken as it is, its batch size included, and ``n_samples`` means its first samples. Of a
-    Dataset, ``n_samples`` are drawn without replacement, and ``batch_size`` is by default as
-    :func:`samples_at_a_time` says. An Avalanche dataset gives its eval transforms.
+    Dataset, ``n_samples`` are drawn without replacement, and without a ``batch_size`` batches of 256 are put together
+    as :func:`_joined` says. An Avalanche dataset gives its eval transforms.
 
     Raises:
         TypeError: ``data`` is none of these, or its samples are not tensors.
         ValueError: ``data`` is empty.
     """
     if isinstance(data, DataLoader):
-        loader = data
+        yield from _read(data, n_samples)
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        loader = _loader(data, batch_size, n_samples, num_workers, generator)
+        read = _read(_loader(data, batch_size or BATCH, n_samples, num_workers, generator), n_samples)
+        yield from _joined(read) if batch_size is None else read
     else:
         raise TypeError(
             f"data is a {type(data).__name__}; allowed: a DataLoader, or a Dataset with a length (map style)"
         )
+
+
+def _read(loader: DataLoader, n_samples: int | None) -> Iterator[Batch]:
     seen = 0
     for raw in loader:
         batch = _unpack(raw)
@@ -74,9 +75,36 @@ def batches(
         raise ValueError("data is empty; an importance needs at least one sample")
 
 
+def _joined(read: Iterator[Batch]) -> Iterator[Batch]:
+    """The same samples in larger batches, of 1024 or of inputs of 32 MiB at most, as far as shapes and types agree.
+
+    What a pass does between its operations it does once a batch, and with a small model on small images that weighs.
+    """
+    held: list[Batch] = []
+    for batch in read:
+        if held and not _fit_together([*held, batch]):
+            yield _put_together(held)
+            held = []
+        held.append(batch)
+    if held:
+        yield _put_together(held)
+
+
+def _fit_together(batches: list[Batch]) -> bool:
+    alike = {tuple(None if t is None else (t.shape[1:], t.dtype, t.device) for t in batch) for batch in batches}
+    size = sum(len(batch.inputs) for batch in batches)
+    return len(alike) == 1 and size <= JOINED and sum(batch.inputs.nbytes for batch in batches) <= JOINED_BYTES
+
+
+def _put_together(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
 def _loader(
     data: Any,
-    batch_size: int | None,
+    batch_size: int,
     n_samples: int | None,
     num_workers: int,
     generator: Generator,
@@ -90,24 +118,11 @@ def _loader(
         data = data.subset(chosen) if hasattr(data, "subset") else Subset(data, chosen)
     return DataLoader(
         data,
-        batch_size=batch_size or samples_at_a_time(data),
+        batch_size=batch_size,
         collate_fn=collate,
         num_workers=num_workers,
         generator=generator,  # else iterating would draw from the global one
     )
-
-
-def samples_at_a_time(data: Any) -> int:
-    """How many samples of a Dataset are read at a time by default: more of small ones, of 256 to 1024.
-
-    What lies between the operations of a pass then weighs less. They are 1024 if the inputs of so many take 32 MiB at
-    most, as those of MNIST and CIFAR do; fewer of larger ones.
-    """
-    first = data[0] if len(data) else None
-    inputs = first[0] if isinstance(first, (tuple, list)) else first
-    if not isinstance(inputs, Tensor):
-        return BATCH
-    return max(BATCH, min(MOST, MOST_BYTES // max(1, inputs.numel() * inputs.element_size())))
 
 
 def drawn_rows(size: int, n: int, generator: Generator) -> Tensor:

@@ -1,5 +1,6 @@
 """``clreg-study bench``: measure, show, and compare with what was measured before."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,9 @@ def bench(
     Everything is measured as ratios within this process. Parts that are not measured now stay as they were recorded.
     After an interrupt the same command goes on.
     """
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # else PyTorch's profiler reports on stderr that it starts and stops
     with errors_without_traceback():
         from study.bench.plan import PARTS  # here, since the other commands need not wait for torch to be imported
         from study.bench.record import read

@@ -7,7 +7,8 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from study.bench.passes import at_a_time, ours
+from clreg_plugins.importance.samples import JOINED
+from study.bench.passes import ours
 from study.bench.plugins import KINDS, learn, strategy_stub
 from study.bench.record import Measurement
 from study.bench.steps import FEW, repeated
@@ -120,7 +121,7 @@ def measure_flops(
 
     epoch = training_epoch(workload.model(classes, device), inputs, targets, workload.batch)
     turns = {"pass": Turn(measure), "product": Turn(multiply), "epoch": Turn(epoch)}
-    batch = at_a_time(inputs)
+    batch = min(samples, JOINED)
     alone = products_alone(model, batch, classes - 1)
     if alone is not None:
         batches = max(1, samples // batch)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ FEWEST_OF_LOOP = 4
 """The same for one sample at a time, whose time is that of a sample, times how many there are."""
 
 FEWEST_OURS, FEWEST_OURS_OF_MANY = 256, 16
-"""The same for ours: a batch, or a part of one."""
+"""The same for ours: many pieces, or some."""
 
 OUR_PATIENCE = 5
 """Times as long a turn may ours take as others: targets are about it."""
@@ -41,7 +42,7 @@ NO_LIBRARIES = (OURS, LOOP, "Avalanche")
 """Those that are neither rivals nor choose how many samples they take at a time."""
 
 TRIES = 2
-"""Turns of each number of samples at a time, before the fastest is chosen."""
+"""Batches of each number of samples at a time, before the fastest is chosen."""
 
 LEFT_OUT = 4
 """Times as many samples as a pass looks at make it worth its own measurement."""
@@ -137,7 +138,7 @@ class _Candidates:
             return _Ready(each, Turn(partial(work, self.samples)), each.note)
         patience = self.patience * (OUR_PATIENCE if each.by == OURS else 1)
         n = affordable(work, self.samples, _fewest(each, self.classes), patience, self.clock)
-        size = f"{at_a_time} samples at a time" if len(self._sizes(each)) > 1 else ""
+        size = f"{at_a_time} samples at a time" if len(self._sizes(each)) > 1 and n >= at_a_time else ""
         note = "; ".join(filter(None, [each.note, size, f"{SCALED} {n} samples" if n < self.samples else ""]))
         return _Ready(each, Turn(partial(work, n), n / self.samples), note)
 
@@ -165,17 +166,23 @@ class _Candidates:
         return sizes[:1] if each.by in NO_LIBRARIES else sizes
 
     def _fastest(self, each: Pass) -> int:
-        """Of the sizes, that with which a pass takes the least time."""
+        """Of the sizes, that with which a pass takes the least time for a sample: larger ones are tried in turn.
+
+        Until one is slower, or the next would take longer than a turn may, or is more than there are samples.
+        """
         sizes = self._sizes(each)
+        best, least = sizes[0], float("inf")
         if len(sizes) == 1:
-            return sizes[0]
-        n = min(self.samples, max(sizes))
-        turns = {
-            str(size): Turn(partial(each.measure, self.model, self.inputs[:n], self.targets[:n], size))
-            for size in sizes
-        }
-        seconds = interleave(turns, TRIES, self.clock)
-        return min(sizes, key=lambda size: min(seconds[str(size)]))
+            return best
+        for size, larger in pairwise((*sizes, self.samples + 1)):
+            work = partial(each.measure, self.model, self.inputs[:size], self.targets[:size], size)
+            seconds = min(seconds_of(work, self.clock) for _ in range(TRIES)) / size
+            if seconds > least:
+                break
+            best, least = size, seconds
+            if larger > self.samples or larger * seconds > self.patience:
+                break
+        return best
 
 
 def _normalises_batches(model: nn.Module) -> bool:

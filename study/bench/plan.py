@@ -56,7 +56,7 @@ class Scale:
     patience: float = 1.0
     held_after: tuple[int, ...] = (1, 10, 50)
     bounds: tuple[int, ...] = (2**26, 2**28)
-    peak_samples: int = 256
+    peak_samples: int = 1024
     peak_rounds: int = 3
     runs: int = 3
     iterations: int = 2000

@@ -1,7 +1,6 @@
 """Where the time of an importance pass goes, and what a plugin's step takes beyond Naive's: by kind of operation."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -21,7 +20,7 @@ BEYOND_NAIVE = "time beyond Naive's step, as a share of it"
 
 KINDS: Mapping[str, frozenset[str]] = {
     "products, convolutions": frozenset(
-        {"mm", "addmm", "bmm", "baddbmm", "dot", "mkldnn_convolution", "convolution_backward"}
+        {"mm", "addmm", "bmm", "baddbmm", "dot", "mkldnn_convolution", "convolution_backward", "_slow_conv2d_forward"}
     ),
     "activations, norms, pooling, loss": frozenset(
         {"relu", "clamp_min", "clamp_min_", "threshold_backward", "_softmax", "mean"}
@@ -33,32 +32,26 @@ KINDS: Mapping[str, frozenset[str]] = {
         {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "sqrt", "pow", "square", "abs", "sum"}
         | {"addcmul", "addcmul_", "where", "clamp", "clamp_", "cumsum", "eq", "ne"}
     ),
-    "copies, patches, fresh memory": frozenset(
-        {
-            "copy_",
-            "cat",
-            "fill_",
-            "zero_",
-            "empty",
-            "empty_strided",
-            "new_empty",
-            "im2col",
-            "constant_pad_nd",
-            "flip",
-            "scatter_",
-        }
+    "copies and patches": frozenset(
+        {"copy_", "cat", "fill_", "zero_", "im2col", "constant_pad_nd", "flip", "scatter_"}
     ),
     "the optimizer": frozenset({"_fused_adam_"}),
 }
-"""Operations that take time, named as PyTorch does, by what they do."""
+"""Operations by what they do, named as PyTorch names them. Fresh memory counts where it is first written to."""
 
+OTHERS = "other operations, views"
 REST = "in between: Python, autograd"
+
+NOTES = {
+    "other arithmetic": "fresh memory counts where it is first written to",
+    REST: "the time without the profiler, less that of all operations with it",
+}
 
 STEPS = 10
 """In a turn at most: a profile of many small operations takes long to read."""
 
 Seconds = dict[str, float]
-"""By kind, :data:`REST` included."""
+"""By kind, in the order of :data:`KINDS`, :data:`OTHERS` and :data:`REST`."""
 
 
 def measure_pass_profile(workload: Workload, classes: int, device: torch.device, rounds: int) -> Iterator[Measurement]:
@@ -92,35 +85,43 @@ def measure_step_profile(workload: Workload, device: torch.device, rounds: int) 
 
 
 def seconds_by_kind(work: Callable[[], object]) -> Seconds:
-    """What the operations of a work take on the CPU, by kind; those of no kind are left out."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler says on stderr that it started and stopped
+    """What the operations of a work take on the CPU, by kind; without what lies between them."""
     with profiler.profile() as profile:
         work()
-    seconds = dict.fromkeys(KINDS, 0.0)
+    seconds = dict.fromkeys([*KINDS, OTHERS], 0.0)
     for event in profile.key_averages():
-        for kind, operations in KINDS.items():
-            if event.key.removeprefix("aten::") in operations:
-                seconds[kind] += event.self_cpu_time_total / 1e6
+        if event.key.startswith("aten::"):
+            operation = event.key.removeprefix("aten::")
+            kind = next((kind for kind, operations in KINDS.items() if operation in operations), OTHERS)
+            seconds[kind] += event.self_cpu_time_total / 1e6
     return seconds
 
 
 def _taken_apart(turns: Mapping[str, Turn], rounds: int, device: torch.device) -> dict[str, list[Seconds]]:
     """The seconds of a unit of each work, one entry a round.
 
-    A work is timed by itself, then profiled: the profiler takes time between operations, which must not count as what
-    lies between them.
+    All are timed in turns, then profiled in turns: the profiler takes time between operations, which must not count as
+    what lies between them.
     """
+    clock = clock_of(device)
+    profiles: dict[str, list[Seconds]] = {name: [] for name in turns}
+
+    def profiled(name: str) -> None:
+        profiles[name].append(seconds_by_kind(turns[name].work))
+
+    interleave(turns, 1, clock)  # allocates what they need
+    whole = interleave(turns, rounds, clock)
+    interleave({name: Turn(partial(profiled, name)) for name in turns}, rounds, clock)
     found: dict[str, list[Seconds]] = {name: [] for name in turns}
-    for _ in range(rounds):
-        for name, turn in turns.items():
-            (whole,) = interleave({name: turn}, 1, clock_of(device))[name]
-            seconds = {kind: value / turn.amount for kind, value in seconds_by_kind(turn.work).items()}
-            found[name].append({**seconds, REST: whole - sum(seconds.values())})
+    for name, turn in turns.items():
+        for seconds, profile in zip(whole[name], profiles[name], strict=True):
+            parts = {kind: value / turn.amount for kind, value in profile.items()}
+            found[name].append({**parts, REST: seconds - sum(parts.values())})
     return found
 
 
 def _measurements(workload: Workload, setting: str, quantity: str, shares: Sequence[Seconds]) -> Iterator[Measurement]:
-    for kind in [*KINDS, REST]:
+    for kind in [*KINDS, OTHERS, REST]:
         yield Measurement(
             part="limit",
             model=workload.name,
@@ -129,4 +130,5 @@ def _measurements(workload: Workload, setting: str, quantity: str, shares: Seque
             quantity=quantity,
             values=[each[kind] for each in shares],
             ours=False,
+            note=NOTES.get(kind, ""),
         )

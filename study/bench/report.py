@@ -44,9 +44,7 @@ EXPLANATIONS = {
     "taken apart into the operations that it is made of (see `study/bench/operations.py`): what each takes bare, with "
     "its tensors at hand; what all take in a step of Naive's, in their places; and what a copy of their bytes takes "
     "after it, to which only a kernel written for the penalty could come. Beside a MLP's exact Fisher stand its own "
-    "matrix products, in their own shapes, with nothing else. Last, PyTorch's profiler says what kinds of operation a "
-    "pass spends its time on, and what kinds a plugin's step spends more time on than Naive's; what no operation takes "
-    "of the time without the profiler is Python's and autograd's.",
+    "matrix products, in their own shapes, with nothing else.",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",

@@ -20,8 +20,8 @@ class Workload:
         shape: of an image.
         batch: images in a training step.
         samples: images in an importance pass.
-        wide: images that another library may take at a time, and those for each class at once if there are at most
-            10; of several numbers each pass takes what suits it best.
+        wide: numbers of images that another library's pass may take at a time, of which it takes what suits it best;
+            those for each class at once if there are at most 10.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Workload:
     shape: tuple[int, ...]
     batch: int = 128
     samples: int = 512
-    wide: tuple[int, ...] = (64,)
+    wide: tuple[int, ...] = (64, 128, 256)
 
     def at_a_time(self, classes: int, all_classes_at_once: bool) -> tuple[int, ...]:
         """Images that a peer may take at a time."""
@@ -113,8 +113,8 @@ class ReducedResNet18(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
-MLP_400 = Workload("MLP 400-400", partial(mlp, 400), (784,), samples=12_000, wide=(256, 512, 1024))
-MLP_1000 = Workload("MLP 1000-1000", partial(mlp, 1000), (784,), samples=12_000, wide=(256, 512, 1024))
+MLP_400 = Workload("MLP 400-400", partial(mlp, 400), (784,), samples=12_000, wide=(64, 256, 512, 1024))
+MLP_1000 = Workload("MLP 1000-1000", partial(mlp, 1000), (784,), samples=12_000, wide=(64, 256, 512, 1024))
 CNN = Workload("4-layer CNN", cnn, (3, 32, 32), samples=2048)
 RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32), samples=1024)
 VIT = Workload("small ViT", small_vit, (3, 32, 32), samples=1024)
@@ -122,7 +122,12 @@ VIT = Workload("small ViT", small_vit, (3, 32, 32), samples=1024)
 LARGE = (
     Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224), samples=1024),
     Workload(
-        "ResNet-50", lambda classes: resnet50(num_classes=classes), (3, 224, 224), batch=64, samples=512, wide=(16,)
+        "ResNet-50",
+        lambda classes: resnet50(num_classes=classes),
+        (3, 224, 224),
+        batch=64,
+        samples=512,
+        wide=(16, 32, 64),
     ),
     Workload(
         "ViT-B/16",
@@ -130,7 +135,7 @@ LARGE = (
         (3, 224, 224),
         batch=64,
         samples=256,
-        wide=(8,),
+        wide=(8, 16, 32),
     ),
 )
 """For a GPU."""

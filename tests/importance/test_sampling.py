@@ -135,25 +135,80 @@ def test_batch_size_changes_no_number_but_of_batch_means():
     assert not torch.allclose(*means)
 
 
-class Large(Dataset):
-    """Samples of so many bytes, without storage of their own."""
+class Sizes(Dataset):
+    """Samples of so many floats each, with no storage of their own."""
 
-    def __init__(self, samples: int, size: int) -> None:
-        self.samples, self.size = samples, size
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = sizes
 
     def __len__(self) -> int:
-        return self.samples
+        return len(self.sizes)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return torch.zeros(()).expand(self.size // 4), 0
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(()).expand(self.sizes[row]), row
+
+
+def read(data, **options) -> list[torch.Tensor]:
+    """The targets of each batch."""
+    settings = {"batch_size": None, "n_samples": None, "num_workers": 0, "generator": torch.Generator(), **options}
+    return [batch.targets for batch in batches(data, **settings)]
 
 
 @pytest.mark.parametrize(
-    ("size", "at_a_time"), [(4, 1024), (2**15, 1024), (2**16, 512), (2**17, 256), (2**18, 256)], ids=str
+    ("floats", "lengths"),
+    [(1, [1024, 676]), (2**13, [1024, 676]), (2**14, [512, 512, 512, 164]), (2**15, [256] * 6 + [164])],
 )
-def test_so_many_samples_are_read_at_a_time_that_their_inputs_take_32_mib(size, at_a_time):
-    read = batches(Large(1100, size), batch_size=None, n_samples=None, num_workers=0, generator=torch.Generator())
-    assert len(next(read).inputs) == at_a_time
+def test_batches_are_put_together_up_to_1024_samples_and_32_mib(floats, lengths):
+    together = read(Sizes(*[floats] * 1700))
+    assert [len(targets) for targets in together] == lengths
+    assert torch.equal(torch.cat(together), torch.arange(1700))
+
+
+def test_batches_of_other_shapes_stay_apart():
+    assert [len(targets) for targets in read(Sizes(*[1] * 512, *[2] * 512, *[1] * 30))] == [512, 512, 30]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 256}, {"n_samples": 300, "batch_size": 256}], ids=["all", "some"])
+def test_batches_of_a_given_size_stay_apart(options):
+    assert len(read(Sizes(*[1] * 600), **options)[0]) == 256
+    assert [len(targets) for targets in read(DataLoader(Sizes(*[1] * 6), batch_size=2))] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_dataset_is_asked_for_each_sample_once(num_workers):
+    class Once(Sizes):
+        def __getitem__(self, row: int):
+            assert row not in self.__dict__, "asked for again"
+            self.__dict__[row] = torch.utils.data.get_worker_info() is not None
+            assert self.__dict__[row] == bool(num_workers), "asked for outside the worker"
+            return super().__getitem__(row)
+
+    assert sum(map(len, read(Once(*[1] * 300), num_workers=num_workers))) == 300
+
+
+@pytest.mark.parametrize(
+    ("variant", "distributed", "longest"),
+    [
+        ("exact", False, 600),
+        ("predicted", False, 600),
+        ("empirical", False, 600),
+        ("sample", False, 256),
+        ("batched", False, 256),
+        ("exact", True, 256),
+    ],
+)
+def test_batches_are_put_together_where_they_make_no_difference(variant, distributed, longest, monkeypatch):
+    lengths = []
+
+    def noting(*args, **options):
+        for batch in batches(*args, **options):
+            lengths.append(len(batch.inputs))
+            yield batch
+
+    monkeypatch.setattr("clreg_plugins.importance.fisher.batches", noting)
+    monkeypatch.setattr("clreg_plugins.importance.fisher.processes", lambda distributed: ((0, 1), None))
+    fisher_diagonal(*classifier(600), variant=variant, distributed=distributed)
+    assert max(lengths) == longest
 
 
 @pytest.mark.parametrize(

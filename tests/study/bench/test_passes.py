@@ -79,7 +79,7 @@ def test_a_peer_takes_the_number_of_samples_at_a_time_that_suits_it_best(monkeyp
     (right,) = [each for each in torch_func() if each.computes == "empirical Fisher"]
     peer = Pass("empirical Fisher", "a peer", slow_but_for_four)
     monkeypatch.setattr(pass_times, "other_libraries", lambda: ([peer], {}))
-    found = list(measure_passes(replace(TINY, wide=(2, 4, 8)), 3, CPU, rounds=1, samples=8, patience=0.01))
+    found = list(measure_passes(replace(TINY, wide=(2, 4, 8)), 3, CPU, rounds=1, samples=8, patience=9.0))
     notes = {each.mode: each.note for each in of(Measurement, found) if each.quantity == EPOCHS}
     assert notes["empirical Fisher, a peer"] == "4 samples at a time"
     assert "at a time" not in notes["empirical Fisher, ours"]
@@ -109,8 +109,10 @@ def test_speed_is_that_of_the_other_over_ours(found):
     faster = measured["exact Fisher, ours", f"{FASTER} one at a time"]
     assert faster.values == pytest.approx([a / b for a, b in zip(loop.seconds, mine.seconds, strict=True)])
     assert faster.better == "higher"
+    peers = [each.by for each in other_libraries()[0] if each.computes == "exact Fisher"]
+    of_peers = [measured["exact Fisher, ours", f"{FASTER} {peer}"].values for peer in peers]
     fastest = measured["exact Fisher, ours", f"{FASTER} {FASTEST_PEER}"]
-    assert all(a <= b for a, b in zip(fastest.values, faster.values, strict=True))
+    assert fastest.values == tuple(map(min, zip(*of_peers, strict=True)))
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch):

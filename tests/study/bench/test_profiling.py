@@ -1,21 +1,25 @@
 """Where time goes by kind of operation, and that it is all accounted for."""
 
+import time
+
 import pytest
 import torch
-from torch.autograd import profiler
 
 from study.bench.passes import ours
 from study.bench.profiling import (
     BEYOND_NAIVE,
     KINDS,
     OF_A_PASS,
+    OTHERS,
     REST,
+    _taken_apart,
     measure_pass_profile,
     measure_step_profile,
     seconds_by_kind,
 )
 from study.bench.record import Measurement
 from study.bench.tables import TABLES
+from study.bench.timing import Turn
 from study.bench.workloads import CNN, RESNET, Workload, mlp
 
 CPU = torch.device("cpu")
@@ -40,20 +44,31 @@ def test_no_operation_is_of_two_kinds():
     assert len(listed) == len(set(listed))
 
 
-def test_the_shares_of_a_pass_add_up_to_all_of_it():
+def test_what_no_operation_takes_is_in_between():
+    matrix = torch.rand(400, 400)
+
+    def work() -> None:
+        time.sleep(0.3)
+        matrix @ matrix
+
+    (found,) = _taken_apart({"": Turn(work, 2)}, 1, CPU)[""]
+    assert found[REST] == pytest.approx(0.15, rel=0.5)
+    assert 0 < found["products, convolutions"] < 0.1
+    assert list(found) == [*KINDS, OTHERS, REST]
+
+
+def test_a_pass_is_taken_apart_into_shares():
     found = by_setting(list(measure_pass_profile(SMALL, 3, CPU, rounds=2)))
     assert found.keys() == {"exact Fisher, 3 classes", "empirical Fisher, 3 classes"}
     for shares in found.values():
-        assert list(shares) == [*KINDS, REST]
+        assert list(shares) == [*KINDS, OTHERS, REST]
         assert {each.quantity for each in shares.values()} == {OF_A_PASS}
-        for of_round in zip(*(each.values for each in shares.values()), strict=True):
-            assert sum(of_round) == pytest.approx(1)
-        assert shares["products, convolutions"].median > 0
+        assert 0 < shares["products, convolutions"].median < 1
         assert not any(each.ours for each in shares.values()), "shares are no regression of ours"
 
 
 def test_a_step_with_si_does_more_arithmetic_than_one_with_ewc():
-    found = by_setting(list(measure_step_profile(SMALL, CPU, rounds=3)))
+    found = by_setting(list(measure_step_profile(SMALL, CPU, rounds=5)))
     assert found.keys() == {f"{method}, experience 2" for method in ("L2", "EWC", "Online EWC", "MAS", "SI")}
     assert {each.quantity for shares in found.values() for each in shares.values()} == {BEYOND_NAIVE}
     ewc, si = (found[f"{method}, experience 2"]["other arithmetic"].median for method in ("EWC", "SI"))
@@ -61,24 +76,17 @@ def test_a_step_with_si_does_more_arithmetic_than_one_with_ewc():
 
 
 @pytest.mark.parametrize("workload", [CNN, RESNET], ids=lambda workload: workload.name)
-@pytest.mark.parametrize("computes", ["exact Fisher", "empirical Fisher"])
-def test_no_operation_that_takes_time_is_without_a_kind(workload, computes):
-    """Else it would count as Python's and autograd's."""
-    (measured,) = [each for each in ours() if each.computes == computes]
+def test_operations_that_take_time_have_a_kind(workload):
+    (empirical,) = [each for each in ours() if each.computes == "empirical Fisher"]
     model, images = workload.model(2, CPU), workload.images(16, 2, CPU)
-    with profiler.profile() as profile:
-        measured.measure(model, *images, 16)
-    events = [event for event in profile.key_averages() if event.key.startswith("aten::")]
-    total = sum(event.self_cpu_time_total for event in events)
-    listed = {f"aten::{operation}" for operations in KINDS.values() for operation in operations}
-    heavy = {e.key: e.self_cpu_time_total / total for e in events if e.key not in listed}
-    assert {key: share for key, share in heavy.items() if share > 0.05} == {}
+    seconds = seconds_by_kind(lambda: empirical.measure(model, *images, 16))
+    assert seconds[OTHERS] < 0.25 * sum(seconds.values())
 
 
 def test_the_page_has_a_row_for_each_pass_and_a_column_for_each_kind():
     found = [*measure_pass_profile(SMALL, 3, CPU, rounds=1), *measure_step_profile(SMALL, CPU, rounds=1)]
     of_pass, of_step = TABLES["limit"]("cpu", found)
-    assert [column.heading for column in of_pass.columns] == ["", *KINDS, REST]
+    assert [column.heading for column in of_pass.columns] == ["", *KINDS, OTHERS, REST]
     assert [row[0].text for row in of_pass.rows] == [
         "small, exact Fisher, 3 classes",
         "small, empirical Fisher, 3 classes",
