@@ -64,8 +64,11 @@ class StudyProgress:
 
     @contextmanager
     def shown(self) -> Iterator["StudyProgress"]:
-        """Show it while the study runs."""
-        with Live(get_renderable=self._picture, console=self.console, refresh_per_second=2):
+        """Show it while the study runs: a picture that moves, where there is a terminal, else a line for each run."""
+        if self.console.is_terminal and self._bar.tasks[0].total:
+            with Live(get_renderable=self._picture, console=self.console, refresh_per_second=2):
+                yield self
+        else:
             yield self
 
     def advance(self, record: RunRecord) -> None:
@@ -73,8 +76,10 @@ class StudyProgress:
         if not record.finished:
             self.not_finished += 1
             self.console.print(f"{record.outcome}: {record.run}: {record.last_line}", style="red", markup=False)
-        left = int(self._bar.tasks[0].total - self._bar.tasks[0].completed) - 1
-        self._bar.update(self._task, advance=1, running=min(self.jobs, left), failed=self.not_finished)
+        done, total = int(self._bar.tasks[0].completed) + 1, int(self._bar.tasks[0].total)
+        self._bar.update(self._task, advance=1, running=min(self.jobs, total - done), failed=self.not_finished)
+        if not self.console.is_terminal:
+            self.console.print(f"{done} of {total} runs done: {record.run}", markup=False, soft_wrap=True)
 
     def _picture(self) -> Group:
         running = runs_under_way(self.under_way, within=time.time() - self.began)

@@ -50,6 +50,8 @@ def test_a_study_ends_in_a_table_and_is_not_repeated(one_run, tmp_path, monkeypa
     assert second.exit_code == 0, second.output
     assert second.stdout == first.stdout
     assert "1 of 1 runs have ended already" in second.stderr
+    assert "runs done" in first.stderr
+    assert "runs done" not in second.stderr
     assert isinstance(call(*one_run, "--force").exception, AssertionError)
 
 
@@ -85,7 +87,9 @@ def test_force_puts_the_old_records_aside_at_once_so_that_the_rest_follows_witho
     assert len(list((tmp_path / "out" / "superseded").glob("*.json"))) == 3
     monkeypatch.setattr(training, "perform", lambda run, conditions: finished(run, accuracy=0.75))
     goes_on = call(*three)
-    assert "1 of 3 runs have ended already" in goes_on.stderr
+    said = [line for line in goes_on.stderr.splitlines() if " of " in line]
+    assert said[0].startswith("1 of 3 runs have ended already")
+    assert [line[: len("1 of 2 runs done:")] for line in said[1:]] == ["1 of 2 runs done:", "2 of 2 runs done:"]
     assert {record.accuracy[-1][0] for record in RunStore(tmp_path / "out").read_all()} == {0.75}
 
 
