@@ -34,35 +34,30 @@ def what_the_records_say(findings: Findings) -> tuple[Statement, ...]:
 
 def in_short(findings: Findings) -> Iterator[Statement]:
     """Whether the protocol has been run as a whole, and what came of its published numbers."""
-    yield from not_complete(findings)
+    missing, asked = missing_of_asked(findings)
+    if missing:
+        yield Statement(
+            "Not complete",
+            f"{missing} of the protocol's {asked} runs, {count(findings.protocol.seeds, 'seed')} of each method and "
+            "scenario, are missing; what is said here holds for the seeds so far.",
+        )
     if findings.published:
         yield Statement("Published numbers", tally(findings.published))
 
 
-def not_complete(findings: Findings) -> Iterator[Statement]:
-    """How many of the protocol's runs are missing; nothing if none is."""
-    missing = runs_asked_for(findings) - _runs_there(findings)
-    if missing:
-        yield Statement(
-            "Not complete",
-            f"{missing} of the protocol's {runs_asked_for(findings)} runs, {count(findings.protocol.seeds, 'seed')} of "
-            "each method and scenario, are missing; what is said here holds for the seeds so far.",
-        )
+def missing_of_asked(findings: Findings) -> tuple[int, int]:
+    """How many of the protocol's runs have not ended, and how many it has.
 
-
-def runs_asked_for(findings: Findings) -> int:
-    """How many runs the protocol has."""
+    One that diverged has ended; one that failed is to be run again.
+    """
     protocol = findings.protocol
-    return len(protocol.scenarios) * len(protocol.methods) * protocol.seeds
-
-
-def _runs_there(findings: Findings) -> int:
-    """How many of them have ended. One that diverged has; one that failed is to be run again."""
-    return sum(
-        record.run.seed < findings.protocol.seeds and record.outcome != "failed"
+    asked = len(protocol.scenarios) * len(protocol.methods) * protocol.seeds
+    ended = sum(
+        record.run.seed < protocol.seeds and record.outcome != "failed"
         for runs in findings.selection.runs
         for record in runs.records
     )
+    return asked - ended, asked
 
 
 def _best(findings: Findings, scenario: Scenario) -> Statement:
@@ -101,7 +96,9 @@ def _standing(best: MethodResult, learners: Sequence[MethodResult], pairs: Seque
     if not close:
         return ", significantly more than every other"
     if len(close) > MOST_NAMES:
-        return f", significantly more than {len(tested) - len(close)} of the {len(tested)} others"
+        beaten = [f"`{method}`" for method in others if method in with_best and with_best[method].significant]
+        named = enumeration(beaten) if 0 < len(beaten) <= MOST_NAMES else f"{len(beaten)} others"
+        return f", significantly more than {named}, not shown to differ from {len(close)}"
     return f", not shown to differ from {enumeration(f'`{method}`' for method in close)}"
 
 

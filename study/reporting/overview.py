@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from study.protocol import load_protocol
-from study.reporting.answer import in_short, not_complete, what_the_records_say
+from study.reporting.answer import in_short, missing_of_asked, what_the_records_say
 from study.reporting.attachments import read_attachments
 from study.reporting.conclusions import CONCLUSIONS
 from study.reporting.document import Cell, Column, Document, Paragraph, Section, Statement, Table
 from study.reporting.evidence import PublishedRow
 from study.reporting.findings import Findings, find
 from study.reporting.markdown import to_markdown
-from study.reporting.numbers import NOTHING, seeds_of, signed_points, with_interval
+from study.reporting.numbers import NOTHING, enumeration, seeds_of, signed_points, with_interval
 from study.reporting.provenance import packaged_name, with_true_source
 from study.reporting.sections.cells import published_cell
 from study.reporting.sections.reproduction import PROTOCOL
@@ -81,8 +81,8 @@ def compose_overview(reports: list[Reported]) -> Document:
     return Document(
         "Reports: which published numbers hold",
         (
-            "Every report below this folder, and every number published for its protocol. This page is written by "
-            "`clreg-study overview` from the records beside the reports.",
+            "Every report of runs below this folder, and every number published for its protocol. This page is written "
+            "by `clreg-study overview` from the records beside the reports.",
         ),
         tuple(_answer(reports, [row for _, row in rows])),
         tuple(sections),
@@ -92,11 +92,15 @@ def compose_overview(reports: list[Reported]) -> Document:
 def _answer(reports: list[Reported], rows: list[PublishedRow]) -> Iterator[Statement]:
     if rows:
         yield Statement("Published numbers", tally(rows))
-    for report in reports:
-        for statement in not_complete(report.findings):
-            yield replace(statement, lead=f"{statement.lead}, {report.path}", link=report.page)
-        for statement in report.findings.conclusions.statements:
+    for report in reports:  # what was written first; the rest is in the report
+        for statement in report.findings.conclusions.statements[:1]:
             yield replace(statement, link=report.page)
+    missing = [(report.path, missing_of_asked(report.findings)) for report in reports]
+    short = [f"{path} ({few} of {asked} runs)" for path, (few, asked) in missing if few]
+    if short:
+        yield Statement(
+            "Not complete", f"missing are of {enumeration(short)}; what is said of them holds for the seeds so far."
+        )
 
 
 def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
