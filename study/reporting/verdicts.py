@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from study.reporting.evidence import LEVEL, NO_RUN, OTHER_SETTINGS, PublishedRow
 from study.reporting.numbers import NOTHING, count, enumeration, interval, points
+from study.statistics import FEWEST_JUDGED
 
 MEANING = (
     "`reproduced`: an equivalence test (two one-sided t-tests, TOST) shows that ours lies within the margin of the "
-    "published mean. `above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: neither. "
+    "published mean. `above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: neither, "
+    f"or fewer than {FEWEST_JUDGED} seeds of ours. "
     f"`{OTHER_SETTINGS}`: the number belongs to others than ours, and is not judged. All tests at the {LEVEL} level; "
     "average accuracy over all experiences at the end, in percent."
 )
@@ -28,6 +30,8 @@ def limits(row: PublishedRow) -> str:
     found = [row.changes] if row.changes else []
     if row.comparison.ours.n == 1:
         found.append("a single run of ours has no spread: nothing can be tested")
+    elif row.comparison.ours.n < FEWEST_JUDGED:
+        found.append(f"{row.comparison.ours.n} runs of ours say too little of their spread to be judged")
     if row.number.spread is None:
         found.append("the number was published without a spread: taken as exact")
     return "; ".join(found)
@@ -53,7 +57,7 @@ def explanation(row: PublishedRow, why: str = "") -> str:
     if comparison.verdict != "inconclusive":
         return "not explained yet"
     limited = limits(row)
-    if comparison.ours.n == 1:
+    if comparison.ours.n < FEWEST_JUDGED:
         return limited
     bounds = interval(comparison.low, comparison.high)
     known = "" if bounds == NOTHING else f", 95% interval {bounds}"

@@ -79,6 +79,17 @@ def test_welch_rejects_a_true_null_at_its_level_whatever_the_spreads(our_sd: flo
     assert covered == pytest.approx(0.95, abs=0.004 + _tolerance(0.05, repeats))
 
 
+def test_two_samples_are_not_judged_since_welch_would_reject_too_often():
+    rng, repeats = np.random.default_rng(2), 6000
+    found = [
+        compare_with_published(rng.normal(90, 1, 2), *_published(rng, 90, 1, 20), margin=5.0) for _ in range(repeats)
+    ]
+    assert {f.verdict for f in found} == {"inconclusive"}
+    assert np.mean([f.p < 0.05 for f in found]) == pytest.approx(0.12, abs=_tolerance(0.12, repeats))
+    judged = compare_with_published(rng.normal(90, 1, 3), *_published(rng, 90, 1, 20), margin=5.0)
+    assert judged.verdict == "reproduced"
+
+
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_difference_of_the_margin_is_called_equivalent_at_the_level(side: int):
     rng, repeats, margin = np.random.default_rng(1), 6000, 2.0
