@@ -14,6 +14,7 @@ from avalanche.training.plugins import ReplayPlugin
 from torch import nn
 
 from clreg_plugins import EWCPlugin, MASPlugin, OnlineEWCPlugin, fisher_diagonal, mas_importance
+from clreg_plugins.importance.jacobian import CHECKED_SAMPLES
 from tests.plugins.digits import (
     PLUGINS,
     Counted,
@@ -206,6 +207,20 @@ def test_the_likelihood_follows_from_the_criterion(name, fisher):
     )
     assert_close(plugin.importance, expected, what="importance")
     assert expected["2.weight"].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "at_most"), [("exact", 340), ("empirical", 340), ("MAS", 340), ("batched", 10)], ids=str
+)
+def test_samples_are_read_in_large_batches_where_batches_make_no_difference(name, at_most):
+    """And in the strategy's where they do."""
+    plugin, model, seen = VARIANTS[name](), mlp(6), []
+    strategy = strategy_for(model, [plugin])
+    data = class_incremental(1, per_class=170).train_stream[0].dataset
+    plugin.before_training_exp(strategy)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    plugin.consolidate(strategy, data)
+    assert at_most - CHECKED_SAMPLES <= max(seen) <= at_most
 
 
 @pytest.mark.parametrize("kind", [EWCPlugin, OnlineEWCPlugin])
