@@ -7,6 +7,7 @@ from study.reporting.document import Statement
 from study.reporting.evidence import seeds_that_could_show
 from study.reporting.findings import Findings
 from study.reporting.numbers import count, enumeration, interval, points, seeds_of
+from study.reporting.provenance import changed_settings
 from study.reporting.results import MethodResult
 from study.reporting.verdicts import tally
 from study.settings import Scenario
@@ -33,7 +34,10 @@ def what_the_records_say(findings: Findings) -> tuple[Statement, ...]:
 
 
 def in_short(findings: Findings) -> Iterator[Statement]:
-    """Whether the protocol has been run as a whole, and what came of its published numbers."""
+    """Whether the protocol has been run as it is and as a whole, and what came of its published numbers."""
+    changed = changed_settings(findings.name, findings.protocol)
+    if changed:
+        yield Statement("Settings", f"not those of the protocol that comes with the package: {changed}.")
     missing, asked = missing_of_asked(findings)
     if missing:
         yield Statement(

@@ -49,7 +49,7 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
             which of them it comes. Nothing is known of one that comes from none.
         protocol: as it was used.
     """
-    shipped = _shipped().get(name) or next((each for each in _shipped().values() if each.title == protocol.title), None)
+    shipped = _origin(name, protocol)
     if shipped is None or protocol.strength_source != shipped.strength_source:
         return protocol
     given, kept = [], False
@@ -69,6 +69,19 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
     if given:
         sources.append(f"λ given by hand: {enumeration(given)}")
     return protocol.model_copy(update={"strength_source": "; ".join(sources)})
+
+
+def changed_settings(name: str, protocol: Protocol) -> str:
+    """In what the protocol differs from that of the package from which it comes; empty if in nothing, or from none."""
+    shipped = _origin(name, protocol)
+    if shipped is None:
+        return ""
+    return _in_words([each.model_dump(mode="json", include={*DECIDING, "strength"}) for each in (shipped, protocol)])
+
+
+def _origin(name: str, protocol: Protocol) -> Protocol | None:
+    """The protocol of the package that has the name, or the title."""
+    return _shipped().get(name) or next((each for each in _shipped().values() if each.title == protocol.title), None)
 
 
 def changes(protocol: Protocol, table: Published, scenario: Scenario, method: str) -> str:

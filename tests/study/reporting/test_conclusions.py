@@ -115,7 +115,8 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     run = Run.of(name, shorter, "task", "naive", 0)
     changed = RunRecord.model_validate(records[0].model_dump() | {"run": run, "id": run.id})
     write_report(name, shorter, [changed], [], tmp_path / "short")
-    assert "training.epochs 4, here 1" in (tmp_path / "short" / "README.md").read_text()
+    head = (tmp_path / "short" / "README.md").read_text().split("## ")[0]
+    assert "- **Settings:** not those of the protocol that comes with the package: training.epochs 4, here 1." in head
     said = "**Published numbers:** 8 without a finished run of ours; 1 not judged, since our settings are others."
     assert said in (tmp_path / "short" / "README.md").read_text()
 
