@@ -145,6 +145,7 @@ def quadratic_fit(
     read = batches(
         data,
         batch_size=batch_size,
+        batches_matter=False,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

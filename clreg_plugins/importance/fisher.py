@@ -8,7 +8,7 @@ from clreg_plugins.importance.cotangents import LIKELIHOODS, VARIANTS, fisher_co
 from clreg_plugins.importance.distributed import processes
 from clreg_plugins.importance.jacobian import Importance, jacobian_moments
 from clreg_plugins.importance.model import Forward, default_forward
-from clreg_plugins.importance.samples import BATCH, batches
+from clreg_plugins.importance.samples import batches
 
 
 def fisher_diagonal(
@@ -44,9 +44,8 @@ def fisher_diagonal(
         likelihood: "categorical", "gaussian" or "bernoulli".
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
         draws: labels drawn for each sample by "sample".
-        batch_size: of a Dataset, samples read at a time: 256 by default, but up to 1024, as far as 32 MiB hold their
-            inputs, where batches make no difference. They do to "batched", to what "sample" draws, and to how
-            processes share the work.
+        batch_size: of a Dataset, samples read at a time. By default 256 for "batched", "sample" or ``distributed``,
+            where it makes a difference; else batches of 256, put together up to 1024 samples or 32 MiB of inputs.
         seed: of every random draw here; the global generators are not touched.
         forward: how to call the model; by default with task labels if its forward names ``task_labels``.
         num_workers: of the DataLoader made for a Dataset.
@@ -76,11 +75,11 @@ def fisher_diagonal(
     at_least("batch_size", batch_size, 1)
     at_least("max_bytes", max_bytes, 1)
     cotangents = fisher_cotangents(variant, likelihood, draws)
-    batches_matter = variant in ("batched", "sample") or distributed
     shard, reduce = processes(distributed)
     read = batches(
         data,
-        batch_size=BATCH if batch_size is None and batches_matter else batch_size,
+        batch_size=batch_size,
+        batches_matter=variant in ("batched", "sample") or distributed,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

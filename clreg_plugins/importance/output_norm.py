@@ -8,7 +8,7 @@ from clreg_plugins.importance.cotangents import OUTPUTS, output_cotangents
 from clreg_plugins.importance.distributed import processes
 from clreg_plugins.importance.jacobian import Importance, jacobian_moments
 from clreg_plugins.importance.model import Forward, default_forward
-from clreg_plugins.importance.samples import BATCH, batches
+from clreg_plugins.importance.samples import batches
 
 
 def mas_importance(
@@ -40,7 +40,7 @@ def mas_importance(
             Avalanche and Hsu et al. 2018 do) and averages over batches.
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
         batch_size: of a Dataset, samples read at a time, by default as for :func:`fisher_diagonal`. It changes the
-            result with ``per_sample=False`` alone, where the default is 256.
+            result with ``per_sample=False`` alone, and is then 256 by default.
         seed: of the draw of ``n_samples``.
         mask_value: what masked outputs hold (Avalanche: -1000); they do not count in "mean_square".
         forward: as for :func:`fisher_diagonal`, like the arguments that follow it.
@@ -69,11 +69,11 @@ def mas_importance(
     at_least("n_samples", n_samples, 1)
     at_least("batch_size", batch_size, 1)
     at_least("max_bytes", max_bytes, 1)
-    batches_matter = not per_sample or distributed
     shard, reduce = processes(distributed)
     read = batches(
         data,
-        batch_size=BATCH if batch_size is None and batches_matter else batch_size,
+        batch_size=batch_size,
+        batches_matter=not per_sample or distributed,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

@@ -34,15 +34,16 @@ def batches(
     data: DataLoader | Dataset,
     *,
     batch_size: int | None,
+    batches_matter: bool,
     n_samples: int | None,
     num_workers: int,
     generator: Generator,
 ) -> Iterator[Batch]:
     """Batches of ``(inputs,)``, ``(inputs, targets)`` or ``(inputs, targets, …, task labels)``, in a fixed order.
 
-    A DataLoader is taken as it is, its batch size included, and ``n_samples`` means its first samples. Of a
-    Dataset, ``n_samples`` are drawn without replacement, and without a ``batch_size`` batches of 256 are put together
-    as :func:`_joined` says. An Avalanche dataset gives its eval transforms.
+    A DataLoader is taken as it is, its batch size included, and ``n_samples`` means its first samples. Of a Dataset,
+    ``n_samples`` are drawn without replacement, and 256 are read at a time by default; unless ``batches_matter``, these
+    batches are then put together as :func:`_joined` says. An Avalanche dataset gives its eval transforms.
 
     Raises:
         TypeError: ``data`` is none of these, or its samples are not tensors.
@@ -52,7 +53,7 @@ def batches(
         yield from _read(data, n_samples)
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         read = _read(_loader(data, batch_size or BATCH, n_samples, num_workers, generator), n_samples)
-        yield from _joined(read) if batch_size is None else read
+        yield from read if batches_matter or batch_size is not None else _joined(read)
     else:
         raise TypeError(
             f"data is a {type(data).__name__}; allowed: a DataLoader, or a Dataset with a length (map style)"
@@ -83,11 +84,12 @@ def _joined(read: Iterator[Batch]) -> Iterator[Batch]:
     held: list[Batch] = []
     for batch in read:
         if held and not _fit_together([*held, batch]):
-            yield _put_together(held)
-            held = []
+            whole, held = _put_together(held), []  # of which no part is kept meanwhile
+            yield whole
         held.append(batch)
     if held:
-        yield _put_together(held)
+        whole, held = _put_together(held), []
+        yield whole
 
 
 def _fit_together(batches: list[Batch]) -> bool:

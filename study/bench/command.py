@@ -39,9 +39,8 @@ def bench(
     Everything is measured as ratios within this process. Parts that are not measured now stay as they were recorded.
     After an interrupt the same command goes on.
     """
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # else PyTorch's profiler reports on stderr that it starts and stops
+    # before torch is imported, which reads it once; else its profiler says on stderr that it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with errors_without_traceback():
         from study.bench.plan import PARTS  # here, since the other commands need not wait for torch to be imported
         from study.bench.record import read

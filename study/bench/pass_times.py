@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -78,8 +77,8 @@ def measure_passes(
     ready = []
     # references first: one at a time where there is such a loop, and ours for what only Avalanche computes, too
     for each in [*passes.one_at_a_time(), *passes.ours(), *found, *passes.avalanche()]:
-        if each.first is not None and samples < LEFT_OUT * each.first:
-            yield candidates.skipped(each.name, f"{samples} samples are too few to leave all but {each.first} out")
+        if each.only is not None and samples < LEFT_OUT * each.only:
+            yield candidates.skipped(each.name, f"{samples} samples are too few to leave all but {each.only} out")
             continue
         try:
             compared = candidates.compared(each)
@@ -134,7 +133,7 @@ class _Candidates:
         def work(n: int) -> None:
             each.measure(self.model, self.inputs[:n], self.targets[:n], at_a_time)
 
-        if each.first is not None:
+        if each.only is not None:
             return _Ready(each, Turn(partial(work, self.samples)), each.note)
         patience = self.patience * (OUR_PATIENCE if each.by == OURS else 1)
         n = affordable(work, self.samples, _fewest(each, self.classes), patience, self.clock)
@@ -166,23 +165,30 @@ class _Candidates:
         return sizes[:1] if each.by in NO_LIBRARIES else sizes
 
     def _fastest(self, each: Pass) -> int:
-        """Of the sizes, that with which a pass takes the least time for a sample: larger ones are tried in turn.
+        """Of the sizes, that with which a pass takes the least time for a sample.
 
-        Until one is slower, or the next would take longer than a turn may, or is more than there are samples.
+        Larger ones are tried one after the other, until one is slower or fails, would take longer than a turn may, or
+        is more than there are samples.
         """
-        sizes = self._sizes(each)
-        best, least = sizes[0], float("inf")
-        if len(sizes) == 1:
-            return best
-        for size, larger in pairwise((*sizes, self.samples + 1)):
-            work = partial(each.measure, self.model, self.inputs[:size], self.targets[:size], size)
-            seconds = min(seconds_of(work, self.clock) for _ in range(TRIES)) / size
+        first, *larger = self._sizes(each)
+        if not larger:
+            return first
+        best, least = first, self._seconds_a_sample(each, first)
+        for size in larger:
+            if size > self.samples or size * least > self.patience:
+                break
+            try:
+                seconds = self._seconds_a_sample(each, size)
+            except Exception:  # such as too little memory, which is no reason to leave the pass out
+                break
             if seconds > least:
                 break
             best, least = size, seconds
-            if larger > self.samples or larger * seconds > self.patience:
-                break
         return best
+
+    def _seconds_a_sample(self, each: Pass, size: int) -> float:
+        work = partial(each.measure, self.model, self.inputs[:size], self.targets[:size], size)
+        return min(seconds_of(work, self.clock) for _ in range(TRIES)) / size
 
 
 def _normalises_batches(model: nn.Module) -> bool:

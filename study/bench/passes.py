@@ -21,7 +21,7 @@ Measure = Callable[[nn.Module, Tensor, Tensor, int], Moments]
 """(model, inputs, targets, samples that it should take at a time) -> importance by parameter name."""
 
 OURS, LOOP = "ours", "one at a time"
-FIRST = 500
+ONLY = 500
 """Samples of the pass that leaves the others out."""
 
 STEP_BATCH = 128
@@ -41,7 +41,7 @@ class Pass:
         batch_statistics: it measures in training mode, so that where there is BatchNorm its numbers are others.
         all_classes_at_once: it holds something for each sample and class, so that with more classes it can take fewer
             samples at a time.
-        first: it looks at so many samples only, however many there are; None for all.
+        only: it looks at so many samples only, drawn at random, however many there are; None for all.
     """
 
     computes: str
@@ -51,7 +51,7 @@ class Pass:
     note: str = ""
     batch_statistics: bool = False
     all_classes_at_once: bool = False
-    first: int | None = None
+    only: int | None = None
 
     @property
     def name(self) -> str:
@@ -70,9 +70,6 @@ class InMemory(Dataset):
 
     def __len__(self) -> int:
         return len(self.columns[0])
-
-    def __getitem__(self, row: int) -> list[Tensor]:
-        return [column[row] for column in self.columns]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Tensor]:
         """A batch, which needs no collating; PyTorch's loaders ask for it."""
@@ -98,10 +95,10 @@ _fisher, _mas = partial(_of_ours, fisher_diagonal), partial(_of_ours, mas_import
 
 def ours() -> list[Pass]:
     """Every variant that the plugins offer."""
-    note = f"the first {FIRST} samples, in epochs over all of them"
+    note = f"{ONLY} samples, in epochs over all of them"
     return [
         Pass("exact Fisher", OURS, _fisher(variant="exact")),
-        Pass(f"exact Fisher, n = {FIRST}", OURS, _fisher(variant="exact", n_samples=FIRST), note=note, first=FIRST),
+        Pass(f"exact Fisher, n = {ONLY}", OURS, _fisher(variant="exact", n_samples=ONLY), note=note, only=ONLY),
         Pass("sample Fisher", OURS, _fisher(variant="sample"), random=True),
         Pass("predicted Fisher", OURS, _fisher(variant="predicted")),
         Pass("empirical Fisher", OURS, _fisher(variant="empirical")),

@@ -159,19 +159,19 @@ def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> li
                 Unit(f"operations, {each.name}", partial(measure_operations, each, device, scale.step_rounds))
                 for each in scale.limit_models[:2]
             ),
-            *(_profiles(scale, device) if device.type == "cpu" else ()),
+            *(_profiles(scale) if device.type == "cpu" else ()),
         ]
     if part == "waiting":
         return [Unit(each.name, partial(measure_waiting, each, device)) for each in (MLP_400, RESNET)]
     return [Unit(MODEL, partial(_study, data_root, scale))]
 
 
-def _profiles(scale: Scale, device: torch.device) -> Iterator[Unit]:
+def _profiles(scale: Scale) -> Iterator[Unit]:
     rounds = min(3, scale.pass_rounds)
     for each in scale.limit_models:
-        yield Unit(f"profile, {each.name}", partial(measure_pass_profile, each, 10, device, rounds))
+        yield Unit(f"profile, {each.name}", partial(measure_pass_profile, each, 10, rounds))
     for each in scale.limit_models[:2]:
-        yield Unit(f"profile of a step, {each.name}", partial(measure_step_profile, each, device, scale.step_rounds))
+        yield Unit(f"profile of a step, {each.name}", partial(measure_step_profile, each, scale.step_rounds))
 
 
 def _passes(workload: Workload, classes: int, scale: Scale, device: torch.device) -> Iterator[Found]:

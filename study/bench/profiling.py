@@ -15,12 +15,15 @@ from study.bench.steps import TURN, prepared_step, repeated
 from study.bench.timing import Turn, clock_of, interleave, seconds_of
 from study.bench.workloads import Workload
 
+CPU = torch.device("cpu")
+"""Where the time of an operation is its own: on a GPU it would be that of its launch."""
+
 OF_A_PASS = "share of a pass's time"
 BEYOND_NAIVE = "time beyond Naive's step, as a share of it"
 
 KINDS: Mapping[str, frozenset[str]] = {
     "products, convolutions": frozenset(
-        {"mm", "addmm", "bmm", "baddbmm", "dot", "mkldnn_convolution", "convolution_backward", "_slow_conv2d_forward"}
+        {"mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward", "_slow_conv2d_forward"}
     ),
     "activations, norms, pooling, loss": frozenset(
         {"relu", "clamp_min", "clamp_min_", "threshold_backward", "_softmax", "mean"}
@@ -30,7 +33,7 @@ KINDS: Mapping[str, frozenset[str]] = {
     ),
     "other arithmetic": frozenset(
         {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "sqrt", "pow", "square", "abs", "sum"}
-        | {"addcmul", "addcmul_", "where", "clamp", "clamp_", "cumsum", "eq", "ne"}
+        | {"addcmul", "addcmul_", "dot", "where", "clamp", "clamp_", "cumsum", "eq", "ne"}
     ),
     "copies and patches": frozenset(
         {"copy_", "cat", "fill_", "zero_", "im2col", "constant_pad_nd", "flip", "scatter_"}
@@ -54,34 +57,38 @@ Seconds = dict[str, float]
 """By kind, in the order of :data:`KINDS`, :data:`OTHERS` and :data:`REST`."""
 
 
-def measure_pass_profile(workload: Workload, classes: int, device: torch.device, rounds: int) -> Iterator[Measurement]:
+def measure_pass_profile(workload: Workload, classes: int, rounds: int) -> Iterator[Measurement]:
     """The time of the passes of an exact and an empirical Fisher by kind of operation, in shares of the whole."""
-    model = workload.model(classes, device)
-    images = workload.images(workload.samples, classes, device)
+    model = workload.model(classes, CPU)
+    images = workload.images(workload.samples, classes, CPU)
     passes = {each.computes: each for each in ours() if each.computes in ("exact Fisher", "empirical Fisher")}
     turns = {name: Turn(partial(each.measure, model, *images, workload.samples)) for name, each in passes.items()}
-    for name, found in _taken_apart(turns, rounds, device).items():
+    for name, found in _taken_apart(turns, rounds).items():
         shares = [{kind: value / sum(seconds.values()) for kind, value in seconds.items()} for seconds in found]
         yield from _measurements(workload, f"{name}, {classes} classes", OF_A_PASS, shares)
 
 
-def measure_step_profile(workload: Workload, device: torch.device, rounds: int) -> Iterator[Measurement]:
+def measure_step_profile(workload: Workload, rounds: int) -> Iterator[Measurement]:
     """What a step with each of our plugins takes beyond Naive's, by kind of operation, at experience 2."""
-    model = workload.model(10, device)
-    images = workload.images(workload.batch, 10, device)
+    model = workload.model(10, CPU)
+    images = workload.images(workload.batch, 10, CPU)
     works = {"Naive": training_step(strategy_stub(model), SupervisedPlugin(), *images)}
     works |= {method: prepared_step(make(), strategy_stub(model), images, 2) for method, make in OURS.items()}
     for work in works.values():
         work()
-    times = min(STEPS, math.ceil(TURN / seconds_of(works["Naive"], clock_of(device))))
-    found = _taken_apart({name: Turn(repeated(work, times), times) for name, work in works.items()}, rounds, device)
+    times = min(STEPS, math.ceil(TURN / seconds_of(works["Naive"], clock_of(CPU))))
+    found = _taken_apart({name: Turn(repeated(work, times), times) for name, work in works.items()}, rounds)
     naive = found.pop("Naive")
     for method, seconds in found.items():
-        beyond = [
-            {kind: (each[kind] - of_naive[kind]) / sum(of_naive.values()) for kind in each}
-            for each, of_naive in zip(seconds, naive, strict=True)
-        ]
-        yield from _measurements(workload, f"{method}, experience 2", BEYOND_NAIVE, beyond)
+        yield from _measurements(workload, f"{method}, experience 2", BEYOND_NAIVE, beyond(seconds, naive))
+
+
+def beyond(seconds: Sequence[Seconds], reference: Sequence[Seconds]) -> list[Seconds]:
+    """Round by round, by how much each kind's time is above the reference's, as a share of all of the reference's."""
+    return [
+        {kind: (each[kind] - other[kind]) / sum(other.values()) for kind in each}
+        for each, other in zip(seconds, reference, strict=True)
+    ]
 
 
 def seconds_by_kind(work: Callable[[], object]) -> Seconds:
@@ -97,13 +104,13 @@ def seconds_by_kind(work: Callable[[], object]) -> Seconds:
     return seconds
 
 
-def _taken_apart(turns: Mapping[str, Turn], rounds: int, device: torch.device) -> dict[str, list[Seconds]]:
+def _taken_apart(turns: Mapping[str, Turn], rounds: int) -> dict[str, list[Seconds]]:
     """The seconds of a unit of each work, one entry a round.
 
     All are timed in turns, then profiled in turns: the profiler takes time between operations, which must not count as
     what lies between them.
     """
-    clock = clock_of(device)
+    clock = clock_of(CPU)
     profiles: dict[str, list[Seconds]] = {name: [] for name in turns}
 
     def profiled(name: str) -> None:

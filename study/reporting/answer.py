@@ -101,9 +101,13 @@ def _standing(best: MethodResult, learners: Sequence[MethodResult], pairs: Seque
         return ", significantly more than every other"
     if len(close) > MOST_NAMES:
         beaten = [f"`{method}`" for method in others if method in with_best and with_best[method].significant]
-        named = enumeration(beaten) if 0 < len(beaten) <= MOST_NAMES else f"{len(beaten)} others"
-        return f", significantly more than {named}, not shown to differ from {len(close)}"
+        more = f"significantly more than {_few_or_count(beaten)}, " if beaten else ""
+        return f", {more}not shown to differ from {len(close)} others"
     return f", not shown to differ from {enumeration(f'`{method}`' for method in close)}"
+
+
+def _few_or_count(names: Sequence[str]) -> str:
+    return enumeration(names) if len(names) <= MOST_NAMES else f"{len(names)} others"
 
 
 def _too_few_seeds(findings: Findings) -> Iterator[Statement]:

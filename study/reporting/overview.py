@@ -96,10 +96,10 @@ def _answer(reports: list[Reported], rows: list[PublishedRow]) -> Iterator[State
         for statement in report.findings.conclusions.statements[:1]:
             yield replace(statement, link=report.page)
     missing = [(report.path, missing_of_asked(report.findings)) for report in reports]
-    short = [f"{path} ({few} of {asked} runs)" for path, (few, asked) in missing if few]
+    short = [f"{path} ({few} of {asked})" for path, (few, asked) in missing if few]
     if short:
         yield Statement(
-            "Not complete", f"missing are of {enumeration(short)}; what is said of them holds for the seeds so far."
+            "Not complete", f"runs are missing in {enumeration(short)}; what is said there holds for the seeds so far."
         )
 
 

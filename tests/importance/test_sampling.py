@@ -150,7 +150,8 @@ class Sizes(Dataset):
 
 def read(data, **options) -> list[torch.Tensor]:
     """The targets of each batch."""
-    settings = {"batch_size": None, "n_samples": None, "num_workers": 0, "generator": torch.Generator(), **options}
+    settings = {"batch_size": None, "batches_matter": False, "n_samples": None, "num_workers": 0}
+    settings |= {"generator": torch.Generator(), **options}
     return [batch.targets for batch in batches(data, **settings)]
 
 
@@ -168,9 +169,20 @@ def test_batches_of_other_shapes_stay_apart():
     assert [len(targets) for targets in read(Sizes(*[1] * 512, *[2] * 512, *[1] * 30))] == [512, 512, 30]
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 256}, {"n_samples": 300, "batch_size": 256}], ids=["all", "some"])
-def test_batches_of_a_given_size_stay_apart(options):
-    assert len(read(Sizes(*[1] * 600), **options)[0]) == 256
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({"batch_size": 256}, [256, 256, 88]),
+        ({"batch_size": 256, "n_samples": 300}, [256, 44]),
+        ({"batches_matter": True}, [256, 256, 88]),
+    ],
+    ids=["a size is given", "of some samples", "batches matter"],
+)
+def test_batches_are_put_together_only_where_nothing_says_otherwise(options, lengths):
+    assert [len(targets) for targets in read(Sizes(*[1] * 600), **options)] == lengths
+
+
+def test_a_loader_keeps_its_batches():
     assert [len(targets) for targets in read(DataLoader(Sizes(*[1] * 6), batch_size=2))] == [2, 2, 2]
 
 

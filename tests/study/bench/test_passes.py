@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import pytest
@@ -29,7 +28,7 @@ def of(kind, found):
 
 def test_every_variant_of_ours_is_timed(found):
     timed = {each.mode for each in of(Measurement, found) if each.quantity == EPOCHS and each.ours}
-    assert timed == {each.name for each in ours() if each.first is None}
+    assert timed == {each.name for each in ours() if each.only is None}
 
 
 def test_passes_agree_with_one_sample_at_a_time_before_they_are_timed(found):
@@ -71,25 +70,38 @@ def test_the_batch_of_a_peer_is_its_own(monkeypatch):
     assert taken == {"of a class": 60, "of all": 30}
 
 
-def test_a_peer_takes_the_number_of_samples_at_a_time_that_suits_it_best(monkeypatch):
-    def slow_but_for_four(model, inputs, targets, batch):
-        time.sleep(0 if batch == 4 else 0.05)
-        return right.measure(model, inputs, targets, batch)
+@pytest.mark.parametrize(
+    ("seconds", "patience", "chosen"),
+    [
+        ({2: 2.0, 4: 2.0, 8: 8.0}, 99, 4),  # 1.0, 0.5 and 1.0 a sample
+        ({2: 2.0, 4: 2.0, 8: 2.0}, 99, 8),
+        ({2: 2.0, 4: 2.0, 8: 2.0}, 3, 2),  # 4 samples would take 4 seconds at the pace of 2
+        ({2: 2.0, 4: None, 8: 2.0}, 99, 2),  # one that fails ends the search
+    ],
+)
+def test_a_peer_takes_the_number_of_samples_at_a_time_that_suits_it_best(monkeypatch, seconds, patience, chosen):
+    def timed(work, clock):
+        (*_, inputs, targets, size) = work.args
+        assert len(inputs) == len(targets) == size
+        if seconds[size] is None:
+            raise RuntimeError("no memory is left")
+        return seconds[size]
 
-    (right,) = [each for each in torch_func() if each.computes == "empirical Fisher"]
-    peer = Pass("empirical Fisher", "a peer", slow_but_for_four)
-    monkeypatch.setattr(pass_times, "other_libraries", lambda: ([peer], {}))
-    found = list(measure_passes(replace(TINY, wide=(2, 4, 8)), 3, CPU, rounds=1, samples=8, patience=9.0))
+    monkeypatch.setattr(pass_times, "seconds_of", timed)
+    candidates = pass_times._Candidates(replace(TINY, wide=(2, 4, 8)), 3, CPU, 64, patience)
+    assert candidates._fastest(Pass("empirical Fisher", "a peer", print)) == chosen
+
+
+def test_what_is_no_other_library_has_no_choice_of_samples_at_a_time(found):
     notes = {each.mode: each.note for each in of(Measurement, found) if each.quantity == EPOCHS}
-    assert notes["empirical Fisher, a peer"] == "4 samples at a time"
-    assert "at a time" not in notes["empirical Fisher, ours"]
+    assert "at a time" not in notes["exact Fisher, ours"]
 
 
 def test_the_first_samples_only_are_timed_where_most_are_left_out(monkeypatch):
     of_few = measure_passes(TINY, 3, CPU, rounds=1, samples=8, patience=0.01)
     reasons = {each.mode: each.reason for each in of(Skipped, of_few)}
     assert reasons["exact Fisher, n = 500, ours"] == "8 samples are too few to leave all but 500 out"
-    monkeypatch.setattr("study.bench.passes.FIRST", 2)
+    monkeypatch.setattr("study.bench.passes.ONLY", 2)
     found = list(measure_passes(TINY, 3, CPU, rounds=1, samples=64, patience=0.0))
     (first,) = [each for each in of(Measurement, found) if each.mode == "exact Fisher, n = 2, ours" and each.seconds]
     assert "scaled" not in first.note

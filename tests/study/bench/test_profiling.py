@@ -13,6 +13,7 @@ from study.bench.profiling import (
     OTHERS,
     REST,
     _taken_apart,
+    beyond,
     measure_pass_profile,
     measure_step_profile,
     seconds_by_kind,
@@ -45,20 +46,25 @@ def test_no_operation_is_of_two_kinds():
 
 
 def test_what_no_operation_takes_is_in_between():
-    matrix = torch.rand(400, 400)
+    matrix = torch.rand(100, 100)
 
     def work() -> None:
         time.sleep(0.3)
         matrix @ matrix
 
-    (found,) = _taken_apart({"": Turn(work, 2)}, 1, CPU)[""]
-    assert found[REST] == pytest.approx(0.15, rel=0.5)
-    assert 0 < found["products, convolutions"] < 0.1
+    (found,) = _taken_apart({"": Turn(work, 2)}, 1)[""]
+    assert found[REST] > 0.1
+    assert found["products, convolutions"] > 0
     assert list(found) == [*KINDS, OTHERS, REST]
 
 
+def test_what_is_beyond_is_a_share_of_all_that_the_reference_takes():
+    seconds, reference = [{"a": 3.0, "b": 2.0}], [{"a": 1.0, "b": 3.0}]
+    assert beyond(seconds, reference) == [{"a": 0.5, "b": -0.25}]
+
+
 def test_a_pass_is_taken_apart_into_shares():
-    found = by_setting(list(measure_pass_profile(SMALL, 3, CPU, rounds=2)))
+    found = by_setting(list(measure_pass_profile(SMALL, 3, rounds=2)))
     assert found.keys() == {"exact Fisher, 3 classes", "empirical Fisher, 3 classes"}
     for shares in found.values():
         assert list(shares) == [*KINDS, OTHERS, REST]
@@ -67,12 +73,11 @@ def test_a_pass_is_taken_apart_into_shares():
         assert not any(each.ours for each in shares.values()), "shares are no regression of ours"
 
 
-def test_a_step_with_si_does_more_arithmetic_than_one_with_ewc():
-    found = by_setting(list(measure_step_profile(SMALL, CPU, rounds=5)))
+def test_a_step_is_taken_apart_for_each_method():
+    found = by_setting(list(measure_step_profile(SMALL, rounds=2)))
     assert found.keys() == {f"{method}, experience 2" for method in ("L2", "EWC", "Online EWC", "MAS", "SI")}
     assert {each.quantity for shares in found.values() for each in shares.values()} == {BEYOND_NAIVE}
-    ewc, si = (found[f"{method}, experience 2"]["other arithmetic"].median for method in ("EWC", "SI"))
-    assert 0 < ewc < si
+    assert all(list(shares) == [*KINDS, OTHERS, REST] for shares in found.values())
 
 
 @pytest.mark.parametrize("workload", [CNN, RESNET], ids=lambda workload: workload.name)
@@ -84,7 +89,7 @@ def test_operations_that_take_time_have_a_kind(workload):
 
 
 def test_the_page_has_a_row_for_each_pass_and_a_column_for_each_kind():
-    found = [*measure_pass_profile(SMALL, 3, CPU, rounds=1), *measure_step_profile(SMALL, CPU, rounds=1)]
+    found = [*measure_pass_profile(SMALL, 3, rounds=1), *measure_step_profile(SMALL, rounds=1)]
     of_pass, of_step = TABLES["limit"]("cpu", found)
     assert [column.heading for column in of_pass.columns] == ["", *KINDS, OTHERS, REST]
     assert [row[0].text for row in of_pass.rows] == [

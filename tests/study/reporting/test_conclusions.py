@@ -184,7 +184,7 @@ def test_the_overview_has_every_published_number_with_its_verdict_and_a_reason(w
     assert {c[5] for c in one_seed} == {"1 of 4"}
     assert all("a single run of ours has no spread" in c[8] and "seed" not in c[8] for c in one_seed)
     assert "Not complete: 30 of the protocol's 40 runs" in text
-    assert "**Not complete:** missing are of nested/other (30 of 40 runs); what is said of them holds for" in text
+    assert "**Not complete:** runs are missing in nested/other (30 of 40); what is said there holds for" in text
 
 
 def test_a_number_without_a_run_is_not_tried_and_one_beside_two_methods_counts_once(tmp_path, without_figures):

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from study.reporting.answer import _standing
 from study.reporting.selection import ReportError
 from tests.study.reporting.reading import html_tables, latex_tables, markdown_tables, row
 from tests.study.reporting.synthetic import (
@@ -345,3 +347,20 @@ def test_no_records_are_an_error_that_says_what_writes_them(tmp_path):
     with pytest.raises(ReportError, match=r"no records to report on; `clreg-study run toy` writes them"):
         written(tmp_path / "new", [])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("beaten", "close", "said"),
+    [
+        (2, 0, ", significantly more than every other"),
+        (1, 2, ", not shown to differ from `c0` and `c1`"),
+        (0, 5, ", not shown to differ from 5 others"),
+        (1, 5, ", significantly more than `b0`, not shown to differ from 5 others"),
+        (5, 5, ", significantly more than 5 others, not shown to differ from 5 others"),
+    ],
+)
+def test_the_answer_says_whom_the_best_is_better_than(beaten, close, said):
+    others = [f"b{i}" for i in range(beaten)] + [f"c{i}" for i in range(close)]
+    learners = [SimpleNamespace(method=name) for name in ["best", *others]]
+    pairs = [SimpleNamespace(a="best", b=name, reachable=True, significant=name[0] == "b") for name in others]
+    assert _standing(learners[0], learners, pairs) == said
