@@ -162,6 +162,7 @@ def repeat(
 ) -> None:
     """Perform recorded runs again, and say whether they give the same numbers, to the last bit."""
     from study.repeat import perform_again
+    from study.reporting.numbers import SECONDS, quantity
 
     with errors_without_traceback():
         folder = folder_named(name)
@@ -175,7 +176,9 @@ def repeat(
         for name in {record.run.benchmark.name for record in records}:
             root = checked_data(name, device, data_root)
         others = 0
-        for record in records:
+        for number, record in enumerate(records, 1):
+            before = f"which took {quantity(record.seconds.total, SECONDS)}"
+            typer.echo(f"{number} of {len(records)}: {record.run}, {before}", err=True)
             repetition = perform_again(record, Conditions(root))
             others += not repetition.same
             typer.echo(f"{record.run}: {_came_to(repetition)}")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from study.reporting.document import Statement
 from study.reporting.evidence import seeds_that_could_show
 from study.reporting.findings import Findings
-from study.reporting.numbers import count, enumeration, interval, points, seeds_of
+from study.reporting.numbers import count, enumeration, interval, points, seeds_of, signed_points
 from study.reporting.provenance import changed_settings
 from study.reporting.results import MethodResult
 from study.reporting.verdicts import tally
-from study.settings import Scenario
+from study.settings import Naive, Scenario
 from study.statistics import FamilyComparison
 
 MOST_NAMES = 4  # in a sentence
@@ -78,7 +78,31 @@ def _best(findings: Findings, scenario: Scenario) -> Statement:
     if references:
         upper = enumeration(f"`{result.method}` {points(result.accuracy.mean)}%" for result in references)
         text += f"; with all data at hand, {upper}"
-    return Statement(lead, f"{text}.")
+    return Statement(lead, f"{text}.{_over_naive(learners, findings.pairs[scenario])}")
+
+
+def _over_naive(learners: Sequence[MethodResult], pairs: Sequence[FamilyComparison]) -> str:
+    """What every other learner has over training without any of them, seed by seed; a sentence with a space before it.
+
+    Empty where there is no such method, or nothing beside it.
+    """
+    naive = next((result for result in learners if isinstance(result.settings, Naive)), None)
+    if naive is None:
+        return ""
+    names = {result.method for result in learners}
+    with_naive = [pair for pair in pairs if naive.method in (pair.a, pair.b) and {pair.a, pair.b} <= names]
+    if not with_naive:
+        return ""
+    gains = enumeration(_gain(pair, naive.method) for pair in with_naive)
+    note = " (*: significant)" if any(pair.significant for pair in with_naive) else ""
+    return f" Over `{naive.method}`, {points(naive.accuracy.mean)}%: {gains}{note}."
+
+
+def _gain(pair: FamilyComparison, baseline: str) -> str:
+    method, difference = (
+        (pair.b, -pair.comparison.difference) if pair.a == baseline else (pair.a, pair.comparison.difference)
+    )
+    return f"`{method}` {signed_points(difference)}{'*' if pair.significant else ''}"
 
 
 def _accuracy(result: MethodResult, asked: int) -> str:
@@ -99,15 +123,13 @@ def _standing(best: MethodResult, learners: Sequence[MethodResult], pairs: Seque
     close = [method for method in others if method in with_best and not with_best[method].significant]
     if not close:
         return ", significantly more than every other"
-    if len(close) > MOST_NAMES:
-        beaten = [f"`{method}`" for method in others if method in with_best and with_best[method].significant]
-        more = f"significantly more than {_few_or_count(beaten)}, " if beaten else ""
-        return f", {more}not shown to differ from {len(close)} others"
-    return f", not shown to differ from {enumeration(f'`{method}`' for method in close)}"
+    beaten = [method for method in others if method in with_best and with_best[method].significant]
+    more = f"significantly more than {_few_or_count(beaten)}, " if beaten and len(close) > MOST_NAMES else ""
+    return f", {more}not shown to differ from {_few_or_count(close)}"
 
 
-def _few_or_count(names: Sequence[str]) -> str:
-    return enumeration(names) if len(names) <= MOST_NAMES else f"{len(names)} others"
+def _few_or_count(methods: Sequence[str]) -> str:
+    return enumeration(f"`{method}`" for method in methods) if len(methods) <= MOST_NAMES else f"{len(methods)} others"
 
 
 def _too_few_seeds(findings: Findings) -> Iterator[Statement]:
