@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from study.bench import steps
-from study.bench.judging import PEER_NAMES, judge
+from study.bench.judging import PEER_NAMES, Judged, judge
 from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER
+from study.bench.profiling import BEYOND_NAIVE, OF_A_PASS
 from study.bench.record import Measurement, Performance
 from study.bench.tables import grouped, model_of, number
-from study.bench.targets import SI, WITHOUT_SI
+from study.bench.targets import EXACT, SI, WITHOUT_SI
 from study.reporting.document import Statement
 
 METHODS = {"L2, EWC, Online EWC or MAS": WITHOUT_SI, "SI": SI}
@@ -20,9 +21,15 @@ NOT_THE_SAME = "SI, Avalanche"
 WITHIN_NOISE = 1.05
 """A step that takes no more than so many times another's is not called slower."""
 
+SMALLEST_SHARE = 0.03
+"""Of a profile, that is spoken of."""
+
 
 def costs(performance: Performance) -> Iterator[Statement]:
-    """What a step and an importance cost, and where others are faster; nothing of what was not measured."""
+    """What a step and an importance cost, where others are faster, and what there is to know about missed targets.
+
+    Nothing is said of what was not measured.
+    """
     found = performance.measurements
     of_steps = [each for each in found if each.part == "step" and each.quantity == steps.QUANTITY]
     of_passes = [each for each in found if each.part == "pass" and each.quantity == EPOCHS]
@@ -45,6 +52,10 @@ def costs(performance: Performance) -> Iterator[Statement]:
     ]
     if parts:
         yield Statement("Targets that bare operations miss, too", f"{'; '.join(parts)}.")
+    profiles = dict.fromkeys(filter(None, (_profile(each, found) for each in judge(performance))))
+    if profiles:
+        text = "by kind of operation, in shares of a pass, or beyond Naive's step in shares of that"
+        yield Statement("Where the time of what misses its target goes", f"{text}: {'; '.join(profiles)}.")
 
 
 def _step_in_words(found: Sequence[Measurement], name: str, methods: Sequence[str]) -> str:
@@ -90,3 +101,19 @@ def _faster_passes(found: Sequence[Measurement]) -> Iterator[str]:
         ]
         by = min(rivals, key=lambda other: other.median).quantity.removeprefix(prefix)
         yield f"{each.mode.removesuffix(OURS)}, {each.model}, {each.setting} ({by}, {number(1 / each.median)} times)"
+
+
+def _profile(judged: Judged, found: Sequence[Measurement]) -> str:
+    """What the worst of a missed target spends its time on, the most first; empty where no profile is about it."""
+    if not judged.measured or judged.met_throughout:
+        return ""
+    worst = judged.worst
+    computes = worst.mode.removesuffix(OURS)
+    if worst.part == "step":
+        about = (BEYOND_NAIVE, f"{computes}, experience 2")
+    else:  # whatever has one cotangent a sample takes what the empirical Fisher does
+        about = (OF_A_PASS, f"{computes if computes in EXACT else 'empirical Fisher'}, 10 classes")
+    profile = [each for each in found if (each.quantity, each.setting) == about and each.model == worst.model]
+    kinds = sorted((each for each in profile if each.median >= SMALLEST_SHARE), key=lambda each: -each.median)
+    shares = ", ".join(f"{each.mode} {number(each.median)}" for each in kinds)
+    return f"{about[1].partition(',')[0]}, {worst.model}: {shares}" if kinds else ""

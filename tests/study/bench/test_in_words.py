@@ -2,6 +2,7 @@
 
 from study.bench.in_words import costs
 from study.bench.operations import AND_PATH_INTEGRAL, BARE
+from study.bench.profiling import BEYOND_NAIVE, OF_A_PASS
 from tests.study.bench.synthetic import a_pass, measurement, performance
 
 
@@ -65,3 +66,32 @@ def test_a_target_that_bare_operations_miss_is_said_to_be():
     assert said(measurement("SI, ours", 1.6), missed)[lead] == f"{of_si} (≤ 1.25; bare 1.40)."
     assert lead not in said(measurement("SI, ours", 1.6), possible)
     assert lead not in said(measurement("SI, ours", 1.6))
+
+
+def test_what_misses_its_target_is_taken_apart_where_there_is_a_profile_of_it():
+    lead = "Where the time of what misses its target goes"
+
+    def share(mode, value, quantity, setting, **changes):
+        of = {"part": "limit", "quantity": quantity, "setting": setting, "ours": False, **changes}
+        return measurement(mode, value, **of)
+
+    of_pass = [
+        share("other arithmetic", 0.2, OF_A_PASS, "exact Fisher, 10 classes"),
+        share("products, convolutions", 0.7, OF_A_PASS, "exact Fisher, 10 classes"),
+        share("copies and patches", 0.02, OF_A_PASS, "exact Fisher, 10 classes"),
+        share("products, convolutions", 0.9, OF_A_PASS, "exact Fisher, 10 classes", model="4-layer CNN"),
+    ]
+    of_step = [share("other arithmetic", 0.3, BEYOND_NAIVE, "SI, experience 2")]
+    text = said(
+        a_pass("exact Fisher, ours", 1.6), measurement("SI, ours", 1.6, setting="experience 50"), *of_pass, *of_step
+    )
+    assert text[lead].endswith(
+        ": SI, MLP 400-400: other arithmetic 0.30; "
+        "exact Fisher, MLP 400-400: products, convolutions 0.70, other arithmetic 0.20."
+    )
+    one_label = share("copies and patches", 0.4, OF_A_PASS, "empirical Fisher, 10 classes")
+    assert said(a_pass("sample Fisher, ours", 0.9), one_label)[lead].endswith(
+        ": empirical Fisher, MLP 400-400: copies and patches 0.40."
+    )
+    assert lead not in said(a_pass("exact Fisher, ours", 0.9), *of_pass), "nothing is missed"
+    assert lead not in said(a_pass("exact Fisher, ours", 1.6), *of_step), "there is no profile of it"
