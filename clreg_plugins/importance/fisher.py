@@ -44,9 +44,10 @@ def fisher_diagonal(
         likelihood: "categorical", "gaussian" or "bernoulli".
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
         draws: labels drawn for each sample by "sample".
-        batch_size: of a Dataset, samples read at a time. By default 256 for "batched", "sample" or ``distributed``,
-            where it makes a difference; else batches of 256, put together up to 1024 samples or 32 MiB of inputs.
-        seed: of every random draw here; the global generators are not touched.
+        batch_size: of a Dataset, samples read at a time. By default 256 for "batched", whose result depends on it, and
+            ``distributed``; else batches of 256, put together up to 1024 samples or 32 MiB of inputs.
+        seed: of every random draw here; the global generators are not touched. Which labels "sample" draws follows
+            from it and the batches.
         forward: how to call the model; by default with task labels if its forward names ``task_labels``.
         num_workers: of the DataLoader made for a Dataset.
         max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
@@ -79,7 +80,7 @@ def fisher_diagonal(
     read = batches(
         data,
         batch_size=batch_size,
-        batches_matter=variant in ("batched", "sample") or distributed,
+        batches_matter=variant == "batched" or distributed,
         n_samples=n_samples,
         num_workers=num_workers,
         generator=Generator().manual_seed(seed),

@@ -204,7 +204,7 @@ def test_a_dataset_is_asked_for_each_sample_once(num_workers):
         ("exact", False, 600),
         ("predicted", False, 600),
         ("empirical", False, 600),
-        ("sample", False, 256),
+        ("sample", False, 600),
         ("batched", False, 256),
         ("exact", True, 256),
     ],
