@@ -48,6 +48,9 @@ GROUP = 16
 CPU_BYTES = 2**29
 """What the pieces of a pass on a CPU are planned for at most: larger ones are slower there, since fresh memory is."""
 
+KERNEL_BYTES = 2**24
+"""What kernels keep for themselves on a CPU, code and scratch, however small a piece is; set aside from the bound."""
+
 _SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
 
 
@@ -165,7 +168,10 @@ class _Pass:
         activations = 2 * saved_bytes_per_sample(self.outputs, batch)
         # a layer's output gradients are held as they come, and in the products made of them
         needed = activations + 2 * k * sum(sizes) * z.element_size()
-        bound = min(self.max_bytes, CPU_BYTES) if z.device.type == "cpu" else self.max_bytes
+        bound = self.max_bytes
+        if z.device.type == "cpu":
+            bound = min(bound, CPU_BYTES)
+            bound -= min(bound // 4, KERNEL_BYTES)
         return max(1, bound // (2 * max(1, needed)))
 
     def _piece(self, batch: Batch) -> None:

@@ -53,6 +53,9 @@ NOTES = {
 STEPS = 10
 """In a turn at most: a profile of many small operations takes long to read."""
 
+READABLE = 4
+"""For the same reason a pass that is taken apart sees one in so many of a workload's samples."""
+
 Seconds = dict[str, float]
 """By kind, in the order of :data:`KINDS`, :data:`OTHERS` and :data:`REST`."""
 
@@ -60,9 +63,10 @@ Seconds = dict[str, float]
 def measure_pass_profile(workload: Workload, classes: int, rounds: int) -> Iterator[Measurement]:
     """The time of the passes of an exact and an empirical Fisher by kind of operation, in shares of the whole."""
     model = workload.model(classes, CPU)
-    images = workload.images(workload.samples, classes, CPU)
+    samples = max(1, workload.samples // READABLE)
+    images = workload.images(samples, classes, CPU)
     passes = {each.computes: each for each in ours() if each.computes in ("exact Fisher", "empirical Fisher")}
-    turns = {name: Turn(partial(each.measure, model, *images, workload.samples)) for name, each in passes.items()}
+    turns = {name: Turn(partial(each.measure, model, *images, samples)) for name, each in passes.items()}
     for name, found in _taken_apart(turns, rounds).items():
         shares = [{kind: value / sum(seconds.values()) for kind, value in seconds.items()} for seconds in found]
         yield from _measurements(workload, f"{name}, {classes} classes", OF_A_PASS, shares)

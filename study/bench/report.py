@@ -44,7 +44,8 @@ EXPLANATIONS = {
     "taken apart into the operations that it is made of (see `study/bench/operations.py`): what each takes bare, with "
     "its tensors at hand; what all take in a step of Naive's, in their places; and what a copy of their bytes takes "
     "after it, to which only a kernel written for the penalty could come. Beside a MLP's exact Fisher stand its own "
-    "matrix products, in their own shapes, with nothing else.",
+    "matrix products, in their own shapes, with nothing else. Passes, of a quarter of the samples, and steps are taken "
+    "apart by kind of operation under PyTorch's profiler (see `study/bench/profiling.py`).",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
