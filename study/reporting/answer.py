@@ -95,7 +95,7 @@ def _over_naive(learners: Sequence[MethodResult], pairs: Sequence[FamilyComparis
         return ""
     gains = enumeration(_gain(pair, naive.method) for pair in with_naive)
     note = " (*: significant)" if any(pair.significant for pair in with_naive) else ""
-    return f" Over `{naive.method}`, {points(naive.accuracy.mean)}%: {gains}{note}."
+    return f" Over `{naive.method}`, {points(naive.accuracy.mean)}%, paired by seed: {gains}{note}."
 
 
 def _gain(pair: FamilyComparison, baseline: str) -> str:

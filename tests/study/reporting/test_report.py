@@ -179,7 +179,7 @@ def test_the_answer_counts_verdicts_and_names_the_best_of_each_scenario(complete
     )
     naive = accuracies("naive")
     gains = [f"`{method}` +{(accuracies(method) - naive).mean():.2f}" for method in ("ewc", "online_ewc", "replay-2")]
-    assert f" Over `naive`, {naive.mean():.2f}%: {gains[0]}, {gains[1]} and {gains[2]}.\n" in text
+    assert f" Over `naive`, {naive.mean():.2f}%, paired by seed: {gains[0]}, {gains[1]} and {gains[2]}.\n" in text
 
 
 # ------------------------------------------------------------------------------- method against method
@@ -241,7 +241,7 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
     naive = vectors["naive"]
     gains = [(vectors[method] - naive).mean() for method in ("ewc", "online_ewc")]
     both = f"`ewc` +{gains[0]:.2f}\\* and `online_ewc` +{gains[1]:.2f}\\* (\\*: significant)"
-    assert f" Over `naive`, {naive.mean():.2f}%: {both}." in text
+    assert f" Over `naive`, {naive.mean():.2f}%, paired by seed: {both}." in text
     spreads = [(vectors[a] - vectors[b]).std(ddof=1) for a, b in itertools.combinations(vectors, 2)]
     found = [sd * TTestPower().solve_power(nobs=8, alpha=0.05 / 3, power=0.8) for sd in spreads]
     assert f"so many seeds find a difference of {min(found):.2f} to {max(found):.2f}, depending on the methods" in text
