@@ -30,7 +30,7 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         batch_size: samples read at a time in the pass, by default as for :func:`fisher_diagonal`; with
             ``per_sample=False`` the strategy's.
         num_workers: of the pass's DataLoader.
-        max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
+        max_bytes: bound for the pass's own memory, 1 GiB by default.
         seed: of the draw of samples.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
         gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.

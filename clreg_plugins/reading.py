@@ -18,7 +18,7 @@ class DataImportance:
         batch_size: samples read at a time, by default as for :func:`fisher_diagonal`; for gradients of batch means
             the strategy's ``train_mb_size`` by default.
         num_workers: of the DataLoader.
-        max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
+        max_bytes: bound for the pass's own memory, 1 GiB by default.
         seed: of the draws of samples and labels; experience t uses its own stream of numbers. The global random
             generators are not touched.
     """

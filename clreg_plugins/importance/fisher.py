@@ -50,7 +50,7 @@ def fisher_diagonal(
             from it and the batches.
         forward: how to call the model; by default with task labels if its forward names ``task_labels``.
         num_workers: of the DataLoader made for a Dataset.
-        max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
+        max_bytes: bound for the pass's own memory, 1 GiB by default.
         path: "auto", or "vectorised" or "one_at_a_time" to force the general path.
         distributed: share the batches among the processes of ``torch.distributed``; each gets the whole result.
 

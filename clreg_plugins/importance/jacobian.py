@@ -10,6 +10,7 @@ for each parameter and each batch, from what the forward pass really did.
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Generator, Tensor, nn
@@ -45,8 +46,8 @@ CHECKED_SAMPLES = 8
 GROUP = 16
 """Cotangents whose output gradients are held together where their order of summation is free."""
 
-CPU_BYTES = 2**29
-"""What the pieces of a pass on a CPU are planned for at most: larger ones are slower there, since fresh memory is."""
+OUTPUT_BYTES = 2**23
+"""What one layer's output takes at most in a piece on a CPU, beyond which caches make larger pieces slower ones."""
 
 KERNEL_BYTES = 2**24
 """What kernels keep for themselves on a CPU, code and scratch, however small a piece is; set aside from the bound."""
@@ -169,10 +170,11 @@ class _Pass:
         # a layer's output gradients are held as they come, and in the products made of them
         needed = activations + 2 * k * sum(sizes) * z.element_size()
         bound = self.max_bytes
-        if z.device.type == "cpu":
-            bound = min(bound, CPU_BYTES)
-            bound -= min(bound // 4, KERNEL_BYTES)
-        return max(1, bound // (2 * max(1, needed)))
+        if z.device.type != "cpu":
+            return max(1, bound // (2 * max(1, needed)))
+        bound -= min(bound // 4, KERNEL_BYTES)
+        largest = max(sizes, default=1) * z.element_size()
+        return max(1, min(bound // (2 * max(1, needed)), OUTPUT_BYTES // largest))
 
     def _piece(self, batch: Batch) -> None:
         with self.recorder.recording(len(batch.inputs)):
@@ -294,6 +296,16 @@ class _Pass:
         return {module: call for module, call in calls.items() if module not in self.distrusted}
 
 
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep what one batch frees for the next, which to fetch anew took a fifth of a MLP's pass.
+
+    glibc gives memory back beyond twice the largest block it has freed, which it counts up to 32 MiB. One that is
+    never written to is enough, and once a process: the next would lie in its heap, and lengthen that.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
 def jacobian_moments(
     model: nn.Module,
     data: Iterable[Batch],
@@ -319,7 +331,7 @@ def jacobian_moments(
         seed: of the draws of cotangents that sample; batch b uses seed + b, whatever process it falls to.
         batch_mean: pull back the mean over each batch instead of each sample; the result is the mean over batches.
         max_bytes: bound for activations, output gradients and per-sample gradients together; at least one sample
-            is always taken, and on a CPU rules make use of 512 MiB at most.
+            is always taken.
         path: "auto", or "vectorised" or "one_at_a_time" to take the general path for every parameter.
         shard: (rank, number of processes): this process takes every batch b with b mod number = rank.
         reduce: sums a tensor over processes, in place.
@@ -338,6 +350,8 @@ def jacobian_moments(
     work = _Pass(model, forward, cotangents, power, max_bytes, path, generator, batch_mean)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     rank, processes = shard
+    if device.type == "cpu":
+        _keep_freed_memory()
     with evaluation_mode(model):
         for index, batch in enumerate(data):
             if index % processes == rank:

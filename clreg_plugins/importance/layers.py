@@ -19,8 +19,8 @@ from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 Moments = dict[str, Tensor]
 
 
-CACHE_BYTES = 2**24
-"""Per-sample gradients formed at once on a CPU: about what its caches hold. Fresh memory costs more than it saves."""
+CACHE_BYTES = 2**25
+"""Per-sample gradients formed at once on a CPU: many to a call, in blocks that the C library keeps when freed."""
 
 MANY_POSITIONS = 128
 """Output positions from which on oneDNN's kernel for a convolution's weight gradient beats products with patches."""

@@ -45,7 +45,7 @@ def mas_importance(
         mask_value: what masked outputs hold (Avalanche: -1000); they do not count in "mean_square".
         forward: as for :func:`fisher_diagonal`, like the arguments that follow it.
         num_workers: of the DataLoader made for a Dataset.
-        max_bytes: bound for the pass's own memory, 1 GiB by default; a CPU's rules make use of 512 MiB at most.
+        max_bytes: bound for the pass's own memory, 1 GiB by default.
         path: "auto", or "vectorised" or "one_at_a_time" to force the general path.
         distributed: share the batches among the processes of ``torch.distributed``.
 

@@ -1,5 +1,9 @@
-"""The bound on memory holds where per-sample gradients would not fit: a ResNet-18 in a process of its own."""
+"""The bound on memory holds where per-sample gradients would not fit, and passes do not fetch memory anew.
 
+Each in a process of its own.
+"""
+
+import platform
 import subprocess
 import sys
 
@@ -74,3 +78,39 @@ def test_the_pass_keeps_to_its_bound():
     before, peak, seconds, parameters = measure(n=16, width=16, max_bytes=max_bytes)
     extra = peak - before - 4 * parameters
     assert extra < 1.5 * max_bytes, f"{extra / 2**20:.0f} MiB under a bound of 128 MiB ({seconds:.1f} s)"
+
+
+PASSES = """
+import resource
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from clreg_plugins.importance import fisher_diagonal
+
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
+data = TensorDataset(torch.randn(2048, 784))
+
+
+def pages():
+    with open("/proc/self/statm") as status:
+        return int(status.read().split()[0])
+
+
+for _ in range(3):
+    fisher_diagonal(model, data)
+size, before = pages(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    fisher_diagonal(model, data)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, pages() - size)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what the C library keeps is glibc's affair")
+def test_a_pass_works_in_the_memory_of_the_one_before():
+    """Four passes, each of which takes some 9,000 pages of fresh memory where all is given back in between."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PASSES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fetched, grown = (int(word) for word in done.stdout.split())
+    assert fetched < 4000, f"{fetched} pages fetched anew"
+    assert grown < 2000, f"{grown} pages more than before"
