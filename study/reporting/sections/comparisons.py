@@ -90,7 +90,8 @@ def _in_words(pairs: Sequence[FamilyComparison]) -> str:
     if not tested:
         return f"Too few seeds: none of {count(len(pairs), 'comparison')} could become significant."
     significant = [pair for pair in tested if pair.significant]
-    text = f"Of {count(len(pairs), 'comparison')}, {len(significant)} are significant after Holm's correction."
+    are = "is" if len(significant) == 1 else "are"
+    text = f"Of {count(len(pairs), 'comparison')}, {len(significant)} {are} significant after Holm's correction."
     if len(tested) < len(pairs):
         text += f" {len(pairs) - len(tested)} have too few seeds to become so."
     open_ones = [f"`{pair.a}` and `{pair.b}`" for pair in tested if not pair.significant]
