@@ -207,7 +207,7 @@ def saved_bytes_per_sample(forward, batch) -> int:
             """Count a storage once, however many tensors share it."""
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # an output that its own node keeps would never be freed
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             outputs = forward(batch.rows(0, n))
