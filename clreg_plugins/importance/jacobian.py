@@ -46,7 +46,7 @@ CHECKED_SAMPLES = 8
 GROUP = 16
 """Cotangents whose output gradients are held together where their order of summation is free."""
 
-OUTPUT_BYTES = 2**23
+OUTPUT_BYTES = 2**22
 """What one layer's output takes at most in a piece on a CPU, beyond which caches make larger pieces slower ones."""
 
 KERNEL_BYTES = 2**24

@@ -19,14 +19,14 @@ from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 Moments = dict[str, Tensor]
 
 
-CACHE_BYTES = 2**25
-"""Per-sample gradients formed at once on a CPU: many to a call, in blocks that the C library keeps when freed."""
+CACHE_BYTES = 2**24
+"""Per-sample gradients formed at once on a CPU: many to a call, still cached when they are squared."""
 
 MANY_POSITIONS = 128
 """Output positions from which on oneDNN's kernel for a convolution's weight gradient beats products with patches."""
 
 VECTOR = 8
-"""Output channels that this kernel computes together: with a rest it is slower than the products."""
+"""Channels that this kernel computes together: with a rest, or fewer that come in, it is slower than the products."""
 
 SMALL = 2**12
 """Parameters with fewer entries are reduced over samples and cotangents in one call, others sample by sample."""
@@ -183,14 +183,14 @@ class ConvRule(LayerRule):
         product = self.by_groups if self._has_kernel(module, g[:, 0]) else self.by_patches
         weight = product(module, prepared, rows, g.shape[3:]).view(n, groups, k, out // groups, -1)
         weight = weight.transpose(1, 2).reshape(n, k, *module.weight.shape)
-        return {"weight": weight, "bias": g.flatten(3).sum(dim=3)}
+        return {"weight": weight} if module.bias is None else {"weight": weight, "bias": g.flatten(3).sum(dim=3)}
 
     @staticmethod
     def _has_kernel(module: nn.Module, g: Tensor) -> bool:
         """Whether one kernel for all samples is the faster: oneDNN's is, at many positions and with whole vectors."""
         of_onednn = g.device.type == "cpu" and g.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        vectors = module.out_channels // module.groups % VECTOR == 0
-        return of_onednn and vectors and g.shape[2:].numel() >= MANY_POSITIONS
+        into, out = module.in_channels // module.groups, module.out_channels // module.groups
+        return of_onednn and into >= VECTOR and out % VECTOR == 0 and g.shape[2:].numel() >= MANY_POSITIONS
 
     @staticmethod
     def by_groups(module: nn.Module, a: Tensor, rows: Tensor, positions: torch.Size) -> Tensor:
@@ -236,10 +236,10 @@ class ConvRule(LayerRule):
         return g.element_size() * (entries + 2 * g.shape[1:].numel() + module.weight.numel())
 
     def cache_bytes(self, module: nn.Module, gs: Sequence[Tensor]) -> int:
-        """Less where one kernel writes the gradients of all samples at once, but of several: it is slow with one."""
+        """Half where one kernel writes the gradients of all samples under one cotangent: it is slow with more."""
         if not self._has_kernel(module, gs[0]):
             return CACHE_BYTES
-        return CACHE_BYTES // 2 if len(gs) > 1 else CACHE_BYTES // 4
+        return CACHE_BYTES if len(gs) > 1 else CACHE_BYTES // 2
 
 
 class NormRule(LayerRule):

@@ -52,7 +52,7 @@ CASES = {
     "mlp": Case(models.mlp),
     "masked in place": Case(models.masked_in_place, targets=1, mask_value=-1000.0),
     "conv2d": Case(models.conv2d, (2, 8, 5)),
-    "conv2d at many positions": Case(models.conv2d_at_many_positions, (2, 24, 14)),
+    "conv2d at many positions": Case(models.conv2d_at_many_positions, (8, 24, 14)),
     "conv1d": Case(models.conv1d, (4, 9)),
     "conv3d": Case(models.conv3d, (2, 4, 4, 2)),
     "norms": Case(models.norms, (4, 3)),

@@ -61,9 +61,9 @@ def conv2d() -> nn.Module:
 def conv2d_at_many_positions() -> nn.Module:
     """Padded and circular; then grouped, strided and dilated."""
     return nn.Sequential(
-        nn.Conv2d(2, 8, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(8, 16, 3, padding=1, padding_mode="circular"),
         nn.Tanh(),
-        nn.Conv2d(8, 16, 3, groups=2, stride=(1, 2), dilation=(2, 1), padding=1),
+        nn.Conv2d(16, 16, 3, groups=2, stride=(1, 2), dilation=(2, 1), padding=1),
         nn.Flatten(),
         nn.Linear(16 * 22 * 7, 3),
     )

@@ -58,11 +58,12 @@ def test_per_sample_gradients_are_autograds(product, name, dtype):
 
 def test_the_product_depends_on_positions_channels_type_and_device(monkeypatch):
     few, many = torch.zeros(1, 16, MANY_POSITIONS - 1), torch.zeros(1, 16, 2, MANY_POSITIONS // 2)
-    layer, odd = nn.Conv2d(3, 16, 3), nn.Conv2d(2, 24, 3, groups=2)
+    layer, odd, narrow = nn.Conv2d(8, 16, 3), nn.Conv2d(16, 24, 3, groups=2), nn.Conv2d(14, 16, 3, groups=2)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert not ConvRule._has_kernel(nn.Conv1d(3, 16, 3), few)
+    assert not ConvRule._has_kernel(nn.Conv1d(8, 16, 3), few)
     assert ConvRule._has_kernel(layer, many)
     assert not ConvRule._has_kernel(odd, many)
+    assert not ConvRule._has_kernel(narrow, many)
     assert not ConvRule._has_kernel(layer, many.double())
     assert not ConvRule._has_kernel(layer, many.to("meta"))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
@@ -93,8 +94,9 @@ def test_scratch_is_that_of_input_patches_output_gradients_and_gradient(product,
 
 def test_in_single_precision_the_kernel_passes_the_check_against_autograd():
     model = conv2d_at_many_positions()
-    assert ConvRule._has_kernel(model[0], torch.zeros(1, 8, 24, 14)) == torch.backends.mkldnn.is_available()
-    found = fisher_diagonal(model, torch.rand(9, 2, 24, 14), variant="exact")
+    for layer, space in ((model[0], (24, 14)), (model[2], (22, 7))):
+        assert ConvRule._has_kernel(layer, torch.zeros(1, 16, *space)) == torch.backends.mkldnn.is_available()
+    found = fisher_diagonal(model, torch.rand(9, 8, 24, 14), variant="exact")
     assert set(found.paths.values()) == {"rule"}
 
 
