@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from study.bench.pass_times import FASTER, FASTEST_PEER
+from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER
 from study.bench.record import PEERS, Measurement, PartRecord, Performance
 from study.bench.targets import TARGETS, Target
 
@@ -16,7 +16,8 @@ class Judged:
         target: which.
         measured: all that it bounds.
         missing: a mode, perhaps on a model, and why there is no measurement of it.
-        bare: what it is made of, by itself, on the model of the worst; None where that was not measured.
+        bare: what it is made of, by itself, on the model of the worst, in the target's quantity; None where that was
+            not measured.
     """
 
     target: Target
@@ -61,8 +62,17 @@ def judge(performance: Performance) -> list[Judged]:
 
 
 def _bare(judged: Judged, performance: Performance) -> Measurement | None:
-    wanted = (judged.target.bare, judged.worst.model)
-    return next((each for each in performance.measurements if ((each.quantity, each.mode), each.model) == wanted), None)
+    wanted, worst = (judged.target.bare, judged.worst.model), judged.worst
+    found = performance.measurements
+    bare = next((each for each in found if ((each.quantity, each.mode), each.model) == wanted), None)
+    if bare is None or not worst.quantity.startswith(FASTER):
+        return bare
+    key = (EPOCHS, worst.mode, worst.model, worst.setting)
+    ours = next((each for each in found if (each.quantity, each.mode, each.model, each.setting) == key), None)
+    if ours is None:
+        return None
+    # as many times as fast as the other as ours is, and as often again as the bare stages are faster than ours
+    return worst.model_copy(update={"values": tuple(worst.median * ours.median / value for value in bare.values)})
 
 
 def _missing(target: Target, performance: Performance, measured: tuple[Measurement, ...]) -> Iterator[tuple[str, str]]:

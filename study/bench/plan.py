@@ -14,6 +14,7 @@ from study.bench.pass_times import MANY, measure_passes
 from study.bench.plugins import OURS
 from study.bench.profiling import measure_pass_profile, measure_step_profile
 from study.bench.record import Agreement, DeviceName, Measurement, Part, Skipped
+from study.bench.stages import measure_stages
 from study.bench.steps import measure_steps
 from study.bench.waiting import measure_waiting
 from study.bench.whole import MODEL, measure_whole_runs
@@ -159,14 +160,18 @@ def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> li
                 Unit(f"operations, {each.name}", partial(measure_operations, each, device, scale.step_rounds))
                 for each in scale.limit_models[:2]
             ),
-            *(_profiles(scale) if device.type == "cpu" else ()),
+            *(_taken_apart(scale) if device.type == "cpu" else ()),
         ]
     if part == "waiting":
         return [Unit(each.name, partial(measure_waiting, each, device)) for each in (MLP_400, RESNET)]
     return [Unit(MODEL, partial(_study, data_root, scale))]
 
 
-def _profiles(scale: Scale) -> Iterator[Unit]:
+def _taken_apart(scale: Scale) -> Iterator[Unit]:
+    for each in scale.limit_models:
+        if each in (CNN, RESNET):
+            stages = partial(measure_stages, each, 10, scale.pass_rounds, each.samples // 2)
+            yield Unit(f"stages, {each.name}", stages)
     rounds = min(3, scale.pass_rounds)
     for each in scale.limit_models:
         yield Unit(f"profile, {each.name}", partial(measure_pass_profile, each, 10, rounds))

@@ -44,8 +44,12 @@ EXPLANATIONS = {
     "taken apart into the operations that it is made of (see `study/bench/operations.py`): what each takes bare, with "
     "its tensors at hand; what all take in a step of Naive's, in their places; and what a copy of their bytes takes "
     "after it, to which only a kernel written for the penalty could come. Beside a MLP's exact Fisher stand its own "
-    "matrix products, in their own shapes, with nothing else. Passes, of a quarter of the samples, and steps are taken "
-    "apart by kind of operation under PyTorch's profiler (see `study/bench/profiling.py`).",
+    "matrix products, in their own shapes, with nothing else. A pass over convolutions is taken apart into stages, "
+    "each by itself with its tensors at hand (see `study/bench/stages.py`): forward; backward to the layers' outputs; "
+    "each sample's weight gradients, layer by layer the faster of two ways that PyTorch has; and the sum of their "
+    "squares. "
+    "Passes, of a quarter of the samples, and steps are taken apart by kind of operation under PyTorch's profiler (see "
+    "`study/bench/profiling.py`).",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
@@ -132,8 +136,9 @@ def _targets(performance: Performance) -> Table:
     if bare:
         columns += (Column("bare"),)
         notes += (
-            "Bare: the pass's matrix products alone, at the rate of a plain one; or Naive's step and the penalty's "
-            "operations in it, without plugin and autograd; on the model of the worst. See “Distance to the limit”.",
+            "Bare: a MLP's pass as its matrix products alone, at the rate of a plain one; that over convolutions as "
+            "its stages, each by itself; a step as Naive's with the penalty's operations in it, without plugin and "
+            "autograd; on the model of the worst. See “Distance to the limit”.",
         )
     rows = tuple(_target_row(each) + ((_bare_cell(each.bare),) if bare else ()) for each in judged)
     return Table(f"targets-{performance.device}", "Targets", columns, rows, notes)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from study.bench import limit, memory, operations, pass_times, profiling
+from study.bench import limit, memory, operations, pass_times, profiling, stages
 from study.bench.record import DeviceName, Measurement
 from study.bench.targets import target_of
 from study.reporting.document import Cell, Column, Table
@@ -18,6 +18,8 @@ LIMITS = {
     limit.BANDWIDTH: f"A step's penalty: {limit.BANDWIDTH}",
     operations.SHARE: f"A step's penalty, operation by operation: {operations.SHARE}",
     operations.BARE: f"A {operations.BARE}",
+    stages.SHARE: f"A pass over convolutions: {stages.SHARE}",
+    stages.BARE: f"A pass over convolutions: {stages.BARE}",
     profiling.OF_A_PASS: f"A pass, by kind of operation: {profiling.OF_A_PASS}",
     profiling.BEYOND_NAIVE: f"A step with a plugin, by kind of operation: {profiling.BEYOND_NAIVE}",
 }
@@ -57,10 +59,12 @@ def _memory_tables(device: DeviceName, measurements: Sequence[Measurement]) -> I
 
 def _limit_tables(device: DeviceName, measurements: Sequence[Measurement]) -> Iterator[Table]:
     for quantity, group in grouped(measurements, lambda each: each.quantity):
-        if quantity in (profiling.OF_A_PASS, profiling.BEYOND_NAIVE):
+        if quantity in (profiling.OF_A_PASS, profiling.BEYOND_NAIVE, stages.SHARE):
             row, column = _where, _mode
+        elif quantity in (limit.FLOPS, limit.LEAST_PASS, stages.BARE):
+            row, column = model_of, _mode
         else:
-            row, column = (model_of, _mode) if quantity in (limit.FLOPS, limit.LEAST_PASS) else (_mode, model_of)
+            row, column = _mode, model_of
         yield _pivot(device, slug(quantity), LIMITS.get(quantity, quantity), group, row, column)
 
 

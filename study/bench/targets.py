@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from study.bench import limit, memory, operations, pass_times, steps, waiting
+from study.bench import limit, memory, operations, pass_times, stages, steps, waiting
 from study.bench.record import DeviceName, Measurement, Part
 
 IMAGE_MODELS = ("4-layer CNN", "reduced ResNet-18")
@@ -23,7 +23,8 @@ class Target:
         modes: each of which has to be measured.
         models: each of which has to be measured; empty for whichever the part is measured on.
         setting: the only one that it is about; empty for all.
-        bare: quantity and mode of what it is made of, measured by itself.
+        bare: quantity and mode of what it is made of, measured by itself; where the bound is about a comparison, in
+            the training epochs that what is compared is measured in, too.
     """
 
     what: str
@@ -76,7 +77,11 @@ def _pass(
     part: Part = "pass",
 ) -> Target:
     kind = "exact Fisher" if computes == EXACT else "empirical Fisher"  # which every one with one cotangent equals
-    bare = (limit.LEAST_PASS, kind) if quantity == PER_EPOCH else None
+    bare = None
+    if models == IMAGE_MODELS:
+        bare = (stages.BARE, kind)
+    elif quantity == PER_EPOCH:
+        bare = (limit.LEAST_PASS, kind)
     return Target(what, bound, sense, "cpu", part, quantity, _modes(computes, OURS), models, "10 classes", bare)
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from study.bench import stages
 from study.bench.check import regressions
 from study.bench.judging import Judged, judge
 from study.bench.limit import LEAST_PASS
@@ -241,6 +242,22 @@ def test_what_a_step_is_made_of_stands_beside_the_worst_of_its_model():
 def test_what_was_not_measured_bare_has_nothing_beside_it():
     found = performance(measurement("SI, ours", 1.5, model="small ViT"), bare(AND_PATH_INTEGRAL, BARE, 1.35))
     assert judged("a step with SI, times Naive's", found).bare is None
+    assert judged("exact Fisher of a MLP, 10 classes, in epochs", found).bare is None
+
+
+def test_a_pass_over_convolutions_has_its_stages_and_a_comparison_how_fast_they_would_be():
+    cnn = "4-layer CNN"
+    found = performance(
+        a_pass("exact Fisher, ours", 8.0, model=cnn),
+        a_pass("exact Fisher, ours", 1.2, model=cnn, quantity="times as fast as the fastest peer"),
+        a_pass("empirical Fisher, ours", 1.4, model=cnn),
+        bare("exact Fisher", stages.BARE, 6.0, model=cnn),
+        bare("empirical Fisher", stages.BARE, 1.1, model=cnn),
+        bare("empirical Fisher", LEAST_PASS, 0.3, model=cnn),
+    )
+    assert judged("empirical and sample Fisher of CNN and ResNet, in epochs", found).bare.median == 1.1
+    peer = judged("exact Fisher of CNN and ResNet, times as fast as the fastest peer's", found)
+    assert peer.bare.median == pytest.approx(1.2 * 8 / 6)
     assert judged("exact Fisher of a MLP, 10 classes, in epochs", found).bare is None
 
 
