@@ -21,6 +21,16 @@ def points(value: float) -> str:
     return _with_minus(value, 2)
 
 
+def margin_points(value: float) -> str:
+    """A margin in percentage points, with a third decimal where it has one.
+
+    Example:
+        >>> margin_points(1.5), margin_points(0.035)
+        ('1.50', '0.035')
+    """
+    return points(value) if round(value, 2) == round(value, 3) else f"{value:.3f}"
+
+
 def signed_points(value: float) -> str:
     """A difference in percentage points, with its sign.
 

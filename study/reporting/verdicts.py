@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from study.reporting.evidence import LEVEL, NO_RUN, OTHER_SETTINGS, PublishedRow
-from study.reporting.numbers import NOTHING, count, enumeration, interval, points
+from study.reporting.numbers import NOTHING, count, enumeration, interval, margin_points, points
 from study.statistics import FEWEST_JUDGED
 
 MEANING = (
@@ -51,7 +51,7 @@ def explanation(row: PublishedRow, why: str = "") -> str:
         return "not run yet"
     if row.changes:
         return f"our settings are others: {row.changes}"
-    margin = f"the margin of ±{points(comparison.margin)}"
+    margin = f"the margin of ±{margin_points(comparison.margin)}"
     if comparison.verdict == "reproduced":
         return f"within {margin}"
     if comparison.verdict != "inconclusive":
@@ -61,7 +61,10 @@ def explanation(row: PublishedRow, why: str = "") -> str:
         return limited
     bounds = interval(comparison.low, comparison.high)
     known = "" if bounds == NOTHING else f", 95% interval {bounds}"
-    uncertain = f"{count(comparison.ours.n, 'seed')} leave the difference too uncertain for {margin}{known}"
+    if comparison.attainable:
+        uncertain = f"{count(comparison.ours.n, 'seed')} leave the difference too uncertain for {margin}{known}"
+    else:
+        uncertain = f"the published mean is itself too uncertain for {margin}, whatever our seeds{known}"
     return f"{limited}; {uncertain}" if limited else uncertain
 
 
@@ -87,9 +90,10 @@ def tally(rows: Sequence[PublishedRow]) -> str:
 def _of_those_tried(tried: Sequence[PublishedRow], numbers: int) -> str:
     verdicts = Counter(row.verdict for row in tried)
     several = f" in {len(tried)} comparisons" if numbers < len(tried) else ""
+    by = "by comparison " if several else ""
     fewer = sum(row.incomplete for row in tried)
     so_far = f", {'all' if fewer == len(tried) else fewer} of them by fewer seeds than the protocol's" if fewer else ""
-    return f"{numbers} tried{several}{so_far}: " + enumeration(
+    return f"{numbers} tried{several}{so_far}: {by}" + enumeration(
         f"{verdicts[verdict]} {words}" for verdict, words in _JUDGED.items() if verdicts[verdict]
     )
 

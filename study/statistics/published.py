@@ -28,6 +28,8 @@ class PublishedComparison:
         statistic, df, p: Welch's two-sided t-test of no difference.
         p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
         margin: the difference that still counts as the same number.
+        attainable: whether any number of our samples could show that; not where the published mean's own standard error
+            is too large for the margin.
         verdict: ``"reproduced"`` (p_tost < α), else ``"above"`` or ``"below"`` (p < α), else ``"inconclusive"``, as
             always with fewer than :data:`FEWEST_JUDGED` samples.
     """
@@ -41,6 +43,7 @@ class PublishedComparison:
     p: float
     p_tost: float
     margin: float
+    attainable: bool
     verdict: Verdict
 
 
@@ -83,11 +86,13 @@ def compare_with_published(
     difference = ours.mean - published_mean
     if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
         difference = 0.0
+    published_error = _published_error(published_spread, spread_kind, published_n)
+    attainable = not published_error or float(stats.t.isf(alpha, published_n - 1)) * published_error < margin
     if ours.n == 1:
         nothing = (math.nan,) * 6
-        return PublishedComparison(ours, difference, *nothing, margin, "inconclusive")
+        return PublishedComparison(ours, difference, *nothing, margin, attainable, "inconclusive")
 
-    error, df = _standard_error(ours, published_spread, spread_kind, published_n)
+    error, df = _standard_error(ours, published_error, published_n)
     statistic = _in_errors(difference, error)
     p = 2 * float(stats.t.sf(abs(statistic), df))
     p_above_lower = float(stats.t.sf(_in_errors(difference + margin, error), df))
@@ -101,7 +106,7 @@ def compare_with_published(
             verdict = "above" if difference > 0 else "below"
     half_width = float(stats.t.isf(alpha / 2, df)) * error
     low, high = difference - half_width, difference + half_width
-    return PublishedComparison(ours, difference, low, high, statistic, df, p, p_tost, margin, verdict)
+    return PublishedComparison(ours, difference, low, high, statistic, df, p, p_tost, margin, attainable, verdict)
 
 
 def _check_published(mean: float, spread: float | None, spread_kind: str | None, n: int | None, margin: float) -> None:
@@ -119,12 +124,18 @@ def _check_published(mean: float, spread: float | None, spread_kind: str | None,
         raise ValueError(f"published_n must be at least 2 where a spread is given, not {n}")
 
 
-def _standard_error(ours: Summary, spread: float | None, spread_kind: str | None, n: int | None) -> tuple[float, float]:
+def _published_error(spread: float | None, spread_kind: str | None, n: int | None) -> float | None:
+    """The standard error of the published mean; None where no spread was published."""
+    if spread is None or n is None:
+        return None
+    return spread / math.sqrt(n) if spread_kind == "sd" else spread
+
+
+def _standard_error(ours: Summary, published_error: float | None, n: int | None) -> tuple[float, float]:
     """Of the difference of the means, and its degrees of freedom (Welch 1947; Satterthwaite 1946)."""
     our_error = ours.sd / math.sqrt(ours.n)
-    if spread is None or n is None:
+    if published_error is None or n is None:
         return our_error, ours.n - 1.0
-    published_error = spread / math.sqrt(n) if spread_kind == "sd" else spread
     error = math.hypot(our_error, published_error)
     share = (our_error / error) ** 2 if error else 0.5  # of the variance; 0/0 := 0.5
     return error, 1 / (share**2 / (ours.n - 1) + (1 - share) ** 2 / (n - 1))

@@ -6,7 +6,7 @@ from study.protocol import Published
 from study.reporting.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
 from study.reporting.evidence import PublishedRow
 from study.reporting.findings import Findings
-from study.reporting.numbers import NOTHING, interval, points, seeds_of, signed_points, with_interval
+from study.reporting.numbers import NOTHING, interval, margin_points, seeds_of, signed_points, with_interval
 from study.reporting.sections.cells import p_cell, published_cell
 from study.reporting.verdicts import MEANING, limits, tried_several_times
 from study.settings import Scenario
@@ -94,7 +94,7 @@ def _row(row: PublishedRow, tables: list[Published], why: str) -> tuple[Cell, ..
             nothing,
             Cell(seeds_of(0, row.seeds), 0),
             nothing,
-            Cell(points(margin), margin),
+            Cell(margin_points(margin), margin),
             nothing,
             nothing,
         )
@@ -109,7 +109,7 @@ def _row(row: PublishedRow, tables: list[Published], why: str) -> tuple[Cell, ..
         Cell(with_interval(comparison.ours), comparison.ours.mean),
         Cell(seeds_of(comparison.ours.n, row.seeds), comparison.ours.n),
         Cell(difference if bounds == NOTHING else f"{difference} {bounds}", comparison.difference),
-        Cell(points(margin), margin),
+        Cell(margin_points(margin), margin),
         p_cell(comparison.p),
         p_cell(comparison.p_tost),
         Cell(limited, limited or None),

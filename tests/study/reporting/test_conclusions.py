@@ -1,6 +1,7 @@
 """What people say to a report stands at its head and beside the numbers, and survives that the report is made again."""
 
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -209,7 +210,9 @@ def test_a_number_without_a_run_is_not_tried_and_one_beside_two_methods_counts_o
     folder = written(tmp_path / "reports" / "toy", [*records, *as_empirical], protocol=protocol)
     write_overview(tmp_path / "reports")
     for text in ((folder / "README.md").read_text(), (tmp_path / "reports" / "README.md").read_text()):
-        assert "**Published numbers:** 5 tried in 6 comparisons: " in text, "Online EWC has a number of its own"
+        assert "**Published numbers:** 5 tried in 6 comparisons: by comparison " in text, (
+            "Online EWC has a number of its own"
+        )
         assert "; 1 without a finished run of ours." in text
         (line,) = [line for line in text.splitlines() if line.startswith("Class-incremental 61.50")]
         assert re.search(r"is one number, compared with `ewc`.* and `ewc-empirical`.*, and counts once", line)
@@ -222,6 +225,15 @@ def test_reasons_follow_from_the_tests_where_nobody_says_one(with_conclusions):
     assert {verdict for verdict, reason in reasons.values() if reason == "not explained yet"} <= {"above", "below"}
     inconclusive = [reason for verdict, reason in reasons.values() if verdict == "inconclusive"]
     assert all("4 seeds leave the difference too uncertain for the margin of ±" in reason for reason in inconclusive)
+
+
+def test_where_the_published_mean_is_too_uncertain_that_is_the_reason(with_conclusions):
+    (report,) = reports_below(with_conclusions.parent)
+    row = next(r for r in report.findings.published if r.verdict == "inconclusive")
+    hopeless = replace(row, comparison=replace(row.comparison, attainable=False, margin=0.035))
+    assert explanation(hopeless).startswith(
+        "the published mean is itself too uncertain for the margin of ±0.035, whatever our seeds, 95% interval ["
+    )
 
 
 def test_an_overview_needs_reports_and_is_none_itself(with_conclusions, tmp_path):
