@@ -65,7 +65,7 @@ def test_zero_lies_in_the_interval_where_the_difference_is_not_significant(alpha
 @pytest.mark.parametrize(("spread", "kind", "n"), [(0.5, "sem", 20), (2.0, "sd", 16), (0.3, "sem", 3)])
 def test_a_margin_is_attainable_if_samples_without_end_at_the_published_mean_could_show_it(spread, kind, n):
     samples = _samples(50, 1e-9, 100)  # as good as any number of them
-    bound = stats.t.isf(0.05, n - 1) * (spread / math.sqrt(n) if kind == "sd" else spread)
+    bound = float(stats.t.isf(0.05, n - 1)) * (spread / math.sqrt(n) if kind == "sd" else spread)
     for margin, attainable in ((bound * 1.01, True), (bound * 0.99, False)):
         found = compare_with_published(samples, 50, spread, kind, n, margin)
         assert found.attainable is attainable
