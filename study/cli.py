@@ -219,12 +219,12 @@ def _carry_out(
         raise ProtocolError("--force repeats runs, and --reuse takes them from elsewhere; allowed: one of the two")
     known = reusable_records(reuse or ())
     terminal = Console(stderr=True, highlight=False)
-    store.folder.mkdir(parents=True, exist_ok=True)
+    root = checked_data(protocol.benchmark.name, None if ray else device, data_root)
     if ray is not None:
         check_cluster(ray)
+    store.folder.mkdir(parents=True, exist_ok=True)
     tracking = Tracking(wandb.value, store.folder.absolute())
     check_tracking(tracking)
-    root = checked_data(protocol.benchmark.name, None if ray else device, data_root)
     conditions = Conditions(root, store.under_way.absolute(), tracking)
     try:
         return carry_out(

@@ -100,9 +100,26 @@ class Encoding:
         return pixels.round().to(torch.uint8)
 
 
-def default_root() -> Path:
-    """The folder of the data: ``$CLREG_DATA_ROOT``, or else ``data`` in the current folder."""
-    return Path(os.environ.get("CLREG_DATA_ROOT") or "data")
+def data_root(named: Path | None) -> Path:
+    """The folder of the data: the one named, or else ``$CLREG_DATA_ROOT``, or else ``data`` in the current folder.
+
+    Args:
+        named: with ``--data-root``.
+
+    Raises:
+        DataError: the folder was named and is not there: what is missing is downloaded, but not to where a slip of the
+            pen says.
+    """
+    variable = os.environ.get("CLREG_DATA_ROOT")
+    source, root = ("CLREG_DATA_ROOT", Path(variable)) if named is None and variable else ("--data-root", named)
+    if root is None:
+        return Path("data")
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "is not there"
+        raise DataError(
+            f"{source}: {root} {problem}; allowed: a folder that holds the data, or an empty one to download it to"
+        )
+    return root
 
 
 def load_images(name: str, root: Path) -> tuple[Images, Images]:

@@ -168,16 +168,17 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     return records, method or None
 
 
-def checked_data(name: str, device: Device | None, data_root: Path | None) -> Path:
+def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
     """The root of the data, which is there, as is the device, where it is this machine that needs it."""
-    if name == "split_digits" and device is not Device.cuda and data_root is None:
+    if device is Device.cuda:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
+    if name == "split_digits" and named is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported
-    import torch
+    from study.data import data_root, load_images
 
-    from study.data import default_root, load_images
-
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
-    root = data_root or default_root()
+    root = data_root(named)
     load_images(name, root)
     return root.absolute()

@@ -128,12 +128,12 @@ def _refuse_foreign_folder(out: Path) -> None:
         )
 
 
-def _measuring(device: Device, quick: bool, threads: int | None, data_root: Path | None) -> "Measuring":
+def _measuring(device: Device, quick: bool, threads: int | None, named: Path | None) -> "Measuring":
     import torch
 
     from study.bench.measuring import Measuring
     from study.bench.record import BenchError
-    from study.data import default_root
+    from study.data import data_root
 
     if device is Device.cuda and not torch.cuda.is_available():
         raise BenchError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
@@ -143,4 +143,4 @@ def _measuring(device: Device, quick: bool, threads: int | None, data_root: Path
         terminal.print(line, markup=False)
 
     cpus = usable_cpus()
-    return Measuring(device.value, quick, threads or cpus, cpus, data_root or default_root(), say)
+    return Measuring(device.value, quick, threads or cpus, cpus, data_root(named), say)

@@ -1,3 +1,4 @@
+import os
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -5,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from study.data import default_root
 from study.protocol import Protocol, parse_protocol
 from study.records import Run
 
@@ -47,7 +47,7 @@ def run_of(protocol: Protocol) -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def mnist() -> Path:
     """The folder of the published MNIST."""
-    root = default_root()
+    root = Path(os.environ.get("CLREG_DATA_ROOT") or "data")
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip(f"MNIST is not in {root.absolute()}; CLREG_DATA_ROOT names the folder of the data")
     return root

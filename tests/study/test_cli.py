@@ -249,7 +249,7 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
         (["run", "digits", "--set", "training.epoch=3"], "[training]: unknown key 'epoch'; did you mean 'epochs'?"),
         (["run", "digits", "--set", "training.epochs"], "--set training.epochs: allowed is KEY=VALUE"),
         (["run", "digits", "--device", "cuda"], "--device cuda: this machine has no GPU"),
-        (["run", "hsu2018-split-mnist-task", "--data-root", "nowhere"], "MNIST is not in nowhere"),
+        (["run", "hsu2018-split-mnist-task", "--data-root", "nowhere"], "--data-root: nowhere is not there"),
         (["run", "digits", "--ray", "localhost:1"], "no Ray cluster at 'localhost:1'"),
         (["status", "digits", "--out", "nowhere"], "there are no records in nowhere"),
         (["report", "digits", "--records", "nowhere"], "there are no records in nowhere"),
@@ -264,6 +264,7 @@ def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said:
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert said in line
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("option", ["--seeds=0", "--seeds=1001", "--jobs=0", "--seeds=x"])

@@ -13,7 +13,7 @@ import torch
 from torchvision import datasets, transforms
 
 from study import data
-from study.data import DataError, Encoding, default_root, kept_images, load_images, read_images
+from study.data import DataError, Encoding, data_root, kept_images, load_images, read_images
 from study.protocol import load_protocol, protocol_names
 from study.settings import Benchmark
 from tests.study.images import CIFAR, damage, write_cifar, write_mnist
@@ -231,12 +231,27 @@ def test_a_download_that_leaves_files_out_is_an_error(tmp_path, monkeypatch):
         load_images("split_mnist", tmp_path)
 
 
-def test_the_root_is_an_environment_variable_or_a_folder_here(monkeypatch):
-    monkeypatch.setenv("CLREG_DATA_ROOT", "/some/where")
-    assert default_root() == Path("/some/where")
+def test_the_root_is_named_in_a_call_or_in_the_environment_or_is_a_folder_here(tmp_path, monkeypatch):
+    (tmp_path / "said").mkdir()
+    (tmp_path / "exported").mkdir()
+    monkeypatch.setenv("CLREG_DATA_ROOT", str(tmp_path / "exported"))
+    assert data_root(tmp_path / "said") == tmp_path / "said"
+    assert data_root(None) == tmp_path / "exported"
     for value in ("", None):
         monkeypatch.setenv("CLREG_DATA_ROOT", value) if value == "" else monkeypatch.delenv("CLREG_DATA_ROOT")
-        assert default_root() == Path("data")
+        assert data_root(None) == Path("data")
+
+
+def test_a_root_that_is_named_and_is_not_there_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=f"--data-root: {tmp_path / 'nowhere'} is not there; allowed: a folder"):
+        data_root(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=f"--data-root: {tmp_path / 'file'} is not a folder"):
+        data_root(tmp_path / "file")
+    monkeypatch.setenv("CLREG_DATA_ROOT", str(tmp_path / "away"))
+    with pytest.raises(DataError, match=f"CLREG_DATA_ROOT: {tmp_path / 'away'} is not there"):
+        data_root(None)
+    assert not (tmp_path / "nowhere").exists()
 
 
 # ------------------------------------------------------------------------------- bytes and inputs
