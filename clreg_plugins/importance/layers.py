@@ -20,7 +20,7 @@ Moments = dict[str, Tensor]
 
 
 CACHE_BYTES = 2**24
-"""Per-sample gradients formed at once on a CPU: many to a call, still cached when they are squared."""
+"""A rule's scratch at once on a CPU: many samples to a call, whose gradients are still cached when they are squared."""
 
 MANY_POSITIONS = 128
 """Output positions from which on oneDNN's kernel for a convolution's weight gradient beats products with patches."""
@@ -236,7 +236,7 @@ class ConvRule(LayerRule):
         return g.element_size() * (entries + 2 * g.shape[1:].numel() + module.weight.numel())
 
     def cache_bytes(self, module: nn.Module, gs: Sequence[Tensor]) -> int:
-        """Half where one kernel writes the gradients of all samples under one cotangent: it is slow with more."""
+        """Half for oneDNN's kernel where there is one cotangent: it is slow with more samples, and so more groups."""
         if not self._has_kernel(module, gs[0]):
             return CACHE_BYTES
         return CACHE_BYTES if len(gs) > 1 else CACHE_BYTES // 2

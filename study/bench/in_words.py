@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from study.bench import steps
+from study.bench import operations, steps
 from study.bench.judging import PEER_NAMES, Judged, judge
-from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER
+from study.bench.pass_times import AVALANCHE, EPOCHS, FASTER
 from study.bench.profiling import BEYOND_NAIVE, OF_A_PASS
 from study.bench.record import Measurement, Performance
 from study.bench.tables import grouped, model_of, number
@@ -51,11 +51,20 @@ def costs(performance: Performance) -> Iterator[Statement]:
         if not each.target.met(each.bare)
     ]
     if parts:
-        yield Statement("Targets that bare operations miss, too", f"{'; '.join(parts)}.")
+        yield Statement("Targets that bare PyTorch operations miss, too", f"{'; '.join(parts)}.{_copied(found)}")
     profiles = dict.fromkeys(filter(None, (_profile(each, found) for each in judge(performance))))
     if profiles:
         text = "by kind of operation, in shares of a pass, or beyond Naive's step in shares of that"
         yield Statement("Where the time of what misses its target goes", f"{text}: {'; '.join(profiles)}.")
+
+
+def _copied(found: Sequence[Measurement]) -> str:
+    """What a step comes to whose penalty reads and writes everything once, as no operation of PyTorch's does."""
+    copied = [each for each in found if each.quantity == operations.BARE and each.mode.endswith(operations.COPIED)]
+    if not copied:
+        return ""
+    values = "; ".join(f"{each.mode.partition(',')[0]} {number(each.median)} ({each.model})" for each in copied)
+    return f" A step whose bytes are copied once, as by a kernel of its own: {values}."
 
 
 def _step_in_words(found: Sequence[Measurement], name: str, methods: Sequence[str]) -> str:
@@ -92,15 +101,14 @@ def _faster_steps(found: Sequence[Measurement]) -> Iterator[str]:
 
 
 def _faster_passes(found: Sequence[Measurement]) -> Iterator[str]:
-    prefix = f"{FASTER} "
-    of_peers = [f"{prefix}{peer}" for peer in PEER_NAMES]
-    for each in (each for each in found if each.quantity == f"{prefix}{FASTEST_PEER}" and each.median < 1):
+    rivals = {f"{FASTER} {by}": by for by in (*PEER_NAMES, AVALANCHE)}
+    least: dict[tuple[str, str, str], Measurement] = {}
+    for each in (each for each in found if each.quantity in rivals and round(each.median, 2) < 1):
         key = (each.mode, each.model, each.setting)
-        rivals = [
-            other for other in found if (other.mode, other.model, other.setting) == key and other.quantity in of_peers
-        ]
-        by = min(rivals, key=lambda other: other.median).quantity.removeprefix(prefix)
-        yield f"{each.mode.removesuffix(OURS)}, {each.model}, {each.setting} ({by}, {number(1 / each.median)} times)"
+        least[key] = min(least.get(key, each), each, key=lambda one: one.median)
+    for each in least.values():
+        by, times = rivals[each.quantity], number(1 / each.median)
+        yield f"{each.mode.removesuffix(OURS)}, {each.model}, {each.setting} ({by}, {times} times)"
 
 
 def _profile(judged: Judged, found: Sequence[Measurement]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from study.bench.pass_times import EPOCHS, FASTER, FASTEST_PEER
+from study.bench.pass_times import FASTER, FASTEST_PEER
 from study.bench.record import PEERS, Measurement, PartRecord, Performance
 from study.bench.targets import TARGETS, Target
 
@@ -62,17 +62,13 @@ def judge(performance: Performance) -> list[Judged]:
 
 
 def _bare(judged: Judged, performance: Performance) -> Measurement | None:
-    wanted, worst = (judged.target.bare, judged.worst.model), judged.worst
-    found = performance.measurements
-    bare = next((each for each in found if ((each.quantity, each.mode), each.model) == wanted), None)
+    worst = judged.worst
+    candidates = (each for each in performance.measurements if each.model == worst.model)
+    bare = next((each for each in candidates if (each.quantity, each.mode) == judged.target.bare), None)
     if bare is None or not worst.quantity.startswith(FASTER):
         return bare
-    key = (EPOCHS, worst.mode, worst.model, worst.setting)
-    ours = next((each for each in found if (each.quantity, each.mode, each.model, each.setting) == key), None)
-    if ours is None:
-        return None
-    # as many times as fast as the other as ours is, and as often again as the bare stages are faster than ours
-    return worst.model_copy(update={"values": tuple(worst.median * ours.median / value for value in bare.values)})
+    # the other's time over ours, times ours over the bare one's
+    return worst.model_copy(update={"values": tuple(worst.median * value for value in bare.values)})
 
 
 def _missing(target: Target, performance: Performance, measured: tuple[Measurement, ...]) -> Iterator[tuple[str, str]]:

@@ -37,11 +37,16 @@ FEWEST_OURS, FEWEST_OURS_OF_MANY = 256, 16
 OUR_PATIENCE = 5
 """Times as long a turn may ours take as others: targets are about it."""
 
-NO_LIBRARIES = (OURS, LOOP, "Avalanche")
+AVALANCHE = "Avalanche"
+
+NO_LIBRARIES = (OURS, LOOP, AVALANCHE)
 """Those that are neither rivals nor choose how many samples they take at a time."""
 
 TRIES = 2
 """Batches of each number of samples at a time, before the fastest is chosen."""
+
+CLEARLY = 1.25
+"""Times as long as with fewer samples at a time, from which on more are not tried."""
 
 LEFT_OUT = 4
 """Times as many samples as a pass looks at make it worth its own measurement."""
@@ -167,8 +172,8 @@ class _Candidates:
     def _fastest(self, each: Pass) -> int:
         """Of the sizes, that with which a pass takes the least time for a sample.
 
-        Larger ones are tried one after the other, until one is slower or fails, would take longer than a turn may, or
-        is more than there are samples.
+        Larger ones are tried one after the other, until one is clearly slower or fails, would take longer than a turn
+        may, or is more than there are samples.
         """
         first, *larger = self._sizes(each)
         if not larger:
@@ -181,9 +186,10 @@ class _Candidates:
                 seconds = self._seconds_a_sample(each, size)
             except Exception:  # such as too little memory, which is no reason to leave the pass out
                 break
-            if seconds > least:
+            if seconds > CLEARLY * least:
                 break
-            best, least = size, seconds
+            if seconds < least:
+                best, least = size, seconds
         return best
 
     def _seconds_a_sample(self, each: Pass, size: int) -> float:

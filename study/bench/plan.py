@@ -16,6 +16,7 @@ from study.bench.profiling import measure_pass_profile, measure_step_profile
 from study.bench.record import Agreement, DeviceName, Measurement, Part, Skipped
 from study.bench.stages import measure_stages
 from study.bench.steps import measure_steps
+from study.bench.targets import IMAGE_MODELS
 from study.bench.waiting import measure_waiting
 from study.bench.whole import MODEL, measure_whole_runs
 from study.bench.workloads import CNN, LARGE, MLP_400, MLP_1000, RESNET, VIT, Workload
@@ -169,8 +170,10 @@ def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> li
 
 def _taken_apart(scale: Scale) -> Iterator[Unit]:
     for each in scale.limit_models:
-        if each in (CNN, RESNET):
-            stages = partial(measure_stages, each, 10, scale.pass_rounds, each.samples // 2)
+        if each.name in IMAGE_MODELS:
+            stages = partial(
+                measure_stages, each, 10, scale.pass_rounds, each.samples // 2
+            )  # as stable, in half the time
             yield Unit(f"stages, {each.name}", stages)
     rounds = min(3, scale.pass_rounds)
     for each in scale.limit_models:

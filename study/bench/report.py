@@ -46,9 +46,9 @@ EXPLANATIONS = {
     "after it, to which only a kernel written for the penalty could come. Beside a MLP's exact Fisher stand its own "
     "matrix products, in their own shapes, with nothing else. A pass over convolutions is taken apart into stages, "
     "each by itself with its tensors at hand (see `study/bench/stages.py`): forward; backward to the layers' outputs; "
-    "each sample's weight gradients, layer by layer the faster of two ways that PyTorch has; and the sum of their "
-    "squares. "
-    "Passes, of a quarter of the samples, and steps are taken apart by kind of operation under PyTorch's profiler (see "
+    "each sample's weight gradients, layer by layer the fastest of several ways to write them in PyTorch; and the sum "
+    "of their squares, each in pieces of the size that suits it best. What another way to write them, or a kernel of "
+    "one's own, would take is not known. Passes, of a quarter of the samples, and steps are taken apart by kind of operation under PyTorch's profiler (see "
     "`study/bench/profiling.py`).",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
@@ -86,7 +86,8 @@ def compose(found: Sequence[Performance]) -> Document:
             "Time and memory of the plugins, of importance passes and of the study, beside other libraries and beside "
             "what the machine could do at best.",
             "Whatever is compared takes turns within one process, and a ratio is formed in each round: a machine's "
-            "speed drifts, its ratios hold. Numbers are medians over the rounds, with the quartiles in brackets; ✓ and "
+            "speed drifts, its ratios hold. Only how fast bare operations would be beside another library is a product "
+            "of two such ratios: that library's time over ours, and ours over theirs. Numbers are medians over the rounds, with the quartiles in brackets; ✓ and "
             "✗ say whether the median meets its target.",
         ),
         tuple(statement for performance in found for statement in (_statement(performance), *costs(performance))),
@@ -113,9 +114,9 @@ def _statement(performance: Performance) -> Statement:
     text = f"{sum(each.met_throughout for each in judged)} of {len(judged)} targets are met throughout"
     unmeasured = sum(bool(each.missing) for each in judged)
     if unmeasured:
-        text += f", {unmeasured} of them not measured or not in full"
+        text += f"; {unmeasured} were not measured, or not in full"
     quick = any(part.circumstances.quick for part in performance.parts.values())
-    return Statement(DEVICES[performance.device], text + (", measured quickly." if quick else "."))
+    return Statement(DEVICES[performance.device], text + ("; all was measured quickly." if quick else "."))
 
 
 def _targets(performance: Performance) -> Table:
@@ -136,9 +137,10 @@ def _targets(performance: Performance) -> Table:
     if bare:
         columns += (Column("bare"),)
         notes += (
-            "Bare: a MLP's pass as its matrix products alone, at the rate of a plain one; that over convolutions as "
-            "its stages, each by itself; a step as Naive's with the penalty's operations in it, without plugin and "
-            "autograd; on the model of the worst. See “Distance to the limit”.",
+            "Bare: PyTorch's operations by themselves, on the model of the worst: a MLP's pass as its matrix products "
+            "alone, at the rate of a plain one; that over convolutions as its stages; a step as Naive's with the "
+            "penalty's operations in it, without plugin and autograd. See “Distance to the limit”, also for what a "
+            "kernel written for the penalty could come to.",
         )
     rows = tuple(_target_row(each) + ((_bare_cell(each.bare),) if bare else ()) for each in judged)
     return Table(f"targets-{performance.device}", "Targets", columns, rows, notes)
@@ -208,7 +210,8 @@ def _circumstances(performance: Performance) -> Table:
         )
     headings = ("part", "measured", "threads of CPUs", "load, start to end", "commit", "how")
     notes = (
-        "The load is the system's average over a minute: at the start that of other work, at the end with this.",
+        "The load is the system's average over a minute: at the start that of what ran before, which may be another part, "
+        "at the end with this.",
         "A commit with + had changes that were not committed.",
     )
     columns = tuple(Column(heading, "name") for heading in headings)

@@ -20,6 +20,7 @@ LIMITS = {
     operations.BARE: f"A {operations.BARE}",
     stages.SHARE: f"A pass over convolutions: {stages.SHARE}",
     stages.BARE: f"A pass over convolutions: {stages.BARE}",
+    stages.OVER_BARE: f"A pass over convolutions: {stages.OVER_BARE}",
     profiling.OF_A_PASS: f"A pass, by kind of operation: {profiling.OF_A_PASS}",
     profiling.BEYOND_NAIVE: f"A step with a plugin, by kind of operation: {profiling.BEYOND_NAIVE}",
 }
@@ -61,7 +62,7 @@ def _limit_tables(device: DeviceName, measurements: Sequence[Measurement]) -> It
     for quantity, group in grouped(measurements, lambda each: each.quantity):
         if quantity in (profiling.OF_A_PASS, profiling.BEYOND_NAIVE, stages.SHARE):
             row, column = _where, _mode
-        elif quantity in (limit.FLOPS, limit.LEAST_PASS, stages.BARE):
+        elif quantity in (limit.FLOPS, limit.LEAST_PASS, stages.BARE, stages.OVER_BARE):
             row, column = model_of, _mode
         else:
             row, column = _mode, model_of

@@ -29,7 +29,7 @@ class Workload:
     shape: tuple[int, ...]
     batch: int = 128
     samples: int = 512
-    wide: tuple[int, ...] = (64, 128, 256)
+    wide: tuple[int, ...] = (16, 32, 64, 128, 256)
 
     def at_a_time(self, classes: int, all_classes_at_once: bool) -> tuple[int, ...]:
         """Images that a peer may take at a time."""

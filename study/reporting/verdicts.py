@@ -61,10 +61,14 @@ def explanation(row: PublishedRow, why: str = "") -> str:
         return limited
     bounds = interval(comparison.low, comparison.high)
     known = "" if bounds == NOTHING else f", 95% interval {bounds}"
+    seeds = count(comparison.ours.n, "seed")
     if comparison.attainable:
-        uncertain = f"{count(comparison.ours.n, 'seed')} leave the difference too uncertain for {margin}{known}"
+        uncertain = f"{seeds} leave the difference too uncertain for {margin}{known}"
     else:
-        uncertain = f"the published mean is itself too uncertain for {margin}, whatever our seeds{known}"
+        uncertain = (
+            f"{seeds} leave open whether ours differs{known}; none of ours can show that it does not, since the "
+            f"published mean is itself too uncertain for {margin}"
+        )
     return f"{limited}; {uncertain}" if limited else uncertain
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 
 from study.statistics.samples import ROUNDING, check_fraction
 from study.statistics.summary import Summary, summarize
@@ -28,8 +28,8 @@ class PublishedComparison:
         statistic, df, p: Welch's two-sided t-test of no difference.
         p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
         margin: the difference that still counts as the same number.
-        attainable: whether any number of our samples could show that; not where the published mean's own standard error
-            is too large for the margin.
+        attainable: whether any samples of ours, however many and however they spread, could show that; not where the
+            published mean's own standard error is too large for the margin.
         verdict: ``"reproduced"`` (p_tost < α), else ``"above"`` or ``"below"`` (p < α), else ``"inconclusive"``, as
             always with fewer than :data:`FEWEST_JUDGED` samples.
     """
@@ -87,7 +87,7 @@ def compare_with_published(
     if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
         difference = 0.0
     published_error = _published_error(published_spread, spread_kind, published_n)
-    attainable = not published_error or float(stats.t.isf(alpha, published_n - 1)) * published_error < margin
+    attainable = _least_margin(published_error, published_n, alpha) < margin
     if ours.n == 1:
         nothing = (math.nan,) * 6
         return PublishedComparison(ours, difference, *nothing, margin, attainable, "inconclusive")
@@ -129,6 +129,22 @@ def _published_error(spread: float | None, spread_kind: str | None, n: int | Non
     if spread is None or n is None:
         return None
     return spread / math.sqrt(n) if spread_kind == "sd" else spread
+
+
+def _least_margin(published_error: float | None, n: int | None, alpha: float) -> float:
+    """Beyond it lies every margin that the equivalence test can show, with means that are the same.
+
+    Samples without end that spread as little as they may are not always the best: an error of ours of r times the
+    published variance makes the difference's larger, and its degrees of freedom, at most (n − 1)(1 + r)², too.
+    """
+    if not published_error or n is None:
+        return 0.0
+
+    def in_published_errors(r: float) -> float:
+        return float(stats.t.isf(alpha, (n - 1) * (1 + r) ** 2)) * math.sqrt(1 + r)
+
+    best = optimize.minimize_scalar(in_published_errors, bounds=(0, 10), method="bounded").fun
+    return published_error * min(in_published_errors(0), float(best))
 
 
 def _standard_error(ours: Summary, published_error: float | None, n: int | None) -> tuple[float, float]:

@@ -62,15 +62,36 @@ def test_zero_lies_in_the_interval_where_the_difference_is_not_significant(alpha
     assert seen == {"above", "below", "inconclusive"}
 
 
-@pytest.mark.parametrize(("spread", "kind", "n"), [(0.5, "sem", 20), (2.0, "sd", 16), (0.3, "sem", 3)])
+@pytest.mark.parametrize(("spread", "kind", "n"), [(0.5, "sem", 20), (2.0, "sd", 16), (0.3, "sem", 6)])
 def test_a_margin_is_attainable_if_samples_without_end_at_the_published_mean_could_show_it(spread, kind, n):
-    samples = _samples(50, 1e-9, 100)  # as good as any number of them
+    samples = _samples(50, 1e-9, 100)  # of so many published ones, as good as any
     bound = float(stats.t.isf(0.05, n - 1)) * (spread / math.sqrt(n) if kind == "sd" else spread)
     for margin, attainable in ((bound * 1.01, True), (bound * 0.99, False)):
         found = compare_with_published(samples, 50, spread, kind, n, margin)
         assert found.attainable is attainable
         assert found.verdict == ("reproduced" if attainable else "inconclusive")
     assert compare_with_published(samples[:5], 50, None, None, None, 1e-9).attainable, "taken as exact"
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 10])
+def test_what_is_shown_is_attainable_and_what_is_attainable_can_be_shown(n):
+    shown = []
+    for ours in (3, 5, 20, 500):
+        for sd in np.geomspace(1e-6, 200, 60):
+            for margin in (1.0, 1.5, 1.7, 1.9, 2.1, 2.3, 2.75, 3.0, 3.5, 5.0):
+                found = compare_with_published(_samples(50, sd, ours), 50, 1.0, "sem", n, margin)
+                assert found.attainable or found.verdict != "reproduced", (ours, sd, margin)
+                shown += [margin] if found.verdict == "reproduced" else []
+    least = min(shown)
+    assert compare_with_published([50, 50, 51], 50, 1.0, "sem", n, least).attainable
+    assert not compare_with_published([50, 50, 51], 50, 1.0, "sem", n, 1.6).attainable
+
+
+def test_few_published_runs_are_made_up_for_by_runs_of_ours_that_spread():
+    """3 published runs: t.95 of 2 degrees of freedom is 2.92, and yet a margin of 2.75 standard errors can be met."""
+    found = compare_with_published(_samples(50, math.sqrt(10), 20), 50, 1.0, "sem", 3, margin=2.75)
+    assert found.df == pytest.approx(1 / ((1 / 3) ** 2 / 19 + (2 / 3) ** 2 / 2))
+    assert (found.verdict, found.attainable) == ("reproduced", True)
 
 
 def test_equivalence_is_an_interval_at_twice_the_level_within_the_margin():

@@ -60,7 +60,7 @@ def test_what_was_not_measured_is_not_spoken_of():
 
 def test_a_target_that_bare_operations_miss_is_said_to_be():
     bare = {"part": "limit", "setting": "", "quantity": BARE, "ours": False}
-    lead = "Targets that bare operations miss, too"
+    lead = "Targets that bare PyTorch operations miss, too"
     of_si = "a step with SI, times Naive's"
     missed, possible = (measurement(AND_PATH_INTEGRAL, value, **bare) for value in (1.4, 1.2))
     assert said(measurement("SI, ours", 1.6), missed)[lead] == f"{of_si} (≤ 1.25; bare 1.40)."

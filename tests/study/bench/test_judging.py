@@ -251,14 +251,18 @@ def test_a_pass_over_convolutions_has_its_stages_and_a_comparison_how_fast_they_
         a_pass("exact Fisher, ours", 8.0, model=cnn),
         a_pass("exact Fisher, ours", 1.2, model=cnn, quantity="times as fast as the fastest peer"),
         a_pass("empirical Fisher, ours", 1.4, model=cnn),
+        a_pass("exact Fisher, ours", 1.6),
+        a_pass("exact Fisher, ours", 1.9, quantity="times as fast as BackPACK"),
         bare("exact Fisher", stages.BARE, 6.0, model=cnn),
+        bare("exact Fisher", stages.OVER_BARE, 1.25, model=cnn),
         bare("empirical Fisher", stages.BARE, 1.1, model=cnn),
         bare("empirical Fisher", LEAST_PASS, 0.3, model=cnn),
     )
     assert judged("empirical and sample Fisher of CNN and ResNet, in epochs", found).bare.median == 1.1
     peer = judged("exact Fisher of CNN and ResNet, times as fast as the fastest peer's", found)
-    assert peer.bare.median == pytest.approx(1.2 * 8 / 6)
-    assert judged("exact Fisher of a MLP, 10 classes, in epochs", found).bare is None
+    assert peer.bare.median == pytest.approx(1.2 * 1.25)
+    assert judged("exact Fisher of a MLP, 10 classes, in epochs", found).bare is None, "of another model"
+    assert judged("exact Fisher of a MLP, times as fast as BackPACK's", found).bare is None
 
 
 def test_a_pass_has_the_matrix_products_of_its_own_number_of_cotangents():

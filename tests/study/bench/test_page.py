@@ -35,7 +35,7 @@ def test_the_page_says_what_was_measured_what_was_asked_and_whether_it_is_met():
     assert "| EWC, ours | ✓ 1.10 [1.05, 1.15] | ✓ 1.10 [1.05, 1.15] | ✓ 1.10 [1.05, 1.15] |" in text
     assert "| EWC, Avalanche | 1.10 [1.05, 1.15] | 3.30 [3.15, 3.45] | 9.90 [9.45, 10.3] |" in text
     assert "| exact Fisher, ours | ✗ 1.50 |" in text
-    assert "**On a CPU:** 1 of 18 targets are met throughout, 16 of them not measured or not in full." in text
+    assert "**On a CPU:** 1 of 18 targets are met throughout; 16 were not measured, or not in full." in text
     assert "| a step with SI, times Naive's | ≤ 1.25 | not measured | nothing of it was recorded | – |" in text
     assert (
         "| state held by SI, in copies | ≤ 4.00 | not measured | this part was not measured: --only memory does" in text
@@ -90,7 +90,7 @@ def test_both_devices_share_a_page(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "## On a CPU" in text
     assert "## On a GPU" in text
-    assert "**On a GPU:** 0 of 6 targets are met throughout, 6 of them not measured or not in full." in text
+    assert "**On a GPU:** 0 of 6 targets are met throughout; 6 were not measured, or not in full." in text
 
 
 def test_what_a_target_is_made_of_has_a_column_where_it_was_measured():

@@ -75,6 +75,8 @@ def test_the_batch_of_a_peer_is_its_own(monkeypatch):
     [
         ({2: 2.0, 4: 2.0, 8: 8.0}, 99, 4),  # 1.0, 0.5 and 1.0 a sample
         ({2: 2.0, 4: 2.0, 8: 2.0}, 99, 8),
+        ({2: 2.0, 4: 4.4, 8: 4.0}, 99, 8),  # 1.0, 1.1 and 0.5 a sample: one that is hardly slower does not end it
+        ({2: 2.0, 4: 4.4, 8: 9.6}, 99, 2),  # nor is it taken
         ({2: 2.0, 4: 2.0, 8: 2.0}, 3, 2),  # 4 samples would take 4 seconds at the pace of 2
         ({2: 2.0, 4: None, 8: 2.0}, 99, 2),  # one that fails ends the search
     ],
