@@ -171,9 +171,8 @@ def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> li
 def _taken_apart(scale: Scale) -> Iterator[Unit]:
     for each in scale.limit_models:
         if each.name in IMAGE_MODELS:
-            stages = partial(
-                measure_stages, each, 10, scale.pass_rounds, each.samples // 2
-            )  # as stable, in half the time
+            samples = each.samples // 2  # as stable, in half the time
+            stages = partial(measure_stages, each, 10, scale.pass_rounds, samples)
             yield Unit(f"stages, {each.name}", stages)
     rounds = min(3, scale.pass_rounds)
     for each in scale.limit_models:

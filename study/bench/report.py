@@ -48,7 +48,8 @@ EXPLANATIONS = {
     "each by itself with its tensors at hand (see `study/bench/stages.py`): forward; backward to the layers' outputs; "
     "each sample's weight gradients, layer by layer the fastest of several ways to write them in PyTorch; and the sum "
     "of their squares, each in pieces of the size that suits it best. What another way to write them, or a kernel of "
-    "one's own, would take is not known. Passes, of a quarter of the samples, and steps are taken apart by kind of operation under PyTorch's profiler (see "
+    "one's own, would take is not known. Passes, of a quarter of the samples, and steps are taken apart by kind of "
+    "operation under PyTorch's profiler (see "
     "`study/bench/profiling.py`).",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
@@ -87,7 +88,8 @@ def compose(found: Sequence[Performance]) -> Document:
             "what the machine could do at best.",
             "Whatever is compared takes turns within one process, and a ratio is formed in each round: a machine's "
             "speed drifts, its ratios hold. Only how fast bare operations would be beside another library is a product "
-            "of two such ratios: that library's time over ours, and ours over theirs. Numbers are medians over the rounds, with the quartiles in brackets; ✓ and "
+            "of two such ratios: that library's time over ours, and ours over theirs. Numbers are medians over the "
+            "rounds, with the quartiles in brackets; ✓ and "
             "✗ say whether the median meets its target.",
         ),
         tuple(statement for performance in found for statement in (_statement(performance), *costs(performance))),
@@ -210,8 +212,8 @@ def _circumstances(performance: Performance) -> Table:
         )
     headings = ("part", "measured", "threads of CPUs", "load, start to end", "commit", "how")
     notes = (
-        "The load is the system's average over a minute: at the start that of what ran before, which may be another part, "
-        "at the end with this.",
+        "The load is the system's average over a minute: at the start that of what ran before, which may be another "
+        "part, at the end with this.",
         "A commit with + had changes that were not committed.",
     )
     columns = tuple(Column(heading, "name") for heading in headings)
