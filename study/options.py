@@ -168,13 +168,22 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     return records, method or None
 
 
-def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
-    """The root of the data, which is there, as is the device, where it is this machine that needs it."""
+def check_device(device: Device | None) -> None:
+    """Refuse a GPU where there is none.
+
+    Raises:
+        ProtocolError: PyTorch finds no GPU.
+    """
     if device is Device.cuda:
         import torch
 
         if not torch.cuda.is_available():
             raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
+
+
+def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
+    """The root of the data, which is there, as is the device, where it is this machine that needs it."""
+    check_device(device)
     if name == "split_digits" and named is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported
     from study.data import data_root, load_images

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from study.execution import usable_cpus
 from study.exits import INTERRUPTED, errors_without_traceback
-from study.options import DataRoot, Device, OnDevice, selected
+from study.options import DataRoot, Device, OnDevice, check_device, selected
 
 if TYPE_CHECKING:
     from study.bench.measuring import Measuring
@@ -129,14 +129,10 @@ def _refuse_foreign_folder(out: Path) -> None:
 
 
 def _measuring(device: Device, quick: bool, threads: int | None, named: Path | None) -> "Measuring":
-    import torch
-
     from study.bench.measuring import Measuring
-    from study.bench.record import BenchError
     from study.data import data_root
 
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise BenchError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
+    check_device(device)
     terminal = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(line: str) -> None:

@@ -1,6 +1,5 @@
 """What a step's penalty is made of, and what its operations take by themselves."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 from study.bench.limit import PATH_INTEGRAL, SEPARATE, copy_of
 from study.bench.plugins import strategy_stub, training_step
 from study.bench.record import Measurement
-from study.bench.steps import TURN, repeated
-from study.bench.timing import Turn, clock_of, interleave, over, seconds_of
+from study.bench.timing import clock_of, interleave, long_turn, over
 from study.bench.workloads import Workload
 
 SHARE = "share of Naive's step"
@@ -147,8 +145,7 @@ def measure_operations(workload: Workload, device: torch.device, rounds: int) ->
     turns = {}
     for name, work in works.items():
         work()
-        times = max(1, math.ceil(TURN / max(1e-6, seconds_of(work, clock))))
-        turns[name] = Turn(repeated(work, times), times)
+        turns[name] = long_turn(work, clock)
     seconds = interleave(turns, rounds, clock)
     for name in [name for name in works if name != "Naive"]:
         yield Measurement(

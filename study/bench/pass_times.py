@@ -12,7 +12,7 @@ from study.bench.other_libraries import other_libraries
 from study.bench.passes import LOOP, OURS, Moments, Pass
 from study.bench.record import Agreement, Measurement, Skipped
 from study.bench.same_numbers import agreement, double_precision
-from study.bench.timing import Clock, Turn, clock_of, interleave, over, seconds_of
+from study.bench.timing import Clock, Turn, clock_of, interleave, least_seconds, over, seconds_of
 from study.bench.workloads import Workload, training_epoch
 
 EPOCHS = "training epochs"
@@ -41,9 +41,6 @@ AVALANCHE = "Avalanche"
 
 NO_LIBRARIES = (OURS, LOOP, AVALANCHE)
 """Those that are neither rivals nor choose how many samples they take at a time."""
-
-TRIES = 2
-"""Batches of each number of samples at a time, before the fastest is chosen."""
 
 CLEARLY = 1.25
 """Times as long as with fewer samples at a time, from which on more are not tried."""
@@ -194,7 +191,7 @@ class _Candidates:
 
     def _seconds_a_sample(self, each: Pass, size: int) -> float:
         work = partial(each.measure, self.model, self.inputs[:size], self.targets[:size], size)
-        return min(seconds_of(work, self.clock) for _ in range(TRIES)) / size
+        return least_seconds(work, self.clock) / size
 
 
 def _normalises_batches(model: nn.Module) -> bool:

@@ -1,6 +1,5 @@
 """Where the time of an importance pass goes, and what a plugin's step takes beyond Naive's: by kind of operation."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -11,8 +10,8 @@ from torch.autograd import profiler
 from study.bench.passes import ours
 from study.bench.plugins import OURS, strategy_stub, training_step
 from study.bench.record import Measurement
-from study.bench.steps import TURN, prepared_step, repeated
-from study.bench.timing import Turn, clock_of, interleave, seconds_of
+from study.bench.steps import prepared_step
+from study.bench.timing import Turn, clock_of, interleave, repeated, times_a_turn
 from study.bench.workloads import Workload
 
 CPU = torch.device("cpu")
@@ -80,7 +79,7 @@ def measure_step_profile(workload: Workload, rounds: int) -> Iterator[Measuremen
     works |= {method: prepared_step(make(), strategy_stub(model), images, 2) for method, make in OURS.items()}
     for work in works.values():
         work()
-    times = min(STEPS, math.ceil(TURN / seconds_of(works["Naive"], clock_of(CPU))))
+    times = min(STEPS, times_a_turn(works["Naive"], clock_of(CPU)))
     found = _taken_apart({name: Turn(repeated(work, times), times) for name, work in works.items()}, rounds)
     naive = found.pop("Naive")
     for method, seconds in found.items():

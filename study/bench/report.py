@@ -49,8 +49,7 @@ EXPLANATIONS = {
     "each sample's weight gradients, layer by layer the fastest of several ways to write them in PyTorch; and the sum "
     "of their squares, each in pieces of the size that suits it best. What another way to write them, or a kernel of "
     "one's own, would take is not known. Passes, of a quarter of the samples, and steps are taken apart by kind of "
-    "operation under PyTorch's profiler (see "
-    "`study/bench/profiling.py`).",
+    "operation under PyTorch's profiler (see `study/bench/profiling.py`).",
     "study": "Whole runs of task-incremental Split MNIST in one thread, from the building of the benchmark to the "
     "record in its file, in turns with the same training and evaluation in bare PyTorch.",
     "waiting": "Ten steps of each plugin under PyTorch's `set_sync_debug_mode`, which raises where one waits.",
@@ -89,8 +88,7 @@ def compose(found: Sequence[Performance]) -> Document:
             "Whatever is compared takes turns within one process, and a ratio is formed in each round: a machine's "
             "speed drifts, its ratios hold. Only how fast bare operations would be beside another library is a product "
             "of two such ratios: that library's time over ours, and ours over theirs. Numbers are medians over the "
-            "rounds, with the quartiles in brackets; ✓ and "
-            "✗ say whether the median meets its target.",
+            "rounds, with the quartiles in brackets; ✓ and ✗ say whether the median meets its target.",
         ),
         tuple(statement for performance in found for statement in (_statement(performance), *costs(performance))),
         tuple(_device_section(performance) for performance in found),

@@ -16,8 +16,7 @@ from torch.nn.grad import conv2d_weight
 
 from study.bench.passes import ours
 from study.bench.record import Measurement
-from study.bench.steps import TURN, repeated
-from study.bench.timing import Turn, clock_of, interleave, over, seconds_of
+from study.bench.timing import Turn, clock_of, interleave, least_seconds, long_turn, over
 from study.bench.workloads import Workload, training_epoch
 
 CPU = torch.device("cpu")
@@ -42,8 +41,6 @@ PIECES = (16, 32, 64)
 
 BLOCK_BYTES = (2**21, 2**22, 2**23, 2**24, 2**25)
 """Per-sample gradients formed at once, of which each layer has what suits it best."""
-
-TRIES = 2
 
 Work = Callable[[], object]
 
@@ -151,8 +148,7 @@ def measure_stages(workload: Workload, classes: int, rounds: int, samples: int) 
         whole = partial(passes[computes].measure, workload.model(classes, CPU), inputs, targets, workload.batch)
         turns = {"epoch": Turn(epoch), OVER_BARE: Turn(whole)}
         for stage, work in works.items():
-            times = max(1, math.ceil(TURN / max(1e-6, seconds_of(work, clock_of(CPU)))))
-            turns[stage] = Turn(repeated(work, times), times * SAMPLES / samples)
+            turns[stage] = long_turn(work, clock_of(CPU), SAMPLES / samples)
         epoch()
         whole()
         seconds = interleave(turns, rounds, clock_of(CPU))
@@ -273,8 +269,4 @@ def _of_batch(layer: Layer) -> Work:
 
 def fastest(works: Sequence[Work]) -> Work:
     """Of several ways to do the same, the one that takes least when tried."""
-
-    def least(work: Work) -> float:
-        return min(seconds_of(work, clock_of(CPU)) for _ in range(TRIES))
-
-    return min(works, key=least)
+    return min(works, key=lambda work: least_seconds(work, clock_of(CPU)))

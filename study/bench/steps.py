@@ -1,6 +1,5 @@
 """A training step with each plugin over the step without: Naive's."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 
@@ -10,15 +9,12 @@ from avalanche.core import SupervisedPlugin
 from study.bench.available import available_bytes
 from study.bench.plugins import KINDS, NOTES, learn, strategy_stub, training_step
 from study.bench.record import Measurement, Skipped
-from study.bench.timing import Turn, clock_of, interleave, over, seconds_of
+from study.bench.timing import Turn, clock_of, interleave, over, repeated, seconds_of, times_a_turn
 from study.bench.workloads import Workload
 from study.models import parameter_bytes
 
 QUANTITY = "step over Naive's"
 GROWTH = "step at the last experience over that at the first"
-
-TURN = 0.04
-"""Seconds that a turn takes at least: several steps of a small model, so that the caches are its own."""
 
 FEW = 8
 """Images that each earlier experience is learned from, and measured on."""
@@ -66,7 +62,7 @@ def _measure_method(
     naive = training_step(strategy_stub(model), SupervisedPlugin(), *images)
     for _ in range(2):
         naive()
-    steps = max(1, math.ceil(TURN / seconds_of(naive, clock)))
+    steps = times_a_turn(naive, clock)
     turns = {"Naive": Turn(repeated(naive, steps), steps)}
     modes: dict[tuple[str, int], str] = {}
     for kind, factories in KINDS.items():
@@ -124,16 +120,6 @@ def prepared_step(
     inputs, targets = images
     learn(plugin, strategy, (inputs[:FEW], targets[:FEW]), experience - 1)
     return training_step(strategy, plugin, inputs, targets)
-
-
-def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
-    """So many steps as one work."""
-
-    def work() -> None:
-        for _ in range(times):
-            step()
-
-    return work
 
 
 def _everywhere(method: str, kind: str) -> bool:

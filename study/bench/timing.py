@@ -1,5 +1,6 @@
 """Works that take turns, and what their times are relative to each other."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,40 @@ def interleave(turns: Mapping[str, Turn], rounds: int, clock: Clock) -> dict[str
 def seconds_of(work: Callable[[], object], clock: Clock) -> float:
     """The time of one turn."""
     return interleave({"": Turn(work)}, 1, clock)[""][0]
+
+
+TRIES = 2
+"""Of what is chosen by its time."""
+
+
+def least_seconds(work: Callable[[], object], clock: Clock) -> float:
+    """The shortest time of several turns, by which the fastest way to do something is chosen."""
+    return min(seconds_of(work, clock) for _ in range(TRIES))
+
+
+TURN = 0.04
+"""Seconds that a turn takes at least: several steps of a small model, so that the caches are its own."""
+
+
+def times_a_turn(work: Callable[[], object], clock: Clock) -> int:
+    """How often a turn repeats a work to be as long as :data:`TURN`."""
+    return max(1, math.ceil(TURN / max(1e-6, seconds_of(work, clock))))
+
+
+def repeated(work: Callable[[], object], times: int) -> Callable[[], None]:
+    """So many times as one work."""
+
+    def together() -> None:
+        for _ in range(times):
+            work()
+
+    return together
+
+
+def long_turn(work: Callable[[], object], clock: Clock, amount: float = 1.0) -> Turn:
+    """The work as often as makes a turn of :data:`TURN`; once it does ``amount``."""
+    times = times_a_turn(work, clock)
+    return Turn(repeated(work, times), times * amount)
 
 
 def over(seconds: Sequence[float], reference: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from numpy.typing import ArrayLike
@@ -87,7 +88,7 @@ def compare_with_published(
     if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
         difference = 0.0
     published_error = _published_error(published_spread, spread_kind, published_n)
-    attainable = _least_margin(published_error, published_n, alpha) < margin
+    attainable = not published_error or published_error * _least_margin(published_n, alpha) < margin
     if ours.n == 1:
         nothing = (math.nan,) * 6
         return PublishedComparison(ours, difference, *nothing, margin, attainable, "inconclusive")
@@ -131,20 +132,18 @@ def _published_error(spread: float | None, spread_kind: str | None, n: int | Non
     return spread / math.sqrt(n) if spread_kind == "sd" else spread
 
 
-def _least_margin(published_error: float | None, n: int | None, alpha: float) -> float:
-    """Beyond it lies every margin that the equivalence test can show, with means that are the same.
+@cache
+def _least_margin(n: int, alpha: float) -> float:
+    """In standard errors of a mean of n published runs: beyond it lies every margin that the test can show.
 
     Samples without end that spread as little as they may are not always the best: an error of ours of r times the
     published variance makes the difference's larger, and its degrees of freedom, at most (n − 1)(1 + r)², too.
     """
-    if not published_error or n is None:
-        return 0.0
 
-    def in_published_errors(r: float) -> float:
+    def margin(r: float) -> float:
         return float(stats.t.isf(alpha, (n - 1) * (1 + r) ** 2)) * math.sqrt(1 + r)
 
-    best = optimize.minimize_scalar(in_published_errors, bounds=(0, 10), method="bounded").fun
-    return published_error * min(in_published_errors(0), float(best))
+    return min(margin(0), float(optimize.minimize_scalar(margin, bounds=(0, 10), method="bounded").fun))
 
 
 def _standard_error(ours: Summary, published_error: float | None, n: int | None) -> tuple[float, float]:

@@ -1,4 +1,3 @@
-import os
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -6,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from study.data import DataError, data_root
 from study.protocol import Protocol, parse_protocol
 from study.records import Run
 
@@ -47,7 +47,10 @@ def run_of(protocol: Protocol) -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def mnist() -> Path:
     """The folder of the published MNIST."""
-    root = Path(os.environ.get("CLREG_DATA_ROOT") or "data")
+    try:
+        root = data_root(None)
+    except DataError as error:
+        pytest.skip(str(error))
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip(f"MNIST is not in {root.absolute()}; CLREG_DATA_ROOT names the folder of the data")
     return root

@@ -47,7 +47,7 @@ def measuring(monkeypatch):
 
 def test_parts_are_measured_kept_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "scale_for", lambda *_: SCALE)
-    monkeypatch.setattr("study.bench.steps.TURN", 0.0)
+    monkeypatch.setattr("study.bench.timing.TURN", 0.0)
     out = tmp_path / "out"
     result = call("--only", "step,limit", "--threads", 1, "--out", out)
     assert result.exit_code == 0, result.output

@@ -89,7 +89,7 @@ def test_a_peer_takes_the_number_of_samples_at_a_time_that_suits_it_best(monkeyp
             raise RuntimeError("no memory is left")
         return seconds[size]
 
-    monkeypatch.setattr(pass_times, "seconds_of", timed)
+    monkeypatch.setattr("study.bench.timing.seconds_of", timed)
     candidates = pass_times._Candidates(replace(TINY, wide=(2, 4, 8)), 3, CPU, 64, patience)
     assert candidates._fastest(Pass("empirical Fisher", "a peer", print)) == chosen
 

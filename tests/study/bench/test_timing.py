@@ -86,7 +86,7 @@ TINY = Workload("tiny", lambda classes: mlp(4, classes), (784,), batch=8, sample
 
 
 def test_steps_of_every_kind_are_measured_at_every_experience(monkeypatch):
-    monkeypatch.setattr("study.bench.steps.TURN", 0.0)
+    monkeypatch.setattr("study.bench.timing.TURN", 0.0)
     found = list(measure_steps(TINY, torch.device("cpu"), 2, (2, 4), ["L2", "EWC", "SI"]))
     mine = {"ours", "ours, direct"}
     at_first = {"L2": mine | {"plain autograd"}, "EWC": mine | {"Avalanche", "plain autograd"}}
@@ -108,14 +108,14 @@ def test_steps_of_every_kind_are_measured_at_every_experience(monkeypatch):
 
 
 def test_slow_models_have_fewer_rounds_but_some(monkeypatch):
-    monkeypatch.setattr("study.bench.steps.TURN", 0.0)
+    monkeypatch.setattr("study.bench.timing.TURN", 0.0)
     monkeypatch.setattr("study.bench.steps.PATIENCE", 0.0)
     found = list(measure_steps(TINY, torch.device("cpu"), 15, (2,), ["L2"]))
     assert {len(each.values) for each in found} == {FEWEST}
 
 
 def test_what_does_not_fit_the_memory_is_left_out_and_named(monkeypatch):
-    monkeypatch.setattr("study.bench.steps.TURN", 0.0)
+    monkeypatch.setattr("study.bench.timing.TURN", 0.0)
     monkeypatch.setattr("study.bench.steps.available_bytes", lambda device: 60.0 * 4 * 3_214)
     found = list(measure_steps(TINY, torch.device("cpu"), 1, (2, 50), ["EWC"]))
     left_out = {(each.mode, each.setting) for each in found if hasattr(each, "reason")}
