@@ -106,7 +106,7 @@ PER_EPOCH = pass_times.EPOCHS
 
 TARGETS = (
     _step("a step with L2, EWC, Online EWC or MAS, times Naive's", 1.15, WITHOUT_SI, OURS),
-    _step("the same, written into the gradient directly", 1.10, WITHOUT_SI, DIRECT),
+    _step("a step with L2, EWC, Online EWC or MAS, written into the gradient directly", 1.10, WITHOUT_SI, DIRECT),
     _step("a step with SI, times Naive's", 1.25, SI, OURS),
     _step("a step with SI, written into the gradient directly", 1.20, SI, DIRECT),
     Target(
