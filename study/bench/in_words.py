@@ -8,10 +8,9 @@ from study.bench.pass_times import AVALANCHE, EPOCHS, FASTER
 from study.bench.profiling import BEYOND_NAIVE, OF_A_PASS
 from study.bench.record import Measurement, Performance
 from study.bench.tables import grouped, model_of, number
-from study.bench.targets import EXACT, SI, WITHOUT_SI
+from study.bench.targets import EXACT, IN_WORDS
 from study.reporting.document import Statement
 
-METHODS = {"L2, EWC, Online EWC or MAS": WITHOUT_SI, "SI": SI}
 IMPORTANCES = ("exact Fisher", "sample Fisher", "empirical Fisher", "MAS, squared norm")
 OURS = ", ours"
 
@@ -34,7 +33,7 @@ def costs(performance: Performance) -> Iterator[Statement]:
     of_steps = [each for each in found if each.part == "step" and each.quantity == steps.QUANTITY]
     of_passes = [each for each in found if each.part == "pass" and each.quantity == EPOCHS]
     if of_steps:
-        parts = (_step_in_words(of_steps, name, methods) for name, methods in METHODS.items())
+        parts = (_step_in_words(of_steps, methods, name) for methods, name in IN_WORDS.items())
         text = f"in times of Naive's, over all experiences measured: {'; '.join(filter(None, parts))}."
         yield Statement("What a step costs", text)
     if of_passes:
@@ -67,7 +66,7 @@ def _copied(found: Sequence[Measurement]) -> str:
     return f" A step whose bytes are copied once, as by a kernel of its own: {values}."
 
 
-def _step_in_words(found: Sequence[Measurement], name: str, methods: Sequence[str]) -> str:
+def _step_in_words(found: Sequence[Measurement], methods: Sequence[str], name: str) -> str:
     modes = {f"{method}{OURS}" for method in methods}
     ranges = []
     for model, group in grouped([each for each in found if each.mode in modes], model_of):

@@ -63,7 +63,8 @@ def _modes(computes: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
     return tuple(f"{each}, {kind}" for each in computes for kind in kinds)
 
 
-def _step(what: str, bound: float, methods: tuple[str, ...], kind: str) -> Target:
+def _step(bound: float, methods: tuple[str, ...], kind: str) -> Target:
+    what = f"a step with {IN_WORDS[methods]}, {HOW[kind]}"
     bare = (operations.BARE, MADE_OF[kind, methods])
     return Target(what, bound, "≤", "cpu", "step", steps.QUANTITY, _modes(methods, kind), bare=bare)
 
@@ -92,6 +93,8 @@ def _held(what: str, bound: float, device: DeviceName, quantity: str, methods: t
 
 OURS, DIRECT = "ours", "ours, direct"
 WITHOUT_SI, SI = ("L2", "EWC", "Online EWC", "MAS"), ("SI",)
+IN_WORDS = {WITHOUT_SI: "L2, EWC, Online EWC or MAS", SI: "SI"}
+HOW = {OURS: "times Naive's", DIRECT: "written into the gradient directly"}
 MADE_OF = {
     (OURS, WITHOUT_SI): operations.PENALTY,
     (DIRECT, WITHOUT_SI): operations.DIRECT,
@@ -105,10 +108,10 @@ THAN_LOOP, THAN_BACKPACK = f"{pass_times.FASTER} one at a time", f"{pass_times.F
 PER_EPOCH = pass_times.EPOCHS
 
 TARGETS = (
-    _step("a step with L2, EWC, Online EWC or MAS, times Naive's", 1.15, WITHOUT_SI, OURS),
-    _step("a step with L2, EWC, Online EWC or MAS, written into the gradient directly", 1.10, WITHOUT_SI, DIRECT),
-    _step("a step with SI, times Naive's", 1.25, SI, OURS),
-    _step("a step with SI, written into the gradient directly", 1.20, SI, DIRECT),
+    _step(1.15, WITHOUT_SI, OURS),
+    _step(1.10, WITHOUT_SI, DIRECT),
+    _step(1.25, SI, OURS),
+    _step(1.20, SI, DIRECT),
     Target(
         "EWC's step at the last experience over that at the second",
         1.02,
