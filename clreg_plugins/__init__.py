@@ -3,7 +3,15 @@
 from clreg_plugins.diagnostics import Agreement, QuadraticFit, agreement, quadratic_fit
 from clreg_plugins.ewc import EWCPlugin, OnlineEWCPlugin
 from clreg_plugins.from_avalanche import from_avalanche
-from clreg_plugins.importance import Importance, fisher_diagonal, mas_importance
+from clreg_plugins.importance import (
+    Importance,
+    LayerRule,
+    PassOptions,
+    ReadingOptions,
+    fisher_diagonal,
+    mas_importance,
+    register_layer_rule,
+)
 from clreg_plugins.l2 import L2Plugin
 from clreg_plugins.mas import MASPlugin
 from clreg_plugins.penalty import QuadraticPenalty
@@ -15,10 +23,13 @@ __all__ = [
     "EWCPlugin",
     "Importance",
     "L2Plugin",
+    "LayerRule",
     "MASPlugin",
     "OnlineEWCPlugin",
+    "PassOptions",
     "QuadraticFit",
     "QuadraticPenalty",
+    "ReadingOptions",
     "RegularizationPlugin",
     "SIPlugin",
     "agreement",
@@ -26,4 +37,5 @@ __all__ = [
     "from_avalanche",
     "mas_importance",
     "quadratic_fit",
+    "register_layer_rule",
 ]

@@ -1,7 +1,6 @@
 """Two questions to an importance: does it agree with another, and how good is the quadratic that it stands for?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,14 @@ from scipy.stats import rankdata
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import at_least, one_of, within
-from clreg_plugins.importance.cotangents import LIKELIHOODS, fisher_cotangents
-from clreg_plugins.importance.model import Forward, default_forward, evaluation_mode, named_parameters, unwrap
-from clreg_plugins.importance.samples import BATCH, Batch, batches
+from clreg_plugins.importance.checks import one_of, whole, within
+from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, fisher_cotangents
+from clreg_plugins.importance.engine.data import BATCH, Batch, batches
+from clreg_plugins.importance.engine.model import Forward, default_forward, named_parameters, names_task_labels, unwrap
+from clreg_plugins.importance.engine.moments import measured
+
+COPY_ALL = 2**62
+"""A bound on memory that no model reaches: of every parameter that is moved a copy is kept."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,10 @@ def quadratic_fit(
         ([2.5, 10.0], [2.5, 10.0])
     """
     one_of("likelihood", likelihood, LIKELIHOODS)
-    at_least("n_samples", n_samples, 1)
-    at_least("batch_size", batch_size, 1)
+    whole("n_samples", n_samples, 1, none="all")
+    whole("batch_size", batch_size, 1)
+    whole("seed", seed, 0)
+    whole("num_workers", num_workers, 0, 1024)
     points = [within(f"fractions[{i}]", fraction, -np.inf) for i, fraction in enumerate(fractions)]
     _same_names_and_shapes({"importance": importance, "anchor": anchor, "other": other})
     _same_names_and_shapes({"importance": importance, "model": _named(model, importance)})
@@ -148,12 +153,15 @@ def quadratic_fit(
         batches_matter=False,
         n_samples=n_samples,
         num_workers=num_workers,
-        generator=Generator().manual_seed(seed),
+        generator=Generator(device="cpu").manual_seed(seed),
+        task_aware=names_task_labels(unwrap(model)),
     )
     total, samples = np.zeros(1 + len(points)), 0
-    with evaluation_mode(unwrap(model)), torch.no_grad(), _restored(_named(model, importance)) as parameters:
+    parameters = _named(model, importance)
+    with measured(unwrap(model), COPY_ALL), torch.no_grad():
+        unwrap(model).eval()
         for batch in read:  # read once, so that all points see the same samples, whatever order a DataLoader gives
-            samples += len(batch.inputs)
+            samples += batch.size
             for i, fraction in enumerate([0.0, *points]):
                 _move(parameters, anchor, other, fraction)
                 total[i] += _loss(unwrap(model), batch, likelihood, forward)
@@ -161,12 +169,12 @@ def quadratic_fit(
     for value, fraction in zip(loss, [0.0, *points], strict=True):
         if not np.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at fraction {fraction:g} of the segment; it must be finite")
-    whole = sum(
+    curvature = sum(
         float((f.double() * (other[name].to(f.device).double() - anchor[name].to(f.device).double()) ** 2).sum())
         for name, f in importance.items()
     )
     at = np.array(points, dtype=np.float64)
-    return QuadraticFit(at, loss[1:] - loss[0], 0.5 * whole * at**2)
+    return QuadraticFit(at, loss[1:] - loss[0], 0.5 * curvature * at**2)
 
 
 # ------------------------------------------------------------------- two vectors
@@ -199,16 +207,6 @@ def _named(model: nn.Module, names: Mapping[str, Tensor]) -> dict[str, nn.Parame
     return {name: p for name, p in named_parameters(model).items() if name in names}
 
 
-@contextmanager
-def _restored(parameters: dict[str, nn.Parameter]) -> Iterator[dict[str, nn.Parameter]]:
-    """Whatever happens to the parameters' values within is undone, to the last bit."""
-    before = {name: p.detach().clone() for name, p in parameters.items()}
-    try:
-        yield parameters
-    finally:
-        _move(parameters, before, before, 0.0)
-
-
 def _move(
     parameters: Mapping[str, nn.Parameter], anchor: Mapping[str, Tensor], other: Mapping[str, Tensor], fraction: float
 ) -> None:
@@ -223,7 +221,9 @@ def _loss(model: nn.Module, batch: Batch, likelihood: str, forward: Forward) -> 
     z, y = forward(model, batch.inputs, batch.task_labels).double(), batch.targets
     if y is None:
         raise ValueError("the actual loss needs targets, but the data has none")
-    next(fisher_cotangents("empirical", likelihood)(z, y, Generator()))  # checks that the targets fit the outputs
+    next(
+        fisher_cotangents("empirical", likelihood).vectors(z, y, Generator(device="cpu"))
+    )  # checks that the targets fit the outputs
     if likelihood == "categorical":
         return float(F.cross_entropy(z, y.to(z) if y.is_floating_point() else y.long(), reduction="sum"))
     if likelihood == "gaussian":

@@ -1,16 +1,17 @@
 """Elastic Weight Consolidation, with a penalty for each task or one that runs on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clreg_plugins.importance.checks import at_least, one_of, within
-from clreg_plugins.importance.cotangents import LIKELIHOODS, VARIANTS, fisher_cotangents
+from clreg_plugins.importance.checks import one_of, whole, within
+from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, fisher_cotangents
 from clreg_plugins.importance.fisher import fisher_diagonal
+from clreg_plugins.importance.options import PassOptions, ReadingOptions
 from clreg_plugins.plugin import RegularizationPlugin
-from clreg_plugins.reading import DataImportance
+from clreg_plugins.reading import DataImportance, Minibatches, rehearse
 
 
 class EWCPlugin(RegularizationPlugin, supports_distributed=True):
@@ -19,24 +20,27 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
     ``L = L_task + Σ_t λ_t/2 · Σ_i F_t,i (θ_i − θ*_t,i)²``. The sum of these quadratics is kept as the one quadratic
     that it is, exactly, so that memory and time at experience 100 are those at experience 1.
 
+    The Fisher is that of what the strategy trains: its ``forward`` on its minibatches, with the likelihood of its
+    criterion. Before each experience the pass is rehearsed on 4 samples, so that what would fail after training fails
+    before it; that takes as long as a few training steps.
+
     Args:
         reg_lambda: λ ≥ 0, or one λ_t for each experience (at least as many as there are): λ_t weighs the term that
             experience t leaves behind, and ``importance`` is then Σ_t λ_t F_t.
         fisher: "exact", "sample", "predicted", "empirical" or "batched"; see :func:`fisher_diagonal`.
-        n_samples: measure the Fisher on that many samples drawn from the experience; default all.
-        draws: labels drawn for each sample by "sample".
         likelihood: "categorical", "gaussian" or "bernoulli"; default: what the strategy's criterion says.
-            Class weights, label smoothing and the reduction of the criterion play no part in the Fisher.
-        batch_size: samples read at a time in the pass, by default as for :func:`fisher_diagonal`; for "batched" the
-            strategy's.
-        num_workers: of the pass's DataLoader.
-        max_bytes: bound for the pass's own memory, 1 GiB by default.
-        seed: of the pass's draws; the global generators are not touched.
+            Class weights, label smoothing and the reduction of the criterion play no part in the Fisher; targets that
+            it ignores do not count.
+        draws: labels drawn for each sample by "sample".
+        class_dim: dimension of the classes in the outputs, as for :func:`fisher_diagonal`.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
         gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
+        **options: see :class:`ReadingOptions`.
 
     Raises:
-        ValueError: an argument outside what is allowed; at the start of training, a criterion without likelihood.
+        ValueError: an argument outside what is allowed; at the start of training, a criterion without likelihood, or
+            data, targets or a model of which no Fisher can be measured.
+        TypeError: an unknown argument.
 
     Example:
         >>> plugin = EWCPlugin(reg_lambda=100.0, fisher="exact")
@@ -48,47 +52,55 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         reg_lambda: float | Sequence[float],
         *,
         fisher: str = "exact",
-        n_samples: int | None = None,
-        draws: int = 1,
         likelihood: str | None = None,
-        batch_size: int | None = None,
-        num_workers: int = 0,
-        max_bytes: int = 2**30,
-        seed: int = 0,
+        draws: int = 1,
+        class_dim: int = 1,
         consolidation: str = "experience",
         gradient_path: str = "autograd",
+        **options: Unpack[ReadingOptions],
     ) -> None:
         super().__init__(reg_lambda, consolidation=consolidation, gradient_path=gradient_path)
         one_of("fisher", fisher, VARIANTS)
-        at_least("draws", draws, 1)
+        whole("draws", draws, 1)
+        whole("class_dim", class_dim, -64, 64)
         if likelihood is not None:
             one_of("likelihood", likelihood, LIKELIHOODS)
-            fisher_cotangents(fisher, likelihood, draws)
+        fisher_cotangents(fisher, likelihood or "categorical", draws, class_dim)
         self.fisher = fisher
-        self.draws = draws
         self.likelihood = likelihood
-        self.reading = DataImportance(n_samples, batch_size, num_workers, max_bytes, seed)
+        self.draws = draws
+        self.class_dim = class_dim
+        self.reading = DataImportance(type(self).__name__, **options)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Check at once that the criterion has a likelihood, not only when the first experience has been trained on."""
-        # at once, rather than when the first experience has been trained on
-        fisher_cotangents(
-            self.fisher,
-            self.likelihood or likelihood_of(strategy._criterion),
-            self.draws,
-        )
+        """Check that the criterion has a likelihood; then as every plugin."""
+        fisher_cotangents(self.fisher, self.likelihood or likelihood_of(strategy._criterion), self.draws)
         super().before_training_exp(strategy, **kwargs)
 
+    def _rehearse(self, strategy: Any) -> None:
+        if strategy.experience is not None:
+            with self.reading.rehearsal(strategy, 0, batches_matter=self.fisher == "batched") as reading:
+                rehearse(self._experience_data(strategy, None), lambda few: self._fisher(strategy, few, *reading))
+
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
-        batched = self.fisher == "batched"
-        return fisher_diagonal(
+        data, batched = self._experience_data(strategy, data), self.fisher == "batched"
+        with self.reading.arguments(strategy, self.penalty.n_terms, batches_matter=batched) as reading:
+            return self._fisher(strategy, data, *reading)
+
+    def _fisher(self, strategy: Any, data: Any, options: PassOptions, minibatches: Minibatches) -> dict[str, Tensor]:
+        fisher = fisher_diagonal(
             strategy.model,
-            self._experience_data(strategy, data),
+            data,
             variant=self.fisher,
             likelihood=self.likelihood or likelihood_of(strategy._criterion),
             draws=self.draws,
-            **self.reading.arguments(strategy, self.penalty.n_terms, batches_matter=batched),
+            class_dim=self.class_dim,
+            ignore_index=getattr(strategy._criterion, "ignore_index", -100),
+            **options,
         )
+        if self.likelihood is None:
+            minibatches.require_known_criterion()
+        return fisher
 
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
         self.penalty.add_term(importance, anchor, weight=self._weight())
@@ -104,7 +116,12 @@ class OnlineEWCPlugin(EWCPlugin, supports_distributed=True):
         reg_lambda: λ ≥ 0, or one λ_t for each experience, as for :class:`EWCPlugin`.
         gamma: γ, in [0, 1].
         fisher: as for :class:`EWCPlugin`, like every further argument.
-        **options: the further arguments of :class:`EWCPlugin`.
+        likelihood: as for :class:`EWCPlugin`.
+        draws: as for :class:`EWCPlugin`.
+        class_dim: as for :class:`EWCPlugin`.
+        consolidation: as for :class:`EWCPlugin`.
+        gradient_path: as for :class:`EWCPlugin`.
+        **options: see :class:`ReadingOptions`.
 
     Raises:
         ValueError: as for :class:`EWCPlugin`, and for γ outside [0, 1].
@@ -120,9 +137,23 @@ class OnlineEWCPlugin(EWCPlugin, supports_distributed=True):
         *,
         gamma: float = 1.0,
         fisher: str = "exact",
-        **options: Any,
+        likelihood: str | None = None,
+        draws: int = 1,
+        class_dim: int = 1,
+        consolidation: str = "experience",
+        gradient_path: str = "autograd",
+        **options: Unpack[ReadingOptions],
     ) -> None:
-        super().__init__(reg_lambda, fisher=fisher, **options)
+        super().__init__(
+            reg_lambda,
+            fisher=fisher,
+            likelihood=likelihood,
+            draws=draws,
+            class_dim=class_dim,
+            consolidation=consolidation,
+            gradient_path=gradient_path,
+            **options,
+        )
         self.gamma = within("gamma", gamma, 0, 1)
 
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
@@ -135,13 +166,13 @@ def likelihood_of(criterion: nn.Module | Callable[..., Tensor]) -> str:
     Raises:
         ValueError: the criterion is none that has one.
     """
-    for kind, likelihood in _LIKELIHOOD_OF_CLASS.items():
-        if isinstance(criterion, kind):
+    for loss, likelihood in _LIKELIHOOD_OF_CLASS.items():
+        if isinstance(criterion, loss):
             return likelihood
     likelihood = _LIKELIHOOD_OF_FUNCTION.get(criterion) if callable(criterion) else None
     if likelihood is None:
         name = getattr(criterion, "__name__", type(criterion).__name__)
-        known = ", ".join(kind.__name__ for kind in _LIKELIHOOD_OF_CLASS)
+        known = ", ".join(loss.__name__ for loss in _LIKELIHOOD_OF_CLASS)
         raise ValueError(
             f"the criterion {name} is no log-likelihood known here ({known}); name the one that it stands for: "
             f"likelihood={' or '.join(map(repr, LIKELIHOODS))}"

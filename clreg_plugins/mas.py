@@ -1,17 +1,18 @@
 """Memory Aware Synapses."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from torch import Tensor, nn
 
 from clreg_plugins.importance.checks import boolean, one_of
-from clreg_plugins.importance.cotangents import OUTPUTS
-from clreg_plugins.importance.model import unwrap
-from clreg_plugins.importance.output_norm import mas_importance
+from clreg_plugins.importance.engine.cotangents import OUTPUTS
+from clreg_plugins.importance.engine.model import unwrap
+from clreg_plugins.importance.mas import mas_importance
+from clreg_plugins.importance.options import PassOptions, ReadingOptions
 from clreg_plugins.plugin import RegularizationPlugin, single
-from clreg_plugins.reading import DataImportance
+from clreg_plugins.reading import DataImportance, rehearse
 
 ACCUMULATE = ("average", "sum")
 
@@ -26,17 +27,14 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         output: "squared_norm", "mean_square" or "vector"; see :func:`mas_importance`.
         accumulate: "average" or "sum".
         per_sample: False makes the gradient of a batch mean absolute, as FACIL, Avalanche and Hsu et al. 2018 do.
-        n_samples: measure on that many samples drawn from the experience; default all.
-        batch_size: samples read at a time in the pass, by default as for :func:`fisher_diagonal`; with
-            ``per_sample=False`` the strategy's.
-        num_workers: of the pass's DataLoader.
-        max_bytes: bound for the pass's own memory, 1 GiB by default.
-        seed: of the draw of samples.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
         gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
+        **options: see :class:`ReadingOptions`.
 
     Raises:
-        ValueError: an argument outside what is allowed.
+        ValueError: an argument outside what is allowed; at the start of training, data or a model of which no
+            importance can be measured.
+        TypeError: an unknown argument.
 
     Example:
         >>> MASPlugin(1.0, accumulate="sum").output
@@ -50,13 +48,9 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         output: str = "squared_norm",
         accumulate: str = "average",
         per_sample: bool = True,
-        n_samples: int | None = None,
-        batch_size: int | None = None,
-        num_workers: int = 0,
-        max_bytes: int = 2**30,
-        seed: int = 0,
         consolidation: str = "experience",
         gradient_path: str = "autograd",
+        **options: Unpack[ReadingOptions],
     ) -> None:
         super().__init__(single(reg_lambda), consolidation=consolidation, gradient_path=gradient_path)
         one_of("output", output, OUTPUTS)
@@ -64,16 +58,26 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         self.output = output
         self.accumulate = accumulate
         self.per_sample = boolean("per_sample", per_sample)
-        self.reading = DataImportance(n_samples, batch_size, num_workers, max_bytes, seed)
+        self.reading = DataImportance(type(self).__name__, **options)
+
+    def _rehearse(self, strategy: Any) -> None:
+        if strategy.experience is not None:
+            with self.reading.rehearsal(strategy, 0, batches_matter=not self.per_sample) as (options, _):
+                rehearse(self._experience_data(strategy, None), lambda few: self._sensitivity(strategy, few, options))
 
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
+        data, batched = self._experience_data(strategy, data), not self.per_sample
+        with self.reading.arguments(strategy, self.penalty.n_terms, batches_matter=batched) as (options, _):
+            return self._sensitivity(strategy, data, options)
+
+    def _sensitivity(self, strategy: Any, data: Any, options: PassOptions) -> dict[str, Tensor]:
         return mas_importance(
             strategy.model,
-            self._experience_data(strategy, data),
+            data,
             output=self.output,
             per_sample=self.per_sample,
             mask_value=_mask_value(strategy.model),
-            **self.reading.arguments(strategy, self.penalty.n_terms, batches_matter=not self.per_sample),
+            **options,
         )
 
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:

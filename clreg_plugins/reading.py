@@ -1,69 +1,158 @@
-"""How a plugin reads an experience to measure importance on it."""
+"""How a plugin measures importance in a strategy: on the strategy's data, by the strategy's own forward."""
 
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, Unpack
 
+import torch
 import torch.distributed as dist
-from avalanche.models.utils import avalanche_forward
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.models.utils import is_multi_task_module
+from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
-from clreg_plugins.importance.checks import at_least
-from clreg_plugins.importance.model import Forward
+from clreg_plugins.importance.engine.cotangents import LIKELIHOODS
+from clreg_plugins.importance.engine.environment import random_states
+from clreg_plugins.importance.engine.model import logits_of, unwrap
+from clreg_plugins.importance.engine.moments import NoSampleCounts
+from clreg_plugins.importance.options import READING_DEFAULTS, PassOptions, ReadingOptions, checked
+
+REHEARSED_SAMPLES = 4
+"""Samples of the experience on which a pass is rehearsed before training."""
 
 
 class DataImportance:
     """How a plugin reads the data that it measures importance on.
 
     Args:
-        n_samples: measure on that many samples drawn from the experience; default all.
-        batch_size: samples read at a time, by default as for :func:`fisher_diagonal`; for gradients of batch means
-            the strategy's ``train_mb_size`` by default.
-        num_workers: of the DataLoader.
-        max_bytes: bound for the pass's own memory, 1 GiB by default.
-        seed: of the draws of samples and labels; experience t uses its own stream of numbers. The global random
-            generators are not touched.
+        plugin: its name, for messages.
+        **options: see :class:`ReadingOptions`. Experience t draws from a stream of numbers of its own.
     """
 
-    def __init__(
-        self,
-        n_samples: int | None,
-        batch_size: int | None,
-        num_workers: int,
-        max_bytes: int,
-        seed: int,
-    ) -> None:
-        at_least("n_samples", n_samples, 1)
-        at_least("batch_size", batch_size, 1)
-        at_least("num_workers", num_workers, 0)
-        at_least("max_bytes", max_bytes, 1)
-        at_least("seed", seed, 0)
-        self.n_samples = n_samples
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.max_bytes = max_bytes
-        self.seed = seed
+    def __init__(self, plugin: str, **options: Unpack[ReadingOptions]) -> None:
+        self.options: dict[str, Any] = checked(options, READING_DEFAULTS, plugin)
 
-    def arguments(self, strategy: Any, n_terms: int, *, batches_matter: bool) -> dict[str, Any]:
-        """Keyword arguments for ``fisher_diagonal`` and ``mas_importance``."""
+    @contextlib.contextmanager
+    def arguments(
+        self, strategy: Any, n_terms: int, *, batches_matter: bool
+    ) -> Iterator[tuple[PassOptions, "Minibatches"]]:
+        """The options of ``fisher_diagonal`` and ``mas_importance``, by which the strategy's forward runs.
+
+        Args:
+            strategy: in training; it is left as it was.
+            n_terms: number of the experience.
+            batches_matter: the result depends on the batch size, which is the strategy's by default.
+        """
         default = strategy.train_mb_size if batches_matter else None
-        return {
-            "n_samples": self.n_samples,
-            "batch_size": self.batch_size or default,
-            "num_workers": self.num_workers,
-            "max_bytes": self.max_bytes,
-            "seed": self.seed + 1_000_003 * n_terms,  # a prime far above the number of batches in an experience
-            "forward": _strategy_forward(strategy),
-            "distributed": dist.is_available() and dist.is_initialized(),
-        }
+        minibatches = Minibatches(strategy)
+        before = dict(vars(strategy))
+        strategy.model = unwrap(strategy.model)  # DistributedDataParallel would prepare for a backward pass of its own
+        try:
+            options: PassOptions = {
+                **self.options,
+                "batch_size": self.options["batch_size"] or default,
+                # a prime far above the number of batches in an experience
+                "seed": (self.options["seed"] + 1_000_003 * n_terms) % 2**63,
+                "forward": minibatches.forward,
+                "unpack": minibatches.unpack,
+                "distributed": dist.is_available() and dist.is_initialized(),
+            }
+            yield options, minibatches
+        finally:
+            vars(strategy).clear()
+            vars(strategy).update(before)
+
+    @contextlib.contextmanager
+    def rehearsal(
+        self, strategy: Any, n_terms: int, *, batches_matter: bool
+    ) -> Iterator[tuple[PassOptions, "Minibatches"]]:
+        """As :meth:`arguments`, for a few samples and in one process, whatever the options say of either."""
+        with self.arguments(strategy, n_terms, batches_matter=batches_matter) as (options, minibatches):
+            yield {**options, "n_samples": None, "num_workers": 0, "distributed": False}, minibatches
 
 
-def _strategy_forward(strategy: Any) -> Forward:
-    """The model's forward as Avalanche's strategies call it."""
-    task_aware = strategy.experience is None or hasattr(strategy.experience, "task_labels")
+def rehearse(data: Any, measure: Callable[[Dataset], object]) -> None:
+    """Measure on the first few of a dataset's samples; if none of them has a label that counts, on the next."""
+    size = len(data) if isinstance(data, Sized) and hasattr(data, "__getitem__") else 0
+    start, stop = 0, REHEARSED_SAMPLES
+    while start < size:
+        few = range(start, min(stop, size))
+        try:
+            return measure(data.subset(few) if isinstance(data, AvalancheDataset) else Subset(data, few))
+        except NoSampleCounts:
+            start, stop = stop, 4 * stop
+            if start >= size:
+                raise
 
-    def forward(model: nn.Module, inputs: Tensor, task_labels: Tensor | None) -> Tensor:
-        """The model's output on a batch."""
-        if task_aware and task_labels is not None:
-            return avalanche_forward(model, inputs, task_labels)
-        return model(inputs)
 
-    return forward
+class Minibatches:
+    """The strategy's view of a batch: unpacked as its minibatches are, run by its ``forward``, with its ``mb_y``."""
+
+    def __init__(self, strategy: Any) -> None:
+        self.strategy = strategy
+        self._first: tuple[Any, Tensor] | None = None  # a minibatch and its outputs
+
+    def unpack(self, raw: Any) -> tuple:
+        """(the whole minibatch, targets)."""
+        strategy = self.strategy
+        strategy.mbatch = [raw] if isinstance(raw, Tensor) else raw
+        strategy._unpack_minibatch()
+        minibatch = strategy.mbatch
+        targets = strategy.mb_y if not isinstance(minibatch, (list, tuple)) or len(minibatch) > 1 else None
+        if isinstance(minibatch, list) and len(minibatch) < 3 and self._task_aware:
+            if is_multi_task_module(strategy.model):
+                raise ValueError(
+                    f"a batch of the data has {len(minibatch)} parts and no task labels, which the multi-task model "
+                    "needs; allowed: (inputs, targets, ..., task labels), as an experience's dataset gives"
+                )
+            n = len(minibatch[0])  # the strategy's forward looks for labels that its model does not take
+            minibatch = [
+                *minibatch,
+                *(torch.zeros(n, dtype=torch.long, device="cpu") for _ in range(3 - len(minibatch))),
+            ]
+        return minibatch, targets
+
+    def forward(self, model: nn.Module, minibatch: Any, task_labels: Tensor | None) -> Tensor:
+        """``strategy.forward()`` on a minibatch, or on a part of one."""
+        self.strategy.mbatch = minibatch
+        outputs = self.strategy.forward()
+        if self._first is None and isinstance(outputs, Tensor):
+            self._first = minibatch, outputs.detach()
+        return logits_of(outputs)
+
+    def require_known_criterion(self) -> None:
+        """Compare a ``criterion()`` of the strategy's own with the loss function that the likelihood is read from.
+
+        Raises:
+            ValueError: their gradients at the outputs are not proportional.
+        """
+        strategy, kind = self.strategy, type(self.strategy)
+        own = getattr(kind, "criterion", SupervisedProblem.criterion)
+        if self._first is None or own is SupervisedProblem.criterion or own.__module__.startswith("avalanche."):
+            return
+        strategy.mbatch, outputs = self._first
+        strategy.mb_output = outputs.requires_grad_()
+        with random_states(), torch.enable_grad():
+            gradients = [
+                _gradient(loss, outputs) for loss in (strategy.criterion(), SupervisedProblem.criterion(strategy))
+            ]
+        own_gradient, known = (g.flatten().double() for g in gradients)
+        rest = own_gradient * (known @ known) - known * (known @ own_gradient)
+        if (rest.abs() > 1e-3 * own_gradient.abs().max() * (known @ known)).any():
+            raise ValueError(
+                f"{kind.__name__}.criterion() is the strategy's own, and no multiple of its loss function "
+                f"{type(strategy._criterion).__name__}, whose likelihood would be taken; name its likelihood: "
+                f"likelihood={' or '.join(map(repr, LIKELIHOODS))}"
+            )
+
+    @property
+    def _task_aware(self) -> bool:
+        return hasattr(self.strategy.experience, "task_labels")
+
+
+def _gradient(loss: Tensor, outputs: Tensor) -> Tensor:
+    if not loss.requires_grad:
+        return torch.zeros_like(outputs)
+    (gradient,) = torch.autograd.grad(loss.sum(), outputs, allow_unused=True)
+    return torch.zeros_like(outputs) if gradient is None else gradient

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clreg_plugins import EWCPlugin, fisher_diagonal
 from clreg_plugins.diagnostics import Agreement, agreement
-from clreg_plugins.importance.samples import drawn_rows
+from clreg_plugins.importance.engine.data import drawn_rows
 from study.alike import IN_THE_PASS, AgreementError, Alike, settings_of
 from study.batches import Columns, InMemoryLoader, columns_of
 from study.bench.timing import Turn, interleave
@@ -142,13 +142,14 @@ def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, e
         **{**settings.model_dump(include=IN_THE_PASS), "batch_size": pass_batch(settings)},
         seed=derived_seed(learner.run.seed, "importance"),
     )
-    options = plugin.reading.arguments(learner.strategy, experience, batches_matter=plugin.fisher == "batched")
-    n_samples, batch_size = options.pop("n_samples"), options.pop("batch_size")
-    if n_samples is not None:
-        rows = drawn_rows(len(columns[0]), n_samples, torch.Generator().manual_seed(options["seed"]))
-        columns = [column[rows] for column in columns]
-    data = InMemoryLoader(columns, batch_size)
-    return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, **options)
+    batched = plugin.fisher == "batched"
+    with plugin.reading.arguments(learner.strategy, experience, batches_matter=batched) as (options, _):
+        n_samples, batch_size = options.pop("n_samples"), options.pop("batch_size")
+        if n_samples is not None:
+            rows = drawn_rows(len(columns[0]), n_samples, torch.Generator().manual_seed(options["seed"]))
+            columns = [column[rows] for column in columns]
+        data = InMemoryLoader(columns, batch_size)
+        return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, **options)
 
 
 def _where_either_is_not_zero(

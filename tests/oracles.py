@@ -7,7 +7,7 @@ differentiated.
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,66 @@ def fisher(
         for probability, y in targets:
             score = _gradient(model, log_likelihood(z, y, likelihood).sum())
             total = _add(total, _squared(score), probability / len(samples[0]))
+    return total
+
+
+Outputs = Callable[[nn.Module, int], Tensor]
+"""``(model, n) -> z`` of sample n alone: logits of one position a row, shape (positions, classes)."""
+
+
+def fisher_at_positions(
+    model: nn.Module,
+    outputs: Outputs,
+    n_samples: int,
+    *,
+    variant: str,
+    targets: list[Tensor] | None = None,
+    ignore_index: int = -100,
+) -> Tensors:
+    """The Fisher of samples with labels at many positions: log p of a sample is the sum over its positions.
+
+    "exact" goes through every labelling of a sample's positions, classes ** positions of them. Positions whose
+    target is ``ignore_index`` are left out, and so are samples that have no other.
+
+    Args:
+        outputs: of the model in float64 and eval mode.
+        targets: of each sample, shape (positions,); None: every position counts.
+    """
+    model = _double(model)
+    total: Tensors = {}
+    counted = 0
+    for n in range(n_samples):
+        with default_dtype(torch.float64):
+            log_p = torch.log_softmax(outputs(model, n), dim=1)
+        positions, classes = log_p.shape
+        if targets is not None:
+            positions = (targets[n] != ignore_index).nonzero().flatten().tolist()
+            log_p = log_p[positions]
+            positions = len(positions)
+        if not positions:
+            continue
+        counted += 1
+        if variant == "exact":
+            labellings = list(itertools.product(range(classes), repeat=positions))
+        elif variant == "predicted":
+            labellings = [log_p.argmax(dim=1).tolist()]
+        else:
+            labellings = [[int(y) for y in targets[n] if y != ignore_index]]
+        for labels in labellings:
+            of_sample = sum(log_p[position, label] for position, label in enumerate(labels))
+            probability = float(of_sample.detach().exp()) if variant == "exact" else 1.0
+            total = _add(total, _squared(_gradient(model, of_sample)), probability)
+    return _scaled(total, 1 / counted)
+
+
+def mas_of(model: nn.Module, outputs: Outputs, n_samples: int) -> Tensors:
+    """``1/N Σ_n |∂‖z_n‖²/∂θ|`` of outputs of any shape."""
+    model = _double(model)
+    total: Tensors = {}
+    for n in range(n_samples):
+        with default_dtype(torch.float64):
+            norm = (outputs(model, n) ** 2).sum()
+        total = _add(total, _root_of_sum_of_squares([_gradient(model, norm)]), 1 / n_samples)
     return total
 
 

@@ -1,7 +1,17 @@
 """The importance of each parameter, measured on data or along the path of training."""
 
+from clreg_plugins.importance.engine.layer_rules import LayerRule, register_layer_rule
+from clreg_plugins.importance.engine.moments import Importance
 from clreg_plugins.importance.fisher import fisher_diagonal
-from clreg_plugins.importance.jacobian import Importance, jacobian_moments
-from clreg_plugins.importance.output_norm import mas_importance
+from clreg_plugins.importance.mas import mas_importance
+from clreg_plugins.importance.options import PassOptions, ReadingOptions
 
-__all__ = ["Importance", "fisher_diagonal", "jacobian_moments", "mas_importance"]
+__all__ = [
+    "Importance",
+    "LayerRule",
+    "PassOptions",
+    "ReadingOptions",
+    "fisher_diagonal",
+    "mas_importance",
+    "register_layer_rule",
+]

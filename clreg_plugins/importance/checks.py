@@ -4,17 +4,27 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 
+FLOAT32_MAX = 3.4028234663852886e38
+"""The largest finite float32: a factor beyond it makes infinities of what it is multiplied with."""
+
+INT64_MAX = 2**63 - 1
+
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise ValueError unless ``value`` is among ``allowed``."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
 
 
-def at_least(name: str, value: int | None, minimum: int) -> None:
-    """Raise ValueError unless ``value`` is None or a whole number of at least ``minimum``."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < minimum):
-        raise ValueError(f"{name} is {value!r}; allowed: a whole number of at least {minimum}")
+def whole(name: str, value: object, minimum: int, maximum: int = INT64_MAX, *, none: str | None = None) -> None:
+    """Raise ValueError unless ``value`` is an int in [minimum, maximum], or None where ``none`` says its meaning."""
+    if value is None and none is not None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        allowed = (
+            f"a whole number from {minimum} to {maximum}" if maximum < INT64_MAX else f"a whole number >= {minimum}"
+        )
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}" + (f", or None ({none})" if none else ""))
 
 
 def boolean(name: str, value: object) -> bool:
@@ -32,10 +42,14 @@ def within(
     *,
     open_low: bool = False,
 ) -> float:
-    """``value`` as a float if it is a finite number in [low, high], or in (low, high]; ValueError otherwise."""
+    """``value`` as a float if it is a finite number in [low, high], or in (low, high]; ValueError otherwise.
+
+    Without an upper bound a number must still fit into float32, the type of the tensors that it goes into.
+    """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(number) and low <= number <= high and not (open_low and number == low)):
+    fits = math.isfinite(number) and abs(number) <= FLOAT32_MAX
+    if not (fits and low <= number <= high and not (open_low and number == low)):
         bounds = f"> {low:g}" if open_low else f">= {low:g}"
-        bounds += "" if high == math.inf else f" and <= {high:g}"
+        bounds += " that float32 can hold" if high == math.inf else f" and <= {high:g}"
         raise ValueError(f"{name} is {value!r}; allowed: a finite number {bounds}")
     return number

@@ -7,7 +7,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from clreg_plugins.importance.samples import JOINED
+from clreg_plugins.importance.engine.data import JOINED
 from study.bench.passes import ours
 from study.bench.plugins import KINDS, learn, strategy_stub
 from study.bench.record import Measurement

@@ -3,7 +3,7 @@
 A pass is a function of a model and its images. Those of other libraries are in ``other_libraries``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -11,9 +11,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal, mas_importance
+from clreg_plugins.importance.engine.data import JOINED
+from study.batches import InMemoryLoader
 from study.bench.plugins import AVALANCHE, strategy_stub
 
 Moments = Mapping[str, Tensor]
@@ -62,30 +64,9 @@ class Pass:
 # ------------------------------------------------------------------------------------------------------- ours
 
 
-class InMemory(Dataset):
-    """Samples of some columns, read as slices of them, which costs next to nothing."""
-
-    def __init__(self, *columns: Tensor) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.columns[0])
-
-    def __getitems__(self, rows: Sequence[int]) -> list[Tensor]:
-        """A batch, which needs no collating; PyTorch's loaders ask for it."""
-        together = rows[-1] - rows[0] + 1 == len(rows)
-        chosen = slice(rows[0], rows[-1] + 1) if together else list(rows)
-        return [column[chosen] for column in self.columns]
-
-    @staticmethod
-    def collate_fn(batch: list[Tensor]) -> list[Tensor]:
-        """The batch as it is."""
-        return batch
-
-
 def _of_ours(importance: Callable[..., Moments], batch: int | None = None, **options: object) -> Measure:
     def measure(model: nn.Module, inputs: Tensor, targets: Tensor, _: int) -> Moments:
-        return importance(model, InMemory(inputs, targets), batch_size=batch, **options)
+        return importance(model, InMemoryLoader([inputs, targets], batch or JOINED), **options)
 
     return measure
 

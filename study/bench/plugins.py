@@ -102,12 +102,30 @@ NOTES = {
 }
 
 
-def strategy_stub(model: nn.Module, *, batch: int = 128) -> SimpleNamespace:
-    """What a plugin asks of a strategy, without the rest of Avalanche: the model, a fused Adam, the criterion.
+class StrategyStub(SimpleNamespace):
+    """What a plugin asks of a strategy, without the rest of Avalanche."""
+
+    mbatch: list[Tensor]
+
+    def _unpack_minibatch(self) -> None:
+        self.mbatch = [part.to(self.device) for part in self.mbatch]
+
+    @property
+    def mb_y(self) -> Tensor:
+        """Targets of the minibatch."""
+        return self.mbatch[1]
+
+    def forward(self) -> Tensor:
+        """The model's output on the minibatch."""
+        return self.model(self.mbatch[0])
+
+
+def strategy_stub(model: nn.Module, *, batch: int = 128) -> StrategyStub:
+    """A strategy with the model, a fused Adam and the criterion.
 
     ``experience.dataset`` is None until one is given; ``clock.train_exp_counter`` is 0.
     """
-    return SimpleNamespace(
+    return StrategyStub(
         model=model,
         optimizer=torch.optim.Adam(model.parameters(), lr=1e-4, fused=True),
         device=next(model.parameters()).device,
@@ -120,7 +138,7 @@ def strategy_stub(model: nn.Module, *, batch: int = 128) -> SimpleNamespace:
 
 
 def training_step(
-    strategy: SimpleNamespace, plugin: SupervisedPlugin, inputs: Tensor, targets: Tensor
+    strategy: StrategyStub, plugin: SupervisedPlugin, inputs: Tensor, targets: Tensor
 ) -> Callable[[], None]:
     """One step as Avalanche's strategies make it, every callback in its place."""
 
@@ -142,7 +160,7 @@ def training_step(
     return step
 
 
-def learn(plugin: SupervisedPlugin, strategy: SimpleNamespace, images: tuple[Tensor, Tensor], experiences: int) -> None:
+def learn(plugin: SupervisedPlugin, strategy: StrategyStub, images: tuple[Tensor, Tensor], experiences: int) -> None:
     """Take a plugin to the first step of the experience after so many, each of one step on a few images."""
     inputs, targets = images
     strategy.experience.dataset = TensorDataset(inputs.cpu(), targets.cpu())

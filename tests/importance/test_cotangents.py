@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal
-from clreg_plugins.importance.cotangents import fisher_cotangents
+from clreg_plugins.importance.engine import moments
+from clreg_plugins.importance.engine.cotangents import fisher_cotangents
 from tests import oracles
 
 MASK = -1000.0
@@ -35,7 +36,7 @@ def logits(name: str, dtype: torch.dtype) -> tuple[torch.Tensor, int]:
 def test_their_outer_products_add_up_to_the_covariance_of_the_score(name, dtype):
     """Up to rounding of the standard deviations, however small: 1 − π is written as the sum of the others."""
     z, needed = logits(name, dtype)
-    vs = list(fisher_cotangents("exact", "categorical")(z, None, torch.Generator()))
+    vs = list(fisher_cotangents("exact", "categorical").vectors(z, None, torch.Generator()))
     assert len(vs) == needed
     pi = z.double().softmax(dim=1)
     classes = z.shape[1]
@@ -73,11 +74,9 @@ def test_a_logit_that_is_nan_is_found():
 
 def test_memory_is_planned_for_samples_less_certain_than_the_first(monkeypatch):
     """The first sample's softmax is saturated and needs no cotangent; the others need all."""
-    from clreg_plugins.importance import jacobian
-
     planned = []
-    plan = jacobian._Pass._plan
-    monkeypatch.setattr(jacobian._Pass, "_plan", lambda self, batch: planned.append(plan(self, batch)) or planned[-1])
+    plan = moments.samples_at_a_time
+    monkeypatch.setattr(moments, "samples_at_a_time", lambda *args: planned.append(plan(*args)) or planned[-1])
     x = torch.randn(8, 4)
     model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 10))
     for first in (0.0, 1e6):

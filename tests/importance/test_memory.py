@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal, mas_importance
-from clreg_plugins.importance.cotangents import VARIANTS
+from clreg_plugins.importance.engine.cotangents import VARIANTS
 
 PROGRAM = """
 import resource, sys, time

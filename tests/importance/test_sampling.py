@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal, mas_importance
-from clreg_plugins.importance.samples import batches
+from clreg_plugins.importance.engine.data import batches
 from tests import oracles
 from tests.importance.cases import CASES
 
@@ -217,8 +217,8 @@ def test_batches_are_put_together_where_they_make_no_difference(variant, distrib
             lengths.append(len(batch.inputs))
             yield batch
 
-    monkeypatch.setattr("clreg_plugins.importance.fisher.batches", noting)
-    monkeypatch.setattr("clreg_plugins.importance.fisher.processes", lambda distributed: ((0, 1), None))
+    monkeypatch.setattr("clreg_plugins.importance.engine.run.batches", noting)
+    monkeypatch.setattr("clreg_plugins.importance.engine.run.processes", lambda distributed: ((0, 1), None))
     fisher_diagonal(*classifier(600), variant=variant, distributed=distributed)
     assert max(lengths) == longest
 

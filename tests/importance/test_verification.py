@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from clreg_plugins.importance import fisher_diagonal, layers, mas_importance
+from clreg_plugins.importance import fisher_diagonal, mas_importance
+from clreg_plugins.importance.engine import layer_rules as layers
 from tests import oracles
 from tests.importance.cases import CASES
 
@@ -58,7 +59,7 @@ class HalfAPercentOff(layers.NormRule):
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_wrong_rule_warns_once_and_changes_no_number(monkeypatch, kind, rule, case, dtype):
-    monkeypatch.setitem(layers.RULES, kind, rule)
+    monkeypatch.setitem(layers._RULES, kind, rule)
     model, (x, y) = CASES[case].model().to(dtype), CASES[case].samples()
     with pytest.warns(UserWarning, match="the fast rule for .* disagrees with autograd") as caught:
         got = exact(model, (x.to(dtype), y))
@@ -72,12 +73,12 @@ def test_a_wrong_rule_warns_once_and_changes_no_number(monkeypatch, kind, rule, 
 
 def test_an_outer_product_that_is_wrong_is_found_out(monkeypatch):
     """The product that the fast path of Linear uses is the one that is checked."""
-    right = layers.LinearRule.outer_product_moments
+    right = layers.LinearRule.reduce
 
-    def without_square(a, squares, power):
-        return {"weight": squares.T @ a.abs(), "bias": right(a, squares, power)["bias"]}
+    def without_square(self, module, a, squares, power):
+        return {"weight": squares["outputs"].T @ a.abs(), "bias": right(self, module, a, squares, power)["bias"]}
 
-    monkeypatch.setattr(layers.LinearRule, "outer_product_moments", staticmethod(without_square))
+    monkeypatch.setattr(layers.LinearRule, "reduce", without_square)
     model, samples = CASES["mlp"].model().double(), CASES["mlp"].samples()
     samples = (samples[0].double(), samples[1])
     with pytest.warns(UserWarning, match="the fast rule for 0.weight, 0.bias, 2.weight"):
@@ -153,7 +154,7 @@ def test_evidence_from_one_sample_does_not_vouch_for_many():
 
 def test_a_layer_that_one_batch_leaves_dark_is_checked_later(monkeypatch):
     """Without evidence there is no trust: the wrong rule is caught when its layer first matters."""
-    monkeypatch.setitem(layers.RULES, nn.Linear, WithoutSquare())
+    monkeypatch.setitem(layers._RULES, nn.Linear, WithoutSquare())
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2, bias=False)).double()
     with torch.no_grad():
         model[0].weight.fill_(1.0)
@@ -165,7 +166,7 @@ def test_a_layer_that_one_batch_leaves_dark_is_checked_later(monkeypatch):
 
 
 def test_mas_is_checked_too(monkeypatch):
-    monkeypatch.setitem(layers.RULES, nn.Conv2d, SumsSamplesFirst())
+    monkeypatch.setitem(layers._RULES, nn.Conv2d, SumsSamplesFirst())
     model, (x, _) = CASES["resnet"].model().double(), CASES["resnet"].samples()
     with pytest.warns(UserWarning, match="the fast rule for"):
         got = mas_importance(model, TensorDataset(x.double()))

@@ -5,7 +5,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from avalanche.models.dynamic_modules import avalanche_model_adaptation
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.plugins.digits import (
@@ -83,30 +82,18 @@ def train_heads(rank, plugin_name):
 def measure(rank, plugin_name):
     """A plugin in a loop of one's own: the same θ on both ranks, the pass shared."""
 
-    class Loop:
-        experience = None
-        train_mb_size = 10
-        _criterion = nn.CrossEntropyLoss()
-        model = mlp()
-
     plugin = PLUGINS[plugin_name](consolidation="manual")
     if hasattr(plugin, "reading"):
-        plugin.reading.batch_size = 7  # 40 samples: six batches, the last one of 5
-    plugin.consolidate(Loop(), class_incremental(1).train_stream[0].dataset)
+        plugin.reading.options["batch_size"] = 7  # 40 samples: six batches, the last one of 5
+    plugin.consolidate(strategy_for(mlp(), [plugin]), class_incremental(1).train_stream[0].dataset)
     return {"importance": plugin.importance, "anchor": plugin.anchor}
 
 
 def fewer_batches_than_processes(rank, plugin_name):
     """All samples in one batch: the second process has nothing to do but to take part in the sum."""
 
-    class Loop:
-        experience = None
-        train_mb_size = 40
-        _criterion = nn.CrossEntropyLoss()
-        model = mlp()
-
     plugin = PLUGINS[plugin_name](consolidation="manual")
-    plugin.consolidate(Loop(), class_incremental(1).train_stream[0].dataset)
+    plugin.consolidate(strategy_for(mlp(), [plugin], train_mb_size=40), class_incremental(1).train_stream[0].dataset)
     return {"importance": plugin.importance, "anchor": plugin.anchor}
 
 

@@ -97,7 +97,7 @@ def test_it_is_the_importance_that_the_plugin_measures(fishers, method):
 def test_a_pass_takes_as_many_samples_at_a_time_as_in_earlier_records(settings, at_a_time):
     """None: as many as in a training step."""
     plugin = build_plugin(settings, 1.0, 0, model=torch.nn.Linear(1, 1), batches=None, encoding=None)
-    assert plugin.reading.batch_size == at_a_time
+    assert plugin.reading.options["batch_size"] == at_a_time
 
 
 def test_what_is_known_is_not_measured_again(fishers):

@@ -45,6 +45,7 @@ def measuring(monkeypatch):
     return found
 
 
+@pytest.mark.filterwarnings("ignore:weights changed outside")  # what is timed moves them by hand
 def test_parts_are_measured_kept_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "scale_for", lambda *_: SCALE)
     monkeypatch.setattr("study.bench.timing.TURN", 0.0)

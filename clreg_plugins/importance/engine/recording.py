@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from clreg_plugins.importance.layers import LayerRule, LinearRule, SummandRule, rule_for, shape_within
+from clreg_plugins.importance.engine.layer_rules import LayerRule, LinearRule, SummandRule, rule_for, shape_within
 
 _SUM = re.compile(r"(Add|Sub|Expand|Repeat)Backward\d+")
 """PyTorch's nodes whose output's gradient is, up to its sign, that of a parameter among their inputs."""
@@ -127,15 +127,10 @@ class Recorder:
             self.calls.setdefault(holder, []).append(call)
         return output
 
-    def record_summands(self, outputs: Tensor) -> Counter[int]:
-        """Find in the graph behind ``outputs`` the sums and expansions that parameters without a layer go into.
-
-        Returns:
-            How often each leaf is used, by ``id`` of the leaf.
-        """
-        uses, users = parameter_uses(outputs)
+    def record_summands(self, graph: "Graph") -> None:
+        """Find in the graph behind the outputs the sums and expansions that parameters without a layer go into."""
         for key, holder in self.summands.items():
-            node = users.get(key)
+            node = graph.users.get(key)
             if node is None or not _SUM.fullmatch(node.name()) or getattr(node, "_saved_alpha", 1) not in (1, -1):
                 continue
             of_sum = node._input_metadata[0]
@@ -145,9 +140,8 @@ class Recorder:
             shape_of_parameter = shape_within(len(shape), holder.weight)
             same_for_all = bool(shape) and shape_of_parameter[0] == 1
             if same_for_all and all(b in (1, a) for a, b in zip(shape[1:], shape_of_parameter[1:], strict=True)):
-                rows = outputs.new_empty(shape[0], 0)
+                rows = graph.outputs.new_empty(shape[0], 0)
                 self.calls[holder] = [Call(rows, GradientEdge(node, 0), torch.Size(shape).numel())]
-        return uses
 
     def _record(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         usable = len(args) == 1 and isinstance(args[0], Tensor) and output.requires_grad
@@ -160,59 +154,48 @@ def _samples_first(samples: int, tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, samples, tensor.shape[-1]).transpose(0, 1)
 
 
-def parameter_uses(outputs: Tensor) -> tuple[Counter[int], dict[int, Node]]:
-    """How often each leaf is used in the graph behind ``outputs``, and by what at last, by ``id`` of the leaf.
+class Graph:
+    """The graph behind outputs.
 
-    A weight that appears twice (tied, or of a module that is called twice) has no single place where the gradient
-    of one sample could be read off.
+    Attributes:
+        outputs: what the graph computes.
+        uses: how often each leaf is used, by ``id`` of the leaf. A weight that appears twice (tied, or of a module that
+            is called twice) has no single place where the gradient of one sample could be read off.
+        users: the node that uses each leaf last, by ``id`` of the leaf.
+        dtypes: the floating-point types of what its nodes computed.
 
     Raises:
         ValueError: the graph holds a reentrant checkpoint, which hides the parameters within.
     """
-    uses: Counter[int] = Counter()
-    users: dict[int, Node] = {}
-    if outputs.grad_fn is None:
-        return uses, users
-    seen, stack = {outputs.grad_fn}, [outputs.grad_fn]
-    while stack:
-        user = stack.pop()
-        for node, _ in user.next_functions:
-            if node is None:
-                continue
-            if node.name() == "CheckpointFunctionBackward":
-                raise ValueError(
-                    "the model uses torch.utils.checkpoint with use_reentrant=True, which hides its parameters from "
-                    "an importance; allowed: use_reentrant=False"
-                )
-            variable = getattr(node, "variable", None)
-            if variable is not None:
-                uses[id(variable)] += 1
-                users[id(variable)] = user
-            elif node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return uses, users
 
+    def __init__(self, outputs: Tensor) -> None:
+        self.outputs = outputs
+        self.uses: Counter[int] = Counter()
+        self.users: dict[int, Node] = {}
+        self.dtypes: set[torch.dtype] = {outputs.dtype}
+        if outputs.grad_fn is None:
+            return
+        seen, stack = {outputs.grad_fn}, [outputs.grad_fn]
+        while stack:
+            user = stack.pop()
+            for node, _ in user.next_functions:
+                if node is None:
+                    continue
+                if node.name() == "CheckpointFunctionBackward":
+                    raise ValueError(
+                        "the model uses torch.utils.checkpoint with use_reentrant=True, which hides its parameters "
+                        "from an importance; allowed: use_reentrant=False"
+                    )
+                variable = getattr(node, "variable", None)
+                if variable is not None:
+                    self.uses[id(variable)] += 1
+                    self.users[id(variable)] = user
+                elif node not in seen:
+                    seen.add(node)
+                    stack.append(node)
+                    self.dtypes.update(m.dtype for m in node._input_metadata if m.dtype.is_floating_point)
 
-def saved_bytes_per_sample(forward, batch) -> int:
-    """What autograd keeps for one more sample of ``batch``, measured on its first two samples."""
-    if len(batch.inputs) < 2:
-        return 0
-
-    def measure(n: int) -> int:
-        """Bytes that autograd keeps for so many samples."""
-        storages: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            """Count a storage once, however many tensors share it."""
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return tensor.detach()  # an output that its own node keeps would never be freed
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            outputs = forward(batch.rows(0, n))
-            total = sum(storages.values())
-        del outputs
-        return total
-
-    return max(0, measure(2) - measure(1))
+    @property
+    def epsilon(self) -> float:
+        """The coarsest relative rounding of anything in the graph."""
+        return max(torch.finfo(dtype).eps for dtype in self.dtypes if dtype.is_floating_point)

@@ -58,14 +58,17 @@ def add_moment(total: Tensor, gradients: Tensor, power: int) -> None:
 
 
 class LayerRule:
-    """The rule of one type of layer.
+    """The rule of one type of layer: per-sample gradients from its input and the gradients at its output.
 
-    Subclasses give :meth:`gradients`, the per-sample gradients of some samples at once, and
-    :meth:`bytes_per_sample`, what these take; :meth:`moments` then reduces in chunks of bounded memory.
+    A rule of your own gives :meth:`gradients`, and :attr:`parameters` if they are not weight and bias. See
+    :func:`register_layer_rule`.
+
+    Attributes:
+        parameters: the names within the module that the rule speaks of. Others take the general path, as does the
+            weight of a reparametrised layer, which goes by another name.
     """
 
-    parameters = ("weight", "bias")
-    """The only names within a module that a rule speaks of; a reparametrised layer has others."""
+    parameters: tuple[str, ...] = ("weight", "bias")
 
     def applies(self, module: nn.Module) -> bool:
         """Whether the rule holds for this module's options."""
@@ -76,11 +79,20 @@ class LayerRule:
         return 2
 
     def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
-        """What :meth:`gradients` needs of the input and can be computed once for all cotangents."""
+        """What :meth:`gradients` needs of the input and can be computed once for all cotangents; by default all."""
         return a
 
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
-        """Per-sample gradients ``(samples, K, *parameter)`` by name within the module."""
+        """Per-sample gradients by name within the module.
+
+        Args:
+            module: the layer.
+            prepared: what :meth:`prepare` made of its input, shape (samples, ...).
+            g: gradients at its output, shape (samples, K, *output).
+
+        Returns:
+            For each trainable parameter a tensor of shape (samples, K, *parameter).
+        """
         raise TypeError(f"{type(self).__name__} does not form per-sample gradients")
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
@@ -91,6 +103,20 @@ class LayerRule:
     def cache_bytes(self, module: nn.Module, gs: Sequence[Tensor]) -> int:
         """Scratch at once on a CPU, for output gradients as in :meth:`moments`."""
         return CACHE_BYTES
+
+    def squares(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor]) -> Moments:
+        """``Σ_k G_nk²`` over some cotangents, sample by sample, in a form that adds up over cotangents."""
+        totals: Moments = {}
+        prepared = self.prepare(module, a)
+        for g in gs:
+            for name, gradients in self.gradients(module, prepared, g.unsqueeze(1)).items():
+                square = gradients.squeeze(1).square()
+                totals[name] = totals[name].add_(square) if name in totals else square
+        return totals
+
+    def reduce(self, module: nn.Module, a: Tensor, squares: Moments, power: int) -> Moments:
+        """``Σ_n (Σ_k G_nk²)^(p/2)`` from :meth:`squares` over all cotangents."""
+        return {name: (square if power == 2 else square.sqrt()).sum(dim=0) for name, square in squares.items()}
 
     def moments(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor], power: int, max_bytes: int) -> Moments:
         """The moments over all samples, in chunks whose scratch stays under ``max_bytes``.
@@ -140,16 +166,21 @@ class LinearRule(LayerRule):
         """One matrix product where there is one position, else as any layer."""
         if a.ndim > 2:
             return super().moments(module, a, gs, power, max_bytes)
-        return self.outer_product_moments(a, sum(g.square() for g in gs), power)
+        return self.reduce(module, a, self.squares(module, a, gs), power)
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
         """As any layer's, and output gradients once more, with positions last."""
         return super().bytes_per_sample(module, a, g) + g.element_size() * g.shape[1:].numel()
 
-    @staticmethod
-    def outer_product_moments(a: Tensor, squares: Tensor, power: int) -> Moments:
-        """``(Σ_k g_k²)ᵀ a²`` for p = 2 and ``(Σ_k g_k²)^½ᵀ |a|`` for p = 1, from ``squares = Σ_k g_k²``."""
-        left = squares if power == 2 else squares.sqrt()
+    def squares(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor]) -> Moments:
+        """``Σ_k g_k²`` (samples, outputs) where there is one position, else as any layer."""
+        return super().squares(module, a, gs) if a.ndim > 2 else {"outputs": sum(g.square() for g in gs)}
+
+    def reduce(self, module: nn.Module, a: Tensor, squares: Moments, power: int) -> Moments:
+        """``(Σ_k g_k²)ᵀ a²`` for p = 2 and ``(Σ_k g_k²)^½ᵀ |a|`` for p = 1."""
+        if a.ndim > 2:
+            return super().reduce(module, a, squares, power)
+        left = squares["outputs"] if power == 2 else squares["outputs"].sqrt()
         right = a.square() if power == 2 else a.abs()
         return {"weight": left.T @ right, "bias": left.sum(dim=0)}
 
@@ -287,21 +318,32 @@ class EmbeddingRule(LayerRule):
         return 1
 
     def moments(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor], power: int, max_bytes: int) -> Moments:
-        """Sum over the places of each (sample, token) pair, then reduce over samples."""
-        n, dim = gs[0].shape[0], gs[0].shape[-1]
-        tokens = a.reshape(n, -1)
-        keys = tokens + module.num_embeddings * torch.arange(n, device=a.device)[:, None]
-        pairs, place = keys.flatten().unique(return_inverse=True)  # the (sample, token) pairs that occur
-        squares = gs[0].new_zeros(len(pairs), dim)
+        """By the (sample, token) pairs that occur."""
+        return self.reduce(module, a, self.squares(module, a, gs), power)
+
+    def squares(self, module: nn.Module, a: Tensor, gs: Sequence[Tensor]) -> Moments:
+        """Summed over the places of each (sample, token) pair: (pairs, features)."""
+        pairs, place = self._pairs(module, a).unique(return_inverse=True)
+        squares = gs[0].new_zeros(len(pairs), gs[0].shape[-1])
         for g in gs:
-            sums = torch.zeros_like(squares).index_add_(0, place, g.reshape(-1, dim))
+            sums = torch.zeros_like(squares).index_add_(0, place, g.reshape(-1, g.shape[-1]))
             squares.addcmul_(sums, sums)
-        total = torch.zeros_like(module.weight, dtype=squares.dtype)
-        token = pairs % module.num_embeddings
-        total.index_add_(0, token, squares if power == 2 else squares.sqrt())
+        return {"pairs": squares}
+
+    def reduce(self, module: nn.Module, a: Tensor, squares: Moments, power: int) -> Moments:
+        """Summed over the samples that hold a token."""
+        pairs, total = squares["pairs"], torch.zeros_like(module.weight, dtype=squares["pairs"].dtype)
+        token = self._pairs(module, a).unique() % module.num_embeddings
+        total.index_add_(0, token, pairs if power == 2 else pairs.sqrt())
         if module.padding_idx is not None:
             total[module.padding_idx] = 0
         return {"weight": total}
+
+    @staticmethod
+    def _pairs(module: nn.Module, a: Tensor) -> Tensor:
+        """A number for the sample and token at each place."""
+        samples = torch.arange(len(a), device=a.device)[:, None]
+        return (a.reshape(len(a), -1) + module.num_embeddings * samples).flatten()
 
 
 def shape_within(dimensions: int, parameter: Tensor) -> tuple[int, ...]:
@@ -336,17 +378,22 @@ def _layer_norm(module: nn.Module, a: Tensor) -> Tensor:
     return F.layer_norm(a, module.normalized_shape, eps=module.eps)
 
 
+def _rms_norm(module: nn.Module, a: Tensor) -> Tensor:
+    return F.rms_norm(a, module.normalized_shape, eps=module.eps)
+
+
 def _group_norm(module: nn.Module, a: Tensor) -> Tensor:
     return F.group_norm(a, module.num_groups, eps=module.eps)
 
 
-RULES: dict[type[nn.Module], LayerRule] = {
+_RULES: dict[type[nn.Module], LayerRule] = {
     nn.Linear: LinearRule(),
     nn.Conv1d: ConvRule(),
     nn.Conv2d: ConvRule(),
     nn.Conv3d: ConvRule(),
     nn.Embedding: EmbeddingRule(),
     nn.LayerNorm: NormRule(_layer_norm, last_dimensions=True),
+    nn.RMSNorm: NormRule(_rms_norm, last_dimensions=True),
     nn.GroupNorm: NormRule(_group_norm, last_dimensions=False),
     nn.BatchNorm1d: NormRule(_batch_norm, last_dimensions=False),
     nn.BatchNorm2d: NormRule(_batch_norm, last_dimensions=False),
@@ -354,10 +401,49 @@ RULES: dict[type[nn.Module], LayerRule] = {
 }
 
 
+def register_layer_rule(kind: type[nn.Module], rule: LayerRule) -> None:
+    """Give a type of layer a rule, for every importance from now on; it replaces the one that there is.
+
+    The rule is checked like the package's own: on the first samples of every pass its numbers are compared with
+    autograd's, and where they differ the general path computes the importance, with a warning that names the
+    parameters. It serves a subclass of ``kind``, too, unless that has a forward of its own.
+
+    Args:
+        kind: a subclass of ``torch.nn.Module`` whose forward takes one tensor, samples first, and returns one.
+        rule: an instance of a subclass of :class:`LayerRule`.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: the rule names no parameter.
+
+    Example:
+        >>> class Scale(nn.Module):
+        ...     def __init__(self, features):
+        ...         super().__init__()
+        ...         self.scale = nn.Parameter(torch.ones(features))
+        ...
+        ...     def forward(self, x):
+        ...         return x * self.scale
+        >>> class ScaleRule(LayerRule):
+        ...     parameters = ("scale",)
+        ...
+        ...     def gradients(self, module, prepared, g):
+        ...         return {"scale": g * prepared.unsqueeze(1)}
+        >>> register_layer_rule(Scale, ScaleRule())
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise TypeError(f"kind is {kind!r}; allowed: a subclass of torch.nn.Module")
+    if not isinstance(rule, LayerRule):
+        raise TypeError(f"rule is {rule!r}; allowed: an instance of a subclass of LayerRule")
+    if not rule.parameters or isinstance(rule.parameters, str):
+        raise ValueError(f"{type(rule).__name__}.parameters is {rule.parameters!r}; allowed: a tuple of names")
+    _RULES[kind] = rule
+
+
 def rule_for(module: nn.Module) -> LayerRule | None:
     """The rule of a module's type, or of the type whose forward a subclass inherits unchanged; None without."""
     for kind in type(module).__mro__:
-        rule = RULES.get(kind)
+        rule = _RULES.get(kind)
         if rule is not None:
             unchanged = type(module).forward is kind.forward
             return rule if unchanged and rule.applies(module) else None

@@ -1,0 +1,239 @@
+"""The general path: per-sample gradients of any parameter of any model; slower than a rule, the same numbers."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from clreg_plugins.importance.engine.cotangents import Cotangents
+from clreg_plugins.importance.engine.data import Batch
+from clreg_plugins.importance.engine.forward_pass import ForwardPass
+from clreg_plugins.importance.engine.model import state_dtype
+
+Moments = dict[str, Tensor]
+
+GROUP = 16
+"""Cotangents that are held together where their order of summation is free."""
+
+# What vmap raises where a model cannot be vectorised: data-dependent control flow, an operation without a batching
+# rule, an in-place write into a tensor of another sample. A model that is itself broken raises again one at a time.
+_NOT_VECTORISABLE = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    told = ("out of memory", "not enough memory", "can't allocate memory", "_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in told)
+
+
+def in_groups(vectors: Iterator[Tensor]) -> Iterator[list[Tensor]]:
+    """:data:`GROUP` cotangents at a time."""
+    while group := list(islice(vectors, GROUP)):
+        yield group
+
+
+class GeneralPath:
+    """Moments of parameters that no rule speaks of.
+
+    Attributes:
+        reason: why samples were taken one at a time, in one line; None while they were not.
+    """
+
+    def __init__(
+        self, run: ForwardPass, cotangents: Cotangents, power: int, generator: Generator, max_bytes: int, path: str
+    ) -> None:
+        self.run, self.cotangents, self.power, self.generator = run, cotangents, power, generator
+        self.max_bytes, self.path = max_bytes, path
+        self.reason: str | None = "path is 'one_at_a_time'" if path == "one_at_a_time" else None
+        self._alone = True  # whether a single sample can be run
+
+    def moments(self, parameters: dict[str, Tensor], batch: Batch, z: Tensor, epsilon: float) -> tuple[Moments, str]:
+        """``Σ_n (Σ_k G_nk²)^(p/2)`` of some samples, and how they were computed: "vectorised" or "one_at_a_time".
+
+        Args:
+            parameters: those asked for, under the model's own names.
+            batch: the samples.
+            z: the model's outputs for them, without a graph.
+            epsilon: the coarsest rounding in the model.
+
+        Raises:
+            ValueError: the model mixes the samples of a batch, or ``path`` asks for what cannot be had.
+        """
+        state = self.generator.get_state()
+        if self.reason is None:
+            if any(p._backward_hooks for p in parameters.values()):
+                self.reason = "torch.func passes by the hooks on gradients"
+            elif self.run.draws:
+                self.reason = "the forward pass draws random numbers"
+        if self.reason is None:
+            found = self._vectorised(parameters, batch, z, epsilon)
+            if found is not None:
+                return found, "vectorised"
+            self.generator.set_state(state)
+        if self.path == "vectorised":
+            raise ValueError(f"path is 'vectorised', but {self.reason}; allowed: auto, one_at_a_time")
+        return self._one_at_a_time(parameters, batch, z, epsilon), "one_at_a_time"
+
+    # ------------------------------------------------------------------- vectorised
+
+    def _vectorised(self, parameters: dict[str, Tensor], batch: Batch, z: Tensor, epsilon: float) -> Moments | None:
+        """By ``torch.func``: vmap over samples of a vector–Jacobian product; None where the model resists."""
+        size = sum(p.numel() * p.element_size() for p in parameters.values())
+        chunk = max(1, self.max_bytes // (8 * max(1, size + GROUP * z[:1].numel() * z.element_size())))
+        totals: Moments = {}
+        try:
+            for start in range(0, batch.size, chunk):
+                part = batch.rows(start, start + chunk)
+                squares = self._squares_by_vmap(parameters, part, z[start : start + chunk], epsilon)
+                for name, value in squares.items():
+                    value = (value if self.power == 2 else value.sqrt()).sum(dim=0)
+                    totals[name] = totals[name].add_(value) if name in totals else value
+        except _NOT_VECTORISABLE as error:
+            if is_out_of_memory(error):
+                raise
+            first_sentence = re.split(r"\n|(?<=[a-z])\. ", str(error).strip())[0]
+            self.reason = f"vmap cannot run this model: {type(error).__name__}: {first_sentence}"
+            return None
+        finally:
+            self.run.snapshot.rewind()  # a tensor of torch.func's must not stay on the model
+        return totals
+
+    @torch.no_grad()
+    def _squares_by_vmap(self, parameters: dict[str, Tensor], batch: Batch, z: Tensor, epsilon: float) -> Moments:
+        bound = _Bound(self.run)
+        values = {f"run_model.{name}": p.detach() for name, p in parameters.items()}
+
+        def one_sample(tensors: list[Tensor], v: Tensor) -> tuple[Tensor, Moments]:
+            """z and Σ_k G_k² of one sample, whose tensors are without its dimension; v has shape (K, *output)."""
+            sample = batch.with_sample_tensors([t.unsqueeze(0) for t in tensors])
+            outputs, pull_back = vjp(lambda changed: functional_call(bound, changed, (sample,)), values)
+            squares: Moments = {}
+            for k in range(v.shape[0]):
+                (gradients,) = pull_back(v[k].unsqueeze(0))
+                for name, gradient in gradients.items():
+                    square = gradient.to(state_dtype(gradient)).square()
+                    squares[name] = squares[name] + square if name in squares else square
+            return outputs.squeeze(0), squares
+
+        totals: Moments = {}
+        tensors = batch.sample_tensors()
+        for group in in_groups(self.cotangents.vectors(z, batch.targets, self.generator)):
+            self.run.snapshot.rewind()
+            # the one attention kernel that vmap can batch; what it does by a loop is its own affair
+            with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                again, squares = vmap(one_sample)(tensors, torch.stack(group, dim=1))
+            if difference(again, z, epsilon):
+                raise RuntimeError("its outputs differ from those of the batch")
+            for name, value in squares.items():
+                name = name.removeprefix("run_model.")
+                totals[name] = totals[name].add_(value) if name in totals else value
+        return totals
+
+    # ---------------------------------------------------------------- one at a time
+
+    def _one_at_a_time(self, parameters: dict[str, Tensor], batch: Batch, z: Tensor, epsilon: float) -> Moments:
+        """By K backward passes for each sample, whose cotangents and gradients are of one and the same forward pass."""
+        totals = {name: torch.zeros(p.shape, dtype=state_dtype(p), device=p.device) for name, p in parameters.items()}
+
+        def add(outputs: Tensor, targets: Tensor | None, only: Callable[[Tensor], Tensor] = lambda v: v) -> None:
+            squares: Moments = {}
+            for v in self.cotangents.vectors(outputs.detach(), targets, self.generator):
+                for name, gradient in gradients_of(outputs, parameters, only(v)).items():
+                    square = gradient.to(totals[name].dtype).square()
+                    squares[name] = squares[name].add_(square) if name in squares else square
+            for name, square in squares.items():
+                totals[name] += square if self.power == 2 else square.sqrt()
+
+        for n in range(batch.size if self._alone else 0):
+            sample = batch.rows(n, n + 1)
+            try:
+                alone = self.run(sample)
+            except Exception as error:
+                # a model that cannot run on one sample (it holds a state for each of a batch) runs on the whole batch
+                if n or batch.size == 1 or is_out_of_memory(error):
+                    raise
+                self._alone = False
+                break
+            if not self.run.draws:
+                refuse_mixing(alone.detach(), z[n : n + 1], epsilon)
+            add(alone, sample.targets)
+        if not self._alone:
+            whole, state = self.run(batch), self.generator.get_state()
+            for n in range(batch.size):
+                self.generator.set_state(state)
+                row = torch.arange(batch.size, device=whole.device).eq(n).view(-1, *[1] * (whole.ndim - 1))
+                add(whole, batch.targets, lambda v, row=row: v * row)
+        return totals
+
+
+class _Bound(nn.Module):
+    """A run of the model as a module, so that ``functional_call`` reaches the model's parameters."""
+
+    def __init__(self, run: ForwardPass) -> None:
+        super().__init__()
+        self.run_model = run.model
+        self._run = run
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The model's output."""
+        return self._run.forward(self.run_model, batch.inputs, batch.task_labels)
+
+
+# ------------------------------------------------------------------------- shared
+
+
+def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor) -> dict[str, Tensor]:
+    """``vᵀ ∂outputs/∂θ`` for the parameters that the outputs depend on."""
+    if not parameters or not outputs.requires_grad:
+        return {}
+    gradients = torch.autograd.grad(
+        outputs,
+        list(parameters.values()),
+        v,
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return {
+        name: gradient.to_dense() if gradient.is_sparse else gradient
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None
+    }
+
+
+def difference(a: Tensor, b: Tensor, epsilon: float) -> float:
+    """By how much outputs differ that should be the same, 0.0 if by no more than rounding does.
+
+    It is measured by the largest of the outputs that differ at all: others may be masks.
+    """
+    if a.shape != b.shape:
+        return float("inf")
+    gap = (a - b).abs()
+    if not gap.any():
+        return 0.0
+    largest = torch.where(gap > 0, b.abs(), 0).max()
+    return 0.0 if (gap <= 8 * epsilon**0.5 * largest).all() or not a.isfinite().all() else float(gap.max())
+
+
+def refuse_mixing(alone: Tensor, in_batch: Tensor, epsilon: float) -> None:
+    """Raise ValueError if a sample's output depends on the other samples of its batch."""
+    if gap := difference(alone, in_batch, epsilon):
+        raise ValueError(
+            f"the outputs of samples alone differ from those in a batch, by up to {gap:.3g}: the model mixes the "
+            'samples of a batch, so that none has a gradient of its own; allowed with it: variant "batched", '
+            "per_sample=False"
+        )

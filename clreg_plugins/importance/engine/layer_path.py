@@ -1,0 +1,164 @@
+"""The fast path: moments of the parameters of layers that have a rule, from the gradients at the layers' outputs."""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from clreg_plugins.importance.engine.general_path import in_groups
+from clreg_plugins.importance.engine.layer_rules import LinearRule, Moments
+from clreg_plugins.importance.engine.model import state_dtype
+from clreg_plugins.importance.engine.recording import Graph, Recorder
+from clreg_plugins.importance.engine.verification import Calls, LayoutCheck, Verdict, output_gradients, verify
+
+
+class LayerPath:
+    """Which layers' rules hold in a model, and their moments.
+
+    Args:
+        trainable: the model's parameters that require gradients, by its own names.
+        recorder: what it records of layers.
+        power: p.
+        max_bytes: bound of a pass, of which rules take an eighth as scratch.
+    """
+
+    def __init__(self, trainable: dict[str, nn.Parameter], recorder: Recorder, power: int, max_bytes: int) -> None:
+        self.trainable, self.recorder, self.power, self.scratch = trainable, recorder, power, max_bytes // 8
+        full = {id(p): name for name, p in trainable.items()}
+        self.names = {  # of each layer with a rule: name within the layer -> name within the model
+            module: {
+                n: full[id(p)]
+                for n, p in module.named_parameters(recurse=False)
+                if id(p) in full and n in rule.parameters
+            }
+            for module, rule in recorder.rules.items()
+        }
+        self._trusted: set[tuple[nn.Module, bool]] = set()  # and whether among several samples
+        self._distrusted: set[nn.Module] = set()
+        self._partial: set[nn.Module] = set()  # met with rows that are not all samples: never trusted
+
+    @property
+    def trusts(self) -> bool:
+        """Whether a layer's rule has been found to hold."""
+        return bool(self._trusted)
+
+    # ----------------------------------------------------------- which rules hold
+
+    def usable(self, graph: Graph, n: int) -> Calls:
+        """Layers called exactly once, on something that can be one row a sample, each weight used just there."""
+        usable = {}
+        for module, calls in self.recorder.calls.items():
+            parameters = list(module.parameters(recurse=False))
+            used_once = all(graph.uses[id(p)] <= 1 for p in parameters)
+            hooked = any(p._backward_hooks for p in parameters)
+            if len(calls) != 1 or calls[0] is None or not used_once or hooked or not self.names[module]:
+                continue
+            a = calls[0].inputs
+            if a.shape[:1] != (n,):
+                self._partial.add(module)
+            if a.ndim >= self.recorder.rules[module].dimensions(module) and a.shape[0] <= n:
+                usable[module] = calls[0]
+        return usable
+
+    @torch.no_grad()
+    def verified(self, calls: Calls, graph: Graph, by_data: bool) -> Calls:
+        """Those of ``calls`` whose rule holds, each checked until there is evidence; warns if one is wrong.
+
+        Args:
+            by_data: the forward pass moved rows by what samples hold, so that the layout is checked of all layers.
+        """
+        z, several = graph.outputs, len(graph.outputs) > 1  # from one sample alone a layout cannot be told
+        calls = {module: call for module, call in calls.items() if module not in self._distrusted}
+        self._trusted -= {(module, several) for module in self._partial}
+        unknown = {module: call for module, call in calls.items() if (module, several) not in self._trusted}
+        to_check = calls if by_data else unknown
+        if not to_check:
+            return calls
+        layout = LayoutCheck(z, to_check)
+        self._distrusted |= {module for module in to_check if layout.owners[module] is None}
+        parameters = {module: self._own(module) for module in unknown}
+        verdicts = verify(z, unknown, layout, parameters, lambda m, a, g: self._moments(m, a, [g], 2), graph.epsilon)
+        wrong = [module for module, verdict in verdicts.items() if verdict is Verdict.WRONG]
+        holds = {module for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
+        self._trusted |= {(module, several) for module in holds - self._partial}
+        self._distrusted |= set(wrong)
+        if wrong:
+            names = ", ".join(full for module in wrong for full in self.names[module].values())
+            warnings.warn(
+                f"the fast rule for {names} disagrees with autograd in this model; "
+                "the general path computes their importance, slower and right",
+                stacklevel=2,
+            )
+        return {module: call for module, call in calls.items() if module not in self._distrusted}
+
+    # -------------------------------------------------------------------- moments
+
+    @torch.no_grad()
+    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor]) -> Moments:
+        """``Σ_n (Σ_k G_nk²)^(p/2)`` of the layers called, by the model's names of their parameters.
+
+        Args:
+            calls: layers whose rule holds.
+            z: the model's outputs.
+            vectors: the cotangents, of which a few at a time are held.
+        """
+        result: Moments = {}
+        squares: dict[nn.Module, Moments] = {}  # Σ_k so far, sample by sample
+        groups = in_groups(vectors) if calls else iter(())
+        group = next(groups, None)
+        while group is not None:
+            following = next(groups, None)
+            at_once = self.power == 2 or (following is None and not squares)  # for p = 1 all cotangents count together
+            for module, gs in self._gather(calls, z, group, squares).items():
+                if at_once:
+                    moments = self._moments(module, calls[module].inputs, gs, self.power)
+                    for name, value in moments.items():
+                        result[name] = result[name].add_(value) if name in result else value
+                else:
+                    a, gs = self._in_state_dtype(calls[module].inputs, gs)
+                    _add(squares.setdefault(module, {}), self.recorder.rules[module].squares(module, a, gs))
+            group = following
+        for module, total in squares.items():
+            a, _ = self._in_state_dtype(calls[module].inputs, list(total.values()))
+            moments = self.recorder.rules[module].reduce(module, a, total, self.power)
+            result.update({full: moments[n] for n, full in self.names[module].items() if n in moments})
+        return result
+
+    def _gather(
+        self, calls: Calls, z: Tensor, group: list[Tensor], squares: dict[nn.Module, Moments]
+    ) -> dict[nn.Module, list[Tensor]]:
+        """The gradients at layers' outputs; those of which only squares are needed are added to ``squares``."""
+        gathered: dict[nn.Module, list[Tensor]] = {}
+        for v in group:
+            for module, g in zip(calls, output_gradients(z, calls, v), strict=True):
+                if g is None:
+                    continue
+                if isinstance(self.recorder.rules[module], LinearRule) and g.ndim == 2:
+                    g = g.to(state_dtype(g))
+                    total = squares.setdefault(module, {})
+                    total["outputs"] = total["outputs"].addcmul_(g, g) if total else g.square()
+                else:
+                    gathered.setdefault(module, []).append(g)
+        return gathered
+
+    def _moments(self, module: nn.Module, a: Tensor, gs: list[Tensor], power: int) -> Moments:
+        if not len(a):  # no sample of the batch came by
+            return {full: torch.zeros_like(p, dtype=state_dtype(p)) for full, p in self._own(module).items()}
+        a, gs = self._in_state_dtype(a, gs)
+        moments = self.recorder.rules[module].moments(module, a, gs, power, self.scratch)
+        return {full: moments[name] for name, full in self.names[module].items() if name in moments}
+
+    @staticmethod
+    def _in_state_dtype(a: Tensor, gs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        dtype = state_dtype(gs[0])
+        return a.to(dtype) if a.is_floating_point() else a, [g.to(dtype) for g in gs]
+
+    def _own(self, module: nn.Module) -> dict[str, Tensor]:
+        """The parameters that a layer's rule speaks of, by their names in the model."""
+        return {full: self.trainable[full] for full in self.names[module].values()}
+
+
+def _add(total: Moments, part: Moments) -> None:
+    for name, value in part.items():
+        total[name] = total[name].add_(value) if name in total else value

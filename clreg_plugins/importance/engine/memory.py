@@ -1,0 +1,91 @@
+"""How many samples a pass takes at a time, so that it keeps to its bound on memory."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from clreg_plugins.importance.engine.cotangents import Cotangents
+from clreg_plugins.importance.engine.data import Batch
+from clreg_plugins.importance.engine.forward_pass import ForwardPass
+from clreg_plugins.importance.engine.general_path import GROUP
+from clreg_plugins.importance.engine.layer_rules import EmbeddingRule, LinearRule
+from clreg_plugins.importance.engine.recording import Graph
+
+OUTPUT_BYTES = 2**22
+"""What one layer's output takes at most in a piece on a CPU, beyond which caches make larger pieces slower ones."""
+
+KERNEL_BYTES = 2**24
+"""What kernels keep for themselves on a CPU, code and scratch, however small a piece is; set aside from the bound."""
+
+CATEGORICAL_COPIES = 8
+"""Tensors of the outputs' size that the making of one cotangent takes."""
+
+
+def samples_at_a_time(run: ForwardPass, batch: Batch, cotangents: Cotangents, power: int, max_bytes: int) -> int:
+    """How many samples half the memory bound holds: activations, cotangents, and gradients at layers' outputs.
+
+    Args:
+        run: the model.
+        batch: at least two samples, of which it is run on a few.
+        cotangents: what is pulled back.
+        power: p.
+        max_bytes: the bound.
+    """
+    few = batch.rows(0, 2)
+    z = run(few, record=True)
+    run.recorder.record_summands(Graph(z))
+    k, element = cotangents.number(z), z.element_size()
+    calls = [(m, call) for m, calls in run.recorder.calls.items() for call in calls if call]
+    sizes = [call.output_numel / few.size for _, call in calls]
+    held = 0.0
+    for (module, _), size in zip(calls, sizes, strict=True):
+        rule = run.recorder.rules[module]
+        if isinstance(rule, LinearRule) and size == getattr(module, "out_features", 0):
+            held += 3 * size  # one gradient, its square, and the sum of these
+        else:
+            held += 2 * min(k, GROUP) * size  # as they come, and in the products made of them
+            if power == 1 and k > GROUP and not isinstance(rule, EmbeddingRule):
+                held += 2 * sum(p.numel() for p in module.parameters(recurse=False))
+    outputs = z.numel() / few.size
+    made = (min(k, GROUP) + CATEGORICAL_COPIES) * outputs
+    needed = 2 * _saved_bytes_per_sample(run, batch) + (held + made) * element
+    if z.device.type != "cpu":
+        return max(1, int(max_bytes / (2 * max(1, needed))))
+    bound = max_bytes - min(max_bytes // 4, KERNEL_BYTES)
+    largest = max(sizes, default=1) * element
+    return max(1, int(min(bound / (2 * max(1, needed)), OUTPUT_BYTES / largest)))
+
+
+def _saved_bytes_per_sample(run: ForwardPass, batch: Batch) -> float:
+    """What autograd keeps for one more sample of ``batch``, measured on its first samples."""
+
+    def measure(n: int) -> int:
+        """Bytes that autograd keeps for so many samples."""
+        storages: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            """Count a storage once, however many tensors share it."""
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor.detach()  # an output that its own node keeps would never be freed
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = run(batch.rows(0, n))
+            total = sum(storages.values())
+        del outputs
+        return total
+
+    many = min(4, batch.size)
+    few = max(1, many // 2)
+    return max(0.0, (measure(many) - measure(few)) / (many - few))
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep what one batch frees for the next, which to fetch anew took a fifth of a MLP's pass.
+
+    glibc gives memory back beyond twice the largest block it has freed, which it counts up to 32 MiB. One that is
+    never written to is enough, and once a process: the next would lie in its heap, and lengthen that.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")

@@ -1,0 +1,58 @@
+"""In which mode a model is measured: eval mode, as the model itself understands it, or what comes nearest to it."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from clreg_plugins.importance.engine.forward_pass import UnusableOutput
+from clreg_plugins.importance.engine.snapshot import has_own_mode
+
+Reached = Callable[[], set[str]]
+"""Runs the model on a few samples, and returns the names of the trainable parameters that its output depends on."""
+
+
+def choose_mode(model: nn.Module, reached: Reached) -> set[str]:
+    """Put ``model`` into the mode in which its importance is measured, by its modules' own ``train`` and ``eval``.
+
+    That is eval mode, except where the model means more by it: a layer that merges its weights, or a model that turns
+    to another head, leaves parameters out of reach that training reaches. All modules that are not PyTorch's own then
+    stay in training mode, and those of PyTorch's (dropout, normalisation) are in eval mode.
+
+    Returns:
+        The parameters reached in the mode chosen.
+    """
+    model.eval()
+    failure: Exception | None = None
+    try:
+        found = reached()
+    except UnusableOutput:
+        raise
+    except Exception as error:  # such as a classifier for evaluation that has not been fitted yet
+        found, failure = set(), error
+    if found and not any(has_own_mode(module) for module in model.modules()):
+        return found
+    _only_own_modules_train(model)
+    try:
+        wider = reached()
+    except Exception:  # what fails in training mode, such as a statistic of too few samples, is no alternative
+        wider = set()
+    if wider - found:
+        return wider
+    if failure is not None:
+        raise failure
+    model.eval()
+    return reached()
+
+
+def _only_own_modules_train(model: nn.Module) -> None:
+    model.train()
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn."):
+            module.training = False
+
+
+def put_back(model: nn.Module, modes: dict[nn.Module, bool]) -> None:
+    """Put every module back into its mode, by its own methods: those that contain others first."""
+    for module, training in modes.items():
+        if module.training != training:
+            module.train(training)

@@ -1,0 +1,410 @@
+"""Moments of vector–Jacobian products: the one formula behind every importance that is measured on data.
+
+    importance_i = 1/N Σ_n ( Σ_k (v_nkᵀ J_n)_i² )^(p/2)
+
+Where a layer type has a rule, the gradients at the layers' outputs suffice and no per-sample weight gradient of
+autograd's is formed; every other parameter takes the general path. The choice is made for each parameter and each piece
+of a batch, from what the forward pass really did.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Generator, Tensor, nn
+
+from clreg_plugins.importance.engine.cotangents import Cotangents
+from clreg_plugins.importance.engine.data import Batch
+from clreg_plugins.importance.engine.environment import pass_environment
+from clreg_plugins.importance.engine.forward_pass import ForwardPass
+from clreg_plugins.importance.engine.general_path import GeneralPath, gradients_of, is_out_of_memory, refuse_mixing
+from clreg_plugins.importance.engine.layer_path import LayerPath
+from clreg_plugins.importance.engine.layer_rules import Moments
+from clreg_plugins.importance.engine.memory import keep_freed_memory, samples_at_a_time
+from clreg_plugins.importance.engine.model import Forward, named_parameters, plain_name, state_dtype, unwrap
+from clreg_plugins.importance.engine.modes import choose_mode, put_back
+from clreg_plugins.importance.engine.recording import Graph, Recorder
+from clreg_plugins.importance.engine.routing import OpaqueRouting
+from clreg_plugins.importance.engine.snapshot import Snapshot
+
+CHECKED_SAMPLES = 8
+"""Size of the pieces in which the rules of layers are first checked."""
+
+MANY_COTANGENTS = 1000
+"""Backward passes for each sample from which on a pass says what it costs before it starts."""
+
+_SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
+
+
+class Importance(dict[str, Tensor]):
+    """Importance by parameter name, a plain dict, with a note of how each was computed.
+
+    Attributes:
+        paths: by parameter name: "rule" (a layer's contraction), "vectorised" or "one_at_a_time" (the general
+            path, by vmap or by a loop), "batch" (gradients of batch means), "unused". Where batches differ, the
+            slowest path taken.
+        reason: why samples were taken one at a time, in one line; None where they were not.
+    """
+
+    def __init__(self, values: dict[str, Tensor], paths: dict[str, str], reason: str | None = None) -> None:
+        super().__init__(values)
+        self.paths = paths
+        self.reason = reason
+
+
+class NoSampleCounts(ValueError):
+    """All targets of the data are to be ignored."""
+
+
+class Totals:
+    """Σ_n so far, by the names that parameters have without wrappers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = named_parameters(model)
+        self.values = {n: torch.zeros(p.shape, dtype=state_dtype(p), device=p.device) for n, p in parameters.items()}
+        self.paths = dict.fromkeys(parameters, "unused")
+        self.terms = 0.0
+
+    def add(self, moments: Moments, path: str) -> None:
+        """Add the moments of some samples, and note how they were computed."""
+        for name, value in moments.items():
+            name = plain_name(name)
+            self.values[name] += value.to(self.values[name])
+            if _SLOWNESS[path] > _SLOWNESS[self.paths[name]]:
+                self.paths[name] = path
+
+    def importance(self, reduce: Callable[[Tensor], None] | None, reason: str | None) -> Importance:
+        """The mean over all processes' samples.
+
+        Raises:
+            NoSampleCounts: all targets are to be ignored.
+            FloatingPointError: an importance is not finite.
+        """
+        terms = self.terms
+        if reduce is not None:
+            for value in self.values.values():
+                reduce(value)
+            device = next((v.device for v in self.values.values()), torch.device("cpu"))
+            shared = torch.tensor(terms, dtype=torch.float32, device=device)
+            reduce(shared)
+            terms = float(shared)
+        if not terms:
+            raise NoSampleCounts("no sample of the data counts: all targets are ignore_index; at least one must not be")
+        for name, value in self.values.items():
+            value /= terms
+            if not torch.isfinite(value).all():
+                bad = value[~torch.isfinite(value)][0].item()
+                raise FloatingPointError(f"the importance of {name!r} holds {bad}; every entry must be finite")
+        return Importance(self.values, self.paths, reason)
+
+
+class Pass:
+    """One pass over the data, on a model that is put back by :func:`measured`.
+
+    Args:
+        model: without wrappers.
+        base: its state before the pass.
+        cotangents: what is pulled back.
+        power: p.
+        forward: how to call the model.
+        generator: of the draws of cotangents.
+        max_bytes: bound of memory.
+        path: "auto", "vectorised" or "one_at_a_time".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Snapshot,
+        *,
+        cotangents: Cotangents,
+        power: int,
+        forward: Forward,
+        generator: Generator,
+        max_bytes: int,
+        path: str,
+    ) -> None:
+        self.model, self.base, self.cotangents, self.power = model, base, cotangents, power
+        self.generator, self.max_bytes, self.path = generator, max_bytes, path
+        # a layer's own names, so that functional_call finds them; totals carry the names without wrappers
+        self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.totals = Totals(model)
+        self.recorder = Recorder(model)
+        self.run = ForwardPass(model, forward, self.recorder, base)
+        self.layers = LayerPath(self.trainable, self.recorder, power, max_bytes)
+        self.general = GeneralPath(self.run, cotangents, power, generator, max_bytes, path)
+        self.reached = False  # whether any output has had a graph
+        self._prepared = False
+        self._divisible = True  # whether the model can be run on a part of a batch
+        self._size: int | None = None
+
+    # ---------------------------------------------------------------- the first batch
+
+    def _prepare(self, batch: Batch) -> None:
+        """Choose the mode in which the model is measured, and see what a sample takes."""
+        self._prepared = True
+
+        z = torch.empty(0)
+
+        def reached() -> set[str]:
+            nonlocal z
+            self.run.snapshot, self.run.draws = Snapshot(self.model, self.max_bytes // 4, self.base), False
+            with OpaqueRouting(self.run):
+                graph = Graph(self._few(batch))
+            z = graph.outputs.detach()
+            self.run.snapshot.rewind()  # or the other mode would begin with what this one left
+            return {name for name, p in self.trainable.items() if graph.uses[id(p)]}
+
+        found = choose_mode(self.model, reached)  # asks last for the mode that it chooses
+        if self.run.draws and any(module.training for module in self.model.modules()):
+            raise ValueError(
+                "the model reaches some trainable parameters in training mode alone, and draws random numbers in that "
+                "mode; let its eval mode reach them, or pass forward= that does"
+            )
+        number = 0 if self.cotangents.as_asked or not found else self.cotangents.number(z)
+        if number > MANY_COTANGENTS:
+            warnings.warn(
+                f"this importance takes {number} backward passes for each sample, one for each output and position; "
+                'of the Fisher variants, "sample" takes one a draw, "empirical" and "predicted" one',
+                stacklevel=2,
+            )
+
+    def _few(self, batch: Batch) -> Tensor:
+        """The outputs of at most two samples, or of the whole batch where the model runs on no less."""
+        if self._divisible and batch.size > 2:
+            try:
+                return self.run(batch.rows(0, 2), record=True)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    return self.run(batch.rows(0, 1), record=True)
+                # it may hold a state for each sample of a batch; if it is broken, the whole batch will say so
+                z = self.run(batch, record=True)
+                self._divisible = False
+                return z
+        return self.run(batch, record=True)
+
+    def _plan(self, batch: Batch) -> int:
+        if not self._divisible:
+            return batch.size
+        if self._size is None and batch.size > 1:  # a single sample tells nothing of the next
+            try:
+                self._size = samples_at_a_time(self.run, batch, self.cotangents, self.power, self.max_bytes)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._size = 1
+            self.recorder.calls.clear()
+        size = self._size or 1
+        # until layers are trusted a piece is small, since checking them takes several passes over it
+        return size if self.layers.trusts else min(size, CHECKED_SAMPLES)
+
+    # ------------------------------------------------------------------------ batches
+
+    def batch_mean(self, batch: Batch) -> None:
+        """|∇ of the batch mean|^p: the quantity that Avalanche, FACIL and others call importance."""
+        if not self._prepared:
+            self._prepare(batch)
+        z = self.run(batch)
+        count = self._counted(z, batch)
+        if not count:
+            return
+        squares: Moments = {}
+        for v in self.cotangents.vectors(z.detach(), batch.targets, self.generator):
+            for name, gradient in gradients_of(z, self.trainable, v / count).items():
+                square = gradient.to(state_dtype(gradient)).square()
+                squares[name] = squares[name] + square if name in squares else square
+        self.reached |= bool(squares)
+        self.totals.add(squares if self.power == 2 else {n: s.sqrt() for n, s in squares.items()}, "batch")
+        self.totals.terms += 1
+
+    def per_sample(self, batch: Batch) -> None:
+        """The moments of every sample of the batch, in pieces that keep to the memory bound."""
+        if not self._prepared:
+            self._prepare(batch)
+        start = 0
+        while start < batch.size:
+            size = self._plan(batch)
+            stop = min(batch.size, start + size)
+            state = self.generator.get_state()
+            try:
+                self._piece(batch.rows(start, stop))
+            except Exception as error:
+                if not is_out_of_memory(error) or stop - start == 1 or not self._divisible:
+                    raise
+                self._size = (stop - start) // 2
+                self.generator.set_state(state)
+                continue
+            start = stop
+
+    def _piece(self, batch: Batch) -> None:
+        state = self.generator.get_state()
+        z = self.run(batch, record=True)
+        by_data, branches, values = self.run.by_data, self.run.branches, z.detach()
+        count = self._counted(z, batch)
+        graph = Graph(z)
+        reached = any(graph.uses[id(p)] for p in self.trainable.values())
+        self.reached |= reached
+        if not reached or not count:
+            self.totals.terms += count
+            for _ in self.cotangents.vectors(values, batch.targets, self.generator):
+                pass  # what they draw is drawn, so that later samples meet the same numbers however batches are cut
+            return
+        epsilon = graph.epsilon
+        calls = {}
+        if self.path == "auto":
+            self.recorder.record_summands(graph)
+            calls = self.layers.verified(self.layers.usable(graph, batch.size), graph, by_data)
+        by_rule = self.layers.moments(calls, z, self.cotangents.vectors(values, batch.targets, self.generator))
+        rest = {n: p for n, p in self.trainable.items() if graph.uses[id(p)] and n not in by_rule}
+        del z, graph, calls
+        self.recorder.calls.clear()
+        general, path = {}, "unused"
+        if rest:
+            self.generator.set_state(state)
+            general, path = self.general.moments(rest, batch, values, epsilon)
+        if by_rule and not self.run.draws and self._divisible:  # the general path looks at each sample by itself
+            self._refuse_mixing(batch, values, by_data, branches, epsilon)
+        # added when all is known, so that a piece that ran out of memory has left nothing here
+        self.totals.add(by_rule, "rule")
+        self.totals.add(general, path)
+        self.totals.terms += count
+
+    @torch.no_grad()
+    def _refuse_mixing(self, batch: Batch, z: Tensor, by_data: bool, branches: bool, epsilon: float) -> None:
+        """Raise where samples by themselves give other outputs: the first of a piece, or more of it.
+
+        Where rows move by data samples may drive each other out, at any place of the piece, so that both halves are
+        tried; where Python branches by data, it may do so by that of others, and each sample is.
+        """
+        n, half = batch.size, batch.size // 2
+        parts = [(0, half), (half, n)] if by_data else [(0, min(2, half))]
+        if branches:
+            parts = [(i, i + 1) for i in range(n)]
+        for start, stop in parts if half else []:
+            refuse_mixing(self.run(batch.rows(start, stop)), z[start:stop], epsilon)
+
+    def _counted(self, z: Tensor, batch: Batch) -> int:
+        counted = self.cotangents.counted(z.detach(), batch.targets)
+        return batch.size if counted is None else int(counted.sum())
+
+
+@contextlib.contextmanager
+def measured(model: nn.Module, max_bytes: int) -> Iterator[Snapshot]:
+    """Let a model be run inside, and put back whatever that changes: in the model, and in the process.
+
+    Args:
+        model: without wrappers.
+        max_bytes: bound of memory, a quarter of which copies of frozen parameters may take.
+    """
+    modes = {module: module.training for module in model.modules()}
+    with pass_environment(model):
+        base = Snapshot(model, max_bytes // 4)
+        try:
+            yield base
+        finally:
+            put_back(model, modes)
+            base.restore()
+
+
+def jacobian_moments(
+    model: nn.Module,
+    data: Iterable[Batch],
+    cotangents: Cotangents,
+    *,
+    power: int,
+    forward: Forward,
+    seed: int,
+    batch_mean: bool = False,
+    max_bytes: int = 2**30,
+    path: str = "auto",
+    shard: tuple[int, int] = (0, 1),
+    reduce: Callable[[Tensor], None] | None = None,
+) -> Importance:
+    """The importance of every parameter of ``model``, measured in eval mode; the model is left as it was.
+
+    Args:
+        model: any module; compiled and distributed wrappers are looked through.
+        data: batches, in an order that is the same in every process.
+        cotangents: the vectors to pull back.
+        power: p, 2 or 1.
+        forward: how to call the model on inputs and task labels.
+        seed: of the draws of cotangents that sample; batch b uses seed + b, whatever process it falls to.
+        batch_mean: pull back the mean over each batch instead of each sample; the result is the mean over batches.
+        max_bytes: bound for activations, cotangents, and gradients together; at least one sample is always taken.
+        path: "auto", or "vectorised" or "one_at_a_time" to take the general path for every parameter.
+        shard: (rank, number of processes): this process takes every batch b with b mod number = rank.
+        reduce: sums a tensor over processes, in place.
+
+    Returns:
+        Importance by parameter name, zero where a parameter is frozen or unused, in at least float32.
+
+    Raises:
+        ValueError: the model's output is not as said, has no graph, or mixes samples.
+        FloatingPointError: an importance is not finite.
+        RuntimeError: another process failed.
+    """
+    model = unwrap(model)
+    _refuse_inference_parameters(model)
+    if not batch_mean:
+        _refuse_batch_statistics(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if device.type == "cpu":
+        keep_freed_memory()
+    rank, processes = shard
+    generator = Generator(device="cpu")
+    failure: Exception | None = None
+    with measured(model, max_bytes) as base:
+        work = Pass(
+            model,
+            base,
+            cotangents=cotangents,
+            power=power,
+            forward=forward,
+            generator=generator,
+            max_bytes=max_bytes,
+            path=path,
+        )
+        try:
+            for index, batch in enumerate(data):
+                if index % processes == rank:
+                    generator.manual_seed((seed + index) % 2**63)
+                    batch = batch.to(device)
+                    work.batch_mean(batch) if batch_mean else work.per_sample(batch)
+            if work.trainable and work.totals.terms and not work.reached:
+                raise ValueError(
+                    "no output of the model depends on a parameter that requires a gradient, though there are some, in "
+                    "eval mode or in training mode: the importance would be zero throughout; see whether its forward "
+                    "detaches, or runs without gradients"
+                )
+        except Exception as error:
+            if reduce is None:
+                raise
+            failure = error  # the other processes must hear of it, or they would wait for this one
+    if reduce is not None:
+        failures = torch.tensor(float(failure is not None), device=device)
+        reduce(failures)
+        if failure is not None:
+            raise failure
+        if failures:
+            raise RuntimeError(f"the importance pass failed in {int(failures)} other process(es); their errors say why")
+    return work.totals.importance(reduce, work.general.reason)
+
+
+def _refuse_inference_parameters(model: nn.Module) -> None:
+    for name, p in model.named_parameters():
+        if not isinstance(p, nn.parameter.UninitializedParameter) and p.is_inference():
+            raise ValueError(
+                f"parameter {plain_name(name)!r} was made under torch.inference_mode and can have no gradient; "
+                "make the model outside of it"
+            )
+
+
+def _refuse_batch_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"{name!r} is a {type(module).__name__} without running statistics, which mixes the samples of a "
+                'batch, so that no sample has a gradient of its own; allowed with it: variant "batched", '
+                "per_sample=False"
+            )

@@ -1,0 +1,57 @@
+"""From a user's model, data and options to a pass."""
+
+from typing import Any
+
+from torch import Generator, nn
+from torch.utils.data import DataLoader, Dataset
+
+from clreg_plugins.importance.engine.cotangents import Cotangents
+from clreg_plugins.importance.engine.data import batches
+from clreg_plugins.importance.engine.environment import loader_states
+from clreg_plugins.importance.engine.model import default_forward, names_task_labels, unwrap
+from clreg_plugins.importance.engine.moments import Importance, jacobian_moments
+from clreg_plugins.importance.engine.processes import processes
+
+
+def measure(
+    model: nn.Module,
+    data: DataLoader | Dataset,
+    cotangents: Cotangents,
+    *,
+    power: int,
+    batch_mean: bool,
+    options: dict[str, Any],
+) -> Importance:
+    """An importance of ``model`` on ``data``.
+
+    Args:
+        cotangents: what is pulled back.
+        power: p.
+        batch_mean: of batch means instead of samples.
+        options: every key of :class:`PassOptions`, checked.
+    """
+    shard, reduce = processes(options["distributed"])
+    read = batches(
+        data,
+        batch_size=options["batch_size"],
+        batches_matter=batch_mean or options["distributed"],
+        n_samples=options["n_samples"],
+        num_workers=options["num_workers"],
+        generator=Generator(device="cpu").manual_seed(options["seed"]),
+        unpack=options["unpack"],
+        task_aware=names_task_labels(unwrap(model)),
+    )
+    with loader_states(data):
+        return jacobian_moments(
+            model,
+            read,
+            cotangents,
+            power=power,
+            forward=options["forward"] or default_forward,
+            seed=options["seed"],
+            batch_mean=batch_mean,
+            max_bytes=options["max_bytes"],
+            path=options["path"],
+            shard=shard,
+            reduce=reduce,
+        )
