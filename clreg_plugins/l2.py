@@ -36,7 +36,7 @@ class L2Plugin(RegularizationPlugin, supports_distributed=True):
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
         anchor, active = self.penalty.anchor, self.penalty.active
         return {
-            name: torch.ones_like(p)
+            name: torch.ones_like(anchor[name])
             for name, p in self._parameters.items()
             if p.requires_grad and (name in active or not torch.equal(p.detach().to(anchor[name]), anchor[name]))
         }

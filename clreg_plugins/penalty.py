@@ -5,6 +5,7 @@ anchor μ and the constant c of every parameter and is the only place where they
 their names, and nothing of models, strategies or importances.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -94,25 +95,26 @@ class QuadraticPenalty:
         Args:
             importance: F ≥ 0 by parameter name; a parameter without entry has importance 0.
             anchor: θ* for every parameter that has an importance.
-            weight: λ_t where terms have strengths of their own, else 1.
+            weight: λ_t ≥ 0 where terms have strengths of their own, else 1.
 
         Raises:
-            ValueError, FloatingPointError: an unknown name, a wrong shape, a negative or non-finite entry. The
-                penalty is unchanged then.
+            ValueError, FloatingPointError: an unknown name, a wrong shape, a negative or non-finite entry or weight,
+                or a sum that the state's type cannot hold. The penalty is unchanged then.
         """
-        self._check(importance, anchor, allow_negative=False)
+        _check_factor("weight", weight)
+        importance, anchor = self._checked(importance, anchor, allow_negative=False)
+        updated = {}
         for name, term in importance.items():
             known, centre = self.importance[name], self.anchor[name]
-            term = term.to(known) * weight
+            term = term * weight
             total = known + term
             ratio = torch.where(total > 0, term / total, 0)
-            target = anchor[name].detach().to(centre)
-            shift = target - centre
-            self.constant[name] += (known * ratio * shift.square()).sum()
+            # how far apart the anchors are matters only where both have importance; elsewhere it may overflow
+            shift = torch.where((known != 0) & (term != 0), anchor[name] - centre, 0)
+            constant = self.constant[name] + (known * ratio * shift * shift).sum()
             # where Ω was 0 its anchor is no more than a place holder, and must not leave its rounding behind
-            centre.copy_(torch.where(ratio == 1, target, centre + ratio * shift))
-            known.copy_(total)
-        self._end_term()
+            updated[name] = total, torch.where(ratio == 1, anchor[name], centre + ratio * shift), constant
+        self._end_term(updated)
 
     @torch.no_grad()
     def recenter(
@@ -133,26 +135,39 @@ class QuadraticPenalty:
             importance: F by parameter name; a parameter without entry has importance 0 in this term.
             anchor: θ* for every parameter of the penalty that the model still has.
             keep: factor of the importance so far, in [0, 1].
-            weight: factor of the new importance.
+            weight: factor of the new importance, at least 0.
             clip: what to do with negative importances, which a path integral has. False: they are an error;
                 True: negative totals become 0; None: they are kept.
 
         Raises:
             ValueError, FloatingPointError: as in :meth:`add_term`. The penalty is unchanged then.
         """
-        self._check(importance, anchor, allow_negative=clip is not False)
-        for name, total in self.importance.items():
-            total.mul_(keep)
+        _check_factor("keep", keep, 1)
+        _check_factor("weight", weight)
+        importance, anchor = self._checked(importance, anchor, allow_negative=clip is not False)
+        updated = {}
+        for name, known in self.importance.items():
+            total = known * keep
             if name in importance:
-                total.add_(importance[name].to(total), alpha=weight)
+                total += importance[name] * weight
             if clip:
                 total.clamp_(min=0)
-        for name, value in anchor.items():
-            self.anchor[name].copy_(value)
-            self.constant[name].zero_()
-        self._end_term()
+            centre, constant = self.anchor[name], self.constant[name]
+            if name in anchor:
+                centre, constant = anchor[name], torch.zeros_like(constant)
+            updated[name] = total, centre, constant
+        self._end_term(updated)
 
-    def _end_term(self) -> None:
+    def _end_term(self, updated: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Take over the importance, the anchor and the constant of each parameter, if all of them are finite."""
+        for name, tensors in updated.items():
+            for kind, tensor in zip(("importance", "anchor", "constant"), tensors, strict=True):
+                if not torch.isfinite(tensor).all():
+                    raise FloatingPointError(f"the {kind} of {name!r} overflows {tensor.dtype}; its sum must be finite")
+        for name, (importance, anchor, constant) in updated.items():
+            self.importance[name].copy_(importance)
+            self.anchor[name].copy_(anchor)
+            self.constant[name].copy_(constant)
         self.n_terms += 1
         self._note_zeros()
 
@@ -166,26 +181,34 @@ class QuadraticPenalty:
         """Names of the parameters that have any importance; the others cost nothing and get no gradient."""
         return self._active
 
-    def _check(self, importance: Tensors, anchor: Tensors, *, allow_negative: bool) -> None:
-        for kind, tensors in (("importance", importance), ("anchor", anchor)):
+    def _checked(
+        self, importance: Tensors, anchor: Tensors, *, allow_negative: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Both in the state's type and on its device."""
+        for name in importance:
+            if name not in anchor and name in self.importance:
+                raise ValueError(f"importance of {name!r} comes without an anchor")
+        checked: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+        for kind, tensors, found in zip(("importance", "anchor"), (importance, anchor), checked, strict=True):
             for name, tensor in tensors.items():
                 if name not in self.importance:
                     raise ValueError(
                         f"{kind} of unknown parameter {name!r}; known: {', '.join(self.importance) or 'none'}"
                     )
-                if tensor.shape != self.importance[name].shape:
+                known = self.importance[name]
+                if tensor.shape != known.shape:
                     raise ValueError(
-                        f"{kind} of {name!r} has shape {tuple(tensor.shape)}, "
-                        f"expected {tuple(self.importance[name].shape)}"
+                        f"{kind} of {name!r} has shape {tuple(tensor.shape)}, expected {tuple(known.shape)}"
                     )
-                if not torch.isfinite(tensor).all():
-                    bad = tensor.detach()[~torch.isfinite(tensor)][0].item()
-                    raise FloatingPointError(f"{kind} of {name!r} holds {bad}; every entry must be finite")
-        for name, tensor in importance.items():
-            if name not in anchor:
-                raise ValueError(f"importance of {name!r} comes without an anchor")
-            if not allow_negative and (tensor < 0).any():
-                raise ValueError(f"importance of {name!r} holds {tensor.min().item()}; it must be at least 0")
+                found[name] = tensor.detach().to(known)
+                if not torch.isfinite(found[name]).all():
+                    bad = tensor.detach().cpu().double()[~torch.isfinite(found[name]).cpu()][0].item()
+                    raise FloatingPointError(
+                        f"{kind} of {name!r} holds {bad}; every entry must be finite in {known.dtype}"
+                    )
+                if kind == "importance" and not allow_negative and (found[name] < 0).any():
+                    raise ValueError(f"importance of {name!r} holds {found[name].min().item()}; it must be at least 0")
+        return checked
 
     # ------------------------------------------------------ value and gradient
 
@@ -243,7 +266,9 @@ class QuadraticPenalty:
         products: dict[str, Tensor] = {}
         for name, parameter in self._shared(parameters):
             difference, product = tensors_of(name)
-            torch.sub(parameter, self.anchor[name], out=difference)
+            # 8-bit types take part in no arithmetic
+            theta = parameter.to(difference) if parameter.element_size() == 1 else parameter
+            torch.sub(theta, self.anchor[name], out=difference)
             torch.mul(self.importance[name], difference, out=product)
             term = torch.dot(product.view(-1), difference.view(-1))
             if name in self._with_constant:
@@ -372,8 +397,15 @@ class _ClosedForm(torch.autograd.Function):
 
 def _as_state(parameter: Tensor) -> Tensor:
     """A contiguous copy in at least float32."""
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     return torch.empty(parameter.shape, dtype=dtype, device=parameter.device).copy_(parameter.detach())
+
+
+def _check_factor(name: str, value: float, high: float = math.inf) -> None:
+    if not (0 <= value <= high and value < math.inf):
+        raise ValueError(
+            f"{name} is {value!r}; allowed: a finite number >= 0" + ("" if high == math.inf else f" and <= {high}")
+        )
 
 
 def _fits(old: torch.Size, new: torch.Size) -> bool:

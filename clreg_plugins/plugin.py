@@ -1,18 +1,21 @@
 """What the five plugins share: a quadratic penalty, put into an Avalanche strategy's callbacks."""
 
 import math
+import operator
 import warnings
-from collections.abc import Mapping, Sequence, Sized
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
 from clreg_plugins.direct import DirectGradient, add_gradient
 from clreg_plugins.importance.checks import one_of, within
-from clreg_plugins.importance.model import named_parameters
+from clreg_plugins.importance.engine.model import named_parameters
 from clreg_plugins.penalty import QuadraticPenalty
 
 CONSOLIDATION = ("experience", "manual")
@@ -25,7 +28,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     A method says how one experience's importance is measured (:meth:`_measure`) and how it joins the past
     (:meth:`_consolidate`). The rest is the same for all: it works in any supervised strategy of Avalanche whose
     update calls ``before_backward``, and in any order among its plugins. Under ``torch.distributed`` every process
-    must see the whole dataset of an experience, as Avalanche's do: the pass shares its batches among them.
+    must see the whole dataset of an experience, as Avalanche's do: the pass shares its batches among them. All must
+    train for as many epochs, since at the end of each they tell one another whether the loss was finite.
 
     Args:
         reg_lambda: λ ≥ 0, a float. Methods that sum terms also take a sequence with one λ_t an experience: λ_t
@@ -48,7 +52,9 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     Raises:
         ValueError: an argument outside what is allowed.
         FloatingPointError: in training, the loss or an importance is NaN or infinite. On a GPU the loss is looked
-            at once an epoch, so that no step waits for the device.
+            at once an epoch, so that no step waits for the device; under ``torch.distributed`` likewise, so that
+            every process raises the error if one has it.
+        TypeError: a subclass lacks :meth:`_measure` or :meth:`_consolidate`.
         RuntimeError: in training, the strategy's update never calls ``before_backward``, or it does what
             ``gradient_path="direct"`` excludes.
     """
@@ -83,13 +89,13 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     @property
     def importance(self) -> dict[str, Tensor]:
-        """Ω by parameter name, of everything consolidated so far, with λ_t folded in if λ is a sequence."""
-        return dict(self.penalty.importance)
+        """A copy of Ω by parameter name, of everything consolidated so far, with λ_t folded in if λ is a sequence."""
+        return {name: tensor.clone() for name, tensor in self.penalty.importance.items()}
 
     @property
     def anchor(self) -> dict[str, Tensor]:
-        """θ* by parameter name: the latest consolidated parameters, or for EWC their importance-weighted mean."""
-        return dict(self.penalty.anchor)
+        """A copy of θ* by name: the parameters as consolidated last, or for EWC their importance-weighted mean."""
+        return {name: tensor.clone() for name, tensor in self.penalty.anchor.items()}
 
     def consolidate(self, strategy: Any, data: Any = None) -> None:
         """Measure the importance of what was just learned and make it part of the penalty.
@@ -117,13 +123,16 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     # ------------------------------------------------- what a method says of itself
 
+    @abstractmethod
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
         """The importance of the experience that ends."""
-        raise TypeError(f"{type(self).__name__} does not say how importance is measured")
 
+    @abstractmethod
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
         """Join it to the penalty."""
-        raise TypeError(f"{type(self).__name__} does not say how importance is consolidated")
+
+    def _rehearse(self, strategy: Any) -> None:
+        """Run what would fail after the experience, before it. By default nothing would."""
 
     # ----------------------------------------- callbacks, in the order in which they fire
 
@@ -133,10 +142,12 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             self._leave_origin_if_changed(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Take in what the model has gained."""
+        """Take in what the model has gained, and rehearse the end of the experience, once for all its parts."""
         if self.consolidation == "experience":
             self._check_lambda()
         self._bind(strategy)
+        if self.consolidation == "experience" and not self._parts_seen:
+            self._rehearse(strategy)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Find the parameters anew, since an evaluation or another plugin may have replaced some."""
@@ -176,12 +187,13 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._require_penalised(strategy)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Look at the flag that steps on a GPU raise without waiting."""
+        """Look at the flag that steps raise without waiting for the device or for other processes."""
+        failed = self._loss_failed(strategy)  # first: every process takes part, whatever else it finds wrong
         if not strategy._stop_training:
-            if isinstance(strategy.dataloader, Sized) and len(strategy.dataloader) == 0:
+            if operator.length_hint(strategy.dataloader, 1) == 0:
                 raise ValueError("the training data is empty: an epoch had no minibatch; it needs at least one")
             self._require_penalised(strategy)
-        if self._loss_not_finite is not None and bool(self._loss_not_finite):
+        if failed:
             raise FloatingPointError("the loss became NaN or infinite in this epoch; it must stay finite")
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -279,11 +291,21 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         if loss.device.type == "cpu":
             # as a number: four operations on a tensor of one entry are 1% of a small model's step
             value = loss.detach().sum().item()
-            if not math.isfinite(value):
+            if math.isfinite(value):
+                return
+            if not _shared():
                 raise FloatingPointError(f"the loss is {value}; it must be finite")
-        else:
-            bad = ~torch.isfinite(loss.detach()).all()
-            self._loss_not_finite = bad if self._loss_not_finite is None else self._loss_not_finite | bad
+        bad = ~torch.isfinite(loss.detach()).all()
+        self._loss_not_finite = bad if self._loss_not_finite is None else self._loss_not_finite | bad
+
+    def _loss_failed(self, strategy: Any) -> bool:
+        """Whether the loss was not finite in this epoch, in any process: one that raised alone would leave the others
+        waiting for it."""
+        flag = self._loss_not_finite
+        if _shared():
+            flag = torch.zeros((), device=strategy.device) if flag is None else flag.float()
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return flag is not None and bool(flag)
 
     def _require_penalised(self, strategy: Any) -> None:
         if not self._penalised:
@@ -327,7 +349,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         penalty.load_state_dict(state["penalty"])
         self._load_extra_state(state)
         self.penalty = penalty
-        self._origin, self._origin_index = None, state["origin_index"]
+        if parts_seen and state["origin_index"] != self._origin_index:  # else the experience under way goes on
+            self._origin, self._origin_index = None, state["origin_index"]
         self._parts_seen = parts_seen
 
     def _extra_state(self) -> dict[str, Any]:
@@ -351,8 +374,13 @@ def _origin_of(experience: Any) -> Any:
         return experience.origin_experience
 
 
+def _shared() -> bool:
+    """Whether there are other processes to tell."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def _strength(reg_lambda: Any) -> float | tuple[float, ...]:
-    if isinstance(reg_lambda, Sequence) and not isinstance(reg_lambda, str):
+    if isinstance(reg_lambda, Sequence) and not isinstance(reg_lambda, (str, bytes)):
         if not reg_lambda:
             raise ValueError("reg_lambda is empty; allowed: a number >= 0, or one for each experience")
         return tuple(within(f"reg_lambda[{t}]", value, 0) for t, value in enumerate(reg_lambda))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from clreg_plugins.importance import path_integral
 from clreg_plugins.importance.checks import boolean, one_of, within
+from clreg_plugins.outside_changes import OutsideChanges
 from clreg_plugins.penalty import known_to_be_one
 from clreg_plugins.plugin import RegularizationPlugin, single
 
@@ -25,9 +26,14 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     penalty's, what is left as g is rounding, of the order of ε times that. All state lives on the parameters' device,
     and no step moves data to the host or waits for a device.
 
+    When Avalanche's ``EarlyStoppingPlugin`` puts the best weights back, ω becomes that of the path to them. After any
+    other change outside the optimizer (weights averaged, clipped or restored), there is one warning an experience: ω
+    holds the optimizer's whole path, and Δ is the change to the weights as they are at consolidation. See
+    :class:`~clreg_plugins.outside_changes.OutsideChanges`.
+
     Args:
         reg_lambda: λ ≥ 0; 2c of Zenke et al.
-        xi: ξ > 0, the damping.
+        xi: ξ > 0, the damping, which float32 must hold.
         gradient: "task" takes the gradient of the loss without this plugin's penalty, as the authors' code does;
             "total" takes that of the whole loss.
         clip: False keeps negative totals of Ω, as some published code does.
@@ -54,7 +60,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     ) -> None:
         super().__init__(single(reg_lambda), consolidation=consolidation, gradient_path=gradient_path)
         one_of("gradient", gradient, GRADIENT)
-        self.xi = within("xi", xi, 0, open_low=True)
+        self.xi = within("xi", xi, torch.finfo(torch.float32).tiny)  # ω/(Δ² + ξ) is computed in float32
         self.gradient = gradient
         self.clip = boolean("clip", clip)
         self._omega: dict[str, Tensor] = {}
@@ -63,13 +69,19 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         self._mark: tuple[str, int, int] | None = None  # the gradients as the latest backward pass left them
         self._versions: dict[str, int] = {}
         self._optimised: set[int] = set()  # ids of the parameters whose gradients the optimizer clears
+        self._outside = OutsideChanges()
 
     @property
     def path_integral(self) -> dict[str, Tensor]:
-        """ω of the experience under way, by parameter name."""
-        return dict(self._omega)
+        """A copy of ω of the experience under way, by parameter name."""
+        return {name: omega.clone() for name, omega in self._omega.items()}
 
     # ----------------------------------------- callbacks, in the order in which they fire
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Find the parameters anew."""
+        super().before_training_epoch(strategy, **kwargs)
+        self._outside.begin_epoch(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """See whether gradients were cleared since the latest backward pass."""
@@ -117,7 +129,8 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
 
     @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Remember θ."""
+        """Remember θ, which may have changed since the latest update."""
+        self._outside.look(strategy, self._parameters, self._omega)
         for name, p in self._parameters.items():
             if p.grad is not None:
                 before, _ = self.penalty.scratch(name)
@@ -141,6 +154,12 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             path_integral.accumulate(self._omega[name], g, displacement)
         if stepped:  # gradients are cleared before they are used again; without a step they may go on adding up
             self._mark = None
+        self._outside.updated(self._parameters)
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """See whether the weights changed outside the optimizer's steps."""
+        super().after_training_epoch(strategy, **kwargs)
+        self._outside.end_epoch(self._parameters)
 
     def _moved(self, name: str, p: Tensor, before: Tensor) -> bool:
         """Whether the optimizer wrote to a parameter, as far as can be told without waiting for a device.
@@ -155,6 +174,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     # ------------------------------------------------------------------ consolidation
 
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
+        self._outside.look(strategy, self._parameters, self._omega, wait=True)
         return {
             name: path_integral.importance(
                 self._omega[name],
@@ -168,10 +188,11 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         self.penalty.recenter(importance, anchor, clip=True if self.clip else None)
         for omega in self._omega.values():
             omega.zero_()
+        self._outside.end_experience()
 
     def _bind(self, strategy: Any) -> None:
         super()._bind(strategy)
-        path_integral.grow(self._omega, self._parameters)
+        path_integral.grow(self._omega, {name: self.penalty.importance[name] for name in self._parameters})
         optimizer = getattr(strategy, "optimizer", None)
         groups = [] if optimizer is None else optimizer.param_groups
         self._optimised = {id(p) for group in groups for p in group["params"]}
@@ -197,6 +218,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
                 "path_integral of the state does not fit its importance; expected a tensor of the same shape for each"
             )
         self._omega = {name: omega.clone() for name, omega in path.items()}
+        self._outside = OutsideChanges()  # the weights that belong to the state may come before it or after it
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -206,4 +228,5 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             "_mark": None,
             "_versions": {},
             "_optimised": set(),
+            "_outside": OutsideChanges(),
         }

@@ -312,3 +312,127 @@ def test_bad_terms_leave_the_penalty_as_it_was(method, kind, change, error, mess
     with pytest.raises(error, match=message):
         getattr(penalty, method)(importance, anchor)
     assert_unchanged(penalty, before)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), float("-inf")])
+def test_a_factor_is_a_finite_number_of_at_least_zero(value):
+    penalty = grown()
+    penalty.add_term(*random_term(0))
+    before = everything(penalty)
+    for call, name in (
+        (lambda: penalty.add_term(*random_term(1), weight=value), "weight"),
+        (lambda: penalty.recenter(*random_term(1), weight=value), "weight"),
+        (lambda: penalty.recenter(*random_term(1), keep=value), "keep"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} is {value!r}; allowed: a finite number >= 0"):
+            call()
+    with pytest.raises(ValueError, match=r"keep is 1\.5; allowed: a finite number >= 0 and <= 1"):
+        penalty.recenter(*random_term(1), keep=1.5)
+    assert_unchanged(penalty, before)
+
+
+# ------------------------------------------------------------------ overflow
+
+ONES = {"first": torch.ones(3), "w": torch.ones(3)}
+
+
+def term_of(importance: float, anchor: float = 1.0) -> tuple[dict, dict]:
+    """One entry of the second parameter."""
+    return {**ONES, "w": torch.tensor([1.0, importance, 1.0])}, {**ONES, "w": torch.tensor([1.0, anchor, 1.0])}
+
+
+OVERFLOWING = {
+    "importance times weight": [(*term_of(1e30), 1e30)],
+    "importance times the largest weight": [(*term_of(2.0), 3e38)],
+    "sum of importances": [(*term_of(3e38), 1.0), (*term_of(3e38), 1.0)],
+}
+APART = {
+    "distance between anchors": [(*term_of(1.0, 3e38), 1.0), (*term_of(1.0, -3e38), 1.0)],
+    "its square": [(*term_of(1.0, 1e20), 1.0), (*term_of(1.0, -1e20), 1.0)],
+    "a weighted square": [(*term_of(1e20, 1e10), 1.0), (*term_of(1e20, -1e10), 1.0)],
+}
+
+
+def of_two(terms: list) -> QuadraticPenalty:
+    penalty = QuadraticPenalty()
+    penalty.grow({name: torch.zeros(3) for name in ONES})
+    for importance, anchor, weight in terms[:-1]:
+        penalty.add_term(importance, anchor, weight)
+    return penalty
+
+
+@pytest.mark.parametrize("terms", [*OVERFLOWING.values(), *APART.values()], ids=[*OVERFLOWING, *APART])
+def test_a_term_that_overflows_is_refused_and_changes_nothing(terms):
+    penalty = of_two(terms)
+    before = everything(penalty)
+    with pytest.raises(FloatingPointError, match=r"the (importance|anchor|constant) of 'w' overflows torch\.float32"):
+        penalty.add_term(*terms[-1])
+    assert_unchanged(penalty, before)
+
+
+@pytest.mark.parametrize("clip", [False, True, None])
+@pytest.mark.parametrize("terms", OVERFLOWING.values(), ids=OVERFLOWING)
+def test_recentering_that_overflows_is_refused_and_changes_nothing(terms, clip):
+    penalty = of_two(terms)
+    before = everything(penalty)
+    importance, anchor, weight = terms[-1]
+    with pytest.raises(FloatingPointError, match=r"the importance of 'w' overflows torch\.float32"):
+        penalty.recenter(importance, anchor, weight=weight, clip=clip)
+    assert_unchanged(penalty, before)
+
+
+@pytest.mark.parametrize("method", ["add_term", "recenter"])
+@pytest.mark.parametrize("kind", ["importance", "anchor"])
+def test_what_float32_cannot_hold_is_refused(method, kind):
+    penalty = of_two([None])
+    before = everything(penalty)
+    term = {"importance": dict(ONES), "anchor": dict(ONES)}
+    term[kind]["w"] = torch.tensor([1.0, 1e300, 1.0], dtype=torch.float64)
+    with pytest.raises(FloatingPointError, match=rf"{kind} of 'w' holds 1e\+300; every entry must be finite in torch"):
+        getattr(penalty, method)(**term)
+    assert_unchanged(penalty, before)
+
+
+@pytest.mark.parametrize("far", [1e20, 3e38])
+def test_anchors_however_far_apart_where_one_has_no_importance(far):
+    """A place holder's distance is nobody's concern: the value stays right."""
+    penalty = QuadraticPenalty()
+    penalty.grow({"w": torch.tensor([far, 0.0])})
+    penalty.add_term({"w": torch.tensor([2.0, 0.0])}, {"w": torch.tensor([-far, far])})
+    penalty.add_term({"w": torch.tensor([0.0, 3.0])}, {"w": torch.tensor([far, -far])})
+    assert penalty.anchor["w"].tolist() == torch.tensor([-far, -far]).tolist()
+    assert penalty.value({"w": torch.tensor([-far, -far])}).item() == 0.0
+
+
+# --------------------------------------------------------------------- float8
+
+FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("dtype", FLOAT8, ids=str)
+def test_parameters_of_eight_bits_have_state_in_float32(dtype):
+    """PyTorch has no arithmetic for them; they are read in float32, in which every one of them is exact."""
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(4, 3, generator=generator).to(dtype) for _ in range(4)]
+    importance = torch.rand(4, 3, generator=generator)
+    penalty, exact = QuadraticPenalty(), QuadraticPenalty()
+    penalty.grow({"w": values[0]})
+    exact.grow({"w": values[0].float()})
+    for step, value in enumerate(values[1:3]):
+        penalty.add_term({"w": importance.to(dtype) if step else importance}, {"w": value})
+        exact.add_term({"w": importance.to(dtype).float() if step else importance}, {"w": value.float()})
+    assert {t.dtype for t in (penalty.importance["w"], penalty.anchor["w"])} == {torch.float32}
+    assert_unchanged(penalty, exact.state_dict())
+    theta = {"w": values[3]}
+    assert penalty.loss_term(theta, 2.0).item() == exact.value({"w": values[3].float()}).item() > 0
+    for p, value in ((penalty, values[3]), (exact, values[3].float())):
+        p.grow({"w": value})
+        p.recenter({"w": importance}, {"w": value})
+    assert_unchanged(penalty, exact.state_dict())
+
+
+def test_eight_bits_that_are_not_finite_are_refused():
+    penalty = QuadraticPenalty()
+    penalty.grow({"w": torch.zeros(2)})
+    with pytest.raises(FloatingPointError, match="anchor of 'w' holds nan"):
+        penalty.add_term({"w": torch.ones(2)}, {"w": torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)})

@@ -11,7 +11,7 @@ from avalanche.training.supervised import Naive, StreamingLDA
 from avalanche.training.templates import SupervisedMetaLearningTemplate
 from torch import nn
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
+from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
 from tests.plugins.digits import (
     PLUGINS,
     assert_identical,
@@ -23,7 +23,9 @@ from tests.plugins.digits import (
 )
 
 ALL = {"EWC": EWCPlugin, "OnlineEWC": OnlineEWCPlugin, "MAS": MASPlugin, "SI": SIPlugin, "L2": L2Plugin}
-NOT_A_STRENGTH = [-1, -1e-9, math.nan, math.inf, "x", None, True, [], (), torch.tensor([1.0, 2.0]), {"a": 1}]
+NOT_A_STRENGTH = [
+    *(-1, -1e-9, math.nan, math.inf, 1e40, "x", b"ab", b"", None, True, [], (), torch.tensor([1.0, 2.0]), {"a": 1})
+]
 
 
 @pytest.mark.parametrize("value", NOT_A_STRENGTH, ids=str)
@@ -47,14 +49,24 @@ def test_every_strength_of_a_sequence_is_checked(name):
         ALL[name]([1.0, -2.0])
 
 
+@pytest.mark.parametrize("value", [None, True, math.nan, math.inf, 1e40, 1e-50, "0.1", b"0.1"], ids=repr)
+def test_a_damping_is_a_positive_number_that_float32_holds(value):
+    with pytest.raises(ValueError, match=r"xi is .*; allowed: a finite number >= ") as caught:
+        SIPlugin(1.0, xi=value)
+    assert repr(value) in str(caught.value), f"the message does not name {value!r}: {caught.value}"
+
+
 REFUSED = [
     (OnlineEWCPlugin, {"gamma": 1.5}, r"gamma is 1.5; allowed: a finite number >= 0 and <= 1"),
     (OnlineEWCPlugin, {"gamma": -0.1}, r"gamma is -0.1; allowed"),
     (OnlineEWCPlugin, {"gamma": math.nan}, r"gamma is nan; allowed"),
     (OnlineEWCPlugin, {"gamma": "1"}, r"gamma is '1'; allowed"),
-    (SIPlugin, {"xi": 0}, r"xi is 0; allowed: a finite number > 0"),
-    (SIPlugin, {"xi": -1.0}, r"xi is -1.0; allowed: a finite number > 0"),
+    (SIPlugin, {"xi": 0}, r"xi is 0; allowed: a finite number >= 1.17549e-38"),
+    (SIPlugin, {"xi": -1.0}, r"xi is -1.0; allowed: a finite number >= 1.17549e-38"),
     (SIPlugin, {"gradient": "both"}, r"gradient is 'both'; allowed: task, total"),
+    (SIPlugin, {"gradient": None}, r"gradient is None; allowed: task, total"),
+    (SIPlugin, {"gradient": b"task"}, r"gradient is b'task'; allowed: task, total"),
+    *[(SIPlugin, {"clip": v}, rf"clip is {v!r}; allowed: True, False") for v in (None, 1, math.nan, "True", b"1")],
     (
         EWCPlugin,
         {"fisher": "true"},
@@ -66,20 +78,21 @@ REFUSED = [
         {"likelihood": "poisson"},
         r"likelihood is 'poisson'; allowed: categorical, gaussian, bernoulli",
     ),
-    (EWCPlugin, {"draws": 0}, r"draws is 0; allowed: a whole number of at least 1"),
-    (EWCPlugin, {"n_samples": 0}, r"n_samples is 0; allowed: a whole number of at least 1"),
-    (EWCPlugin, {"n_samples": 2.5}, r"n_samples is 2.5; allowed: a whole number of at least 1"),
+    (EWCPlugin, {"draws": 0}, r"draws is 0; allowed: a whole number >= 1"),
+    (EWCPlugin, {"n_samples": 0}, r"n_samples is 0; allowed: a whole number >= 1"),
+    (EWCPlugin, {"n_samples": 2.5}, r"n_samples is 2.5; allowed: a whole number >= 1"),
     (OnlineEWCPlugin, {"n_samples": -3}, r"n_samples is -3; allowed"),
     (EWCPlugin, {"batch_size": 0}, r"batch_size is 0; allowed"),
-    (EWCPlugin, {"num_workers": -1}, r"num_workers is -1; allowed: a whole number of at least 0"),
+    (EWCPlugin, {"num_workers": -1}, r"num_workers is -1; allowed: a whole number from 0 to 1024"),
     (EWCPlugin, {"max_bytes": 0}, r"max_bytes is 0; allowed"),
     (EWCPlugin, {"seed": -1}, r"seed is -1; allowed"),
     (MASPlugin, {"output": "l2"}, r"output is 'l2'; allowed: squared_norm, mean_square, vector"),
     (MASPlugin, {"accumulate": "mean"}, r"accumulate is 'mean'; allowed: average, sum"),
     (MASPlugin, {"n_samples": 0}, r"n_samples is 0; allowed"),
     *[
-        (kind, {"consolidation": "task"}, r"consolidation is 'task'; allowed: experience, manual")
+        (kind, {"consolidation": value}, rf"consolidation is {value!r}; allowed: experience, manual")
         for kind in ALL.values()
+        for value in ("task", None, True, b"manual", math.nan)
     ],
 ]
 
@@ -115,7 +128,9 @@ def test_a_meta_learning_update_is_refused(plugin):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_streaming_lda_is_refused(plugin):
+def test_streaming_lda_is_refused(plugin, plugin_name):
+    """By its update; where an importance is measured from a pass, by the rehearsal: its features have no graph."""
+
     class Features(nn.Module):
         def __init__(self):
             super().__init__()
@@ -135,7 +150,8 @@ def test_streaming_lda_is_refused(plugin):
         plugins=[plugin],
         evaluator=None,
     )
-    with pytest.raises(RuntimeError, match="StreamingLDA never calls before_backward"):
+    no_update, no_graph = "StreamingLDA never calls before_backward", "no output of the model depends on a parameter"
+    with pytest.raises((RuntimeError, ValueError), match=no_update if plugin_name in ("SI", "L2") else no_graph):
         strategy.train(class_incremental(1).train_stream, eval_streams=[])
     assert plugin.penalty.n_terms == 0
 
@@ -177,14 +193,16 @@ def test_a_loss_that_is_not_finite_stops_training_at_once(plugin, value, iterati
 
 
 class Overflowing(nn.Module):
-    """Logits of a plain model in training; NaN in eval mode, where importance is measured."""
+    """Logits of a plain model, until it has been trained: then NaN in eval mode, where importance is measured."""
 
     def __init__(self):
         super().__init__()
         self.inner = mlp()
+        self.trained = False
 
     def forward(self, x):
-        return self.inner(x) if self.training else self.inner(x) * math.nan
+        self.trained |= self.training
+        return self.inner(x) * math.nan if self.trained and not self.training else self.inner(x)
 
 
 @pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "MAS"])
@@ -267,11 +285,21 @@ def test_a_shrunk_parameter_is_refused(plugin):
 
 
 def test_a_subclass_has_to_say_what_it_does():
-    from clreg_plugins import RegularizationPlugin
+    """How importance is measured and how it is consolidated: without either there is no plugin."""
 
-    strategy = strategy_for(mlp(), [RegularizationPlugin(1.0)])
-    with pytest.raises(TypeError, match="does not say how importance is measured"):
-        strategy.train(class_incremental(1).train_stream, eval_streams=[])
+    class Measuring(RegularizationPlugin):
+        def _measure(self, strategy, data):
+            return {}
+
+    for kind, missing in ((RegularizationPlugin, "_consolidate.*_measure"), (Measuring, "_consolidate")):
+        with pytest.raises(TypeError, match=rf"abstract method.*{missing}"):
+            kind(1.0)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(SIPlugin, {"zeta": 1}), (L2Plugin, {"xi": 1})])
+def test_an_option_that_is_not_known(kind, options):
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        kind(1.0, **options)
 
 
 def test_training_can_be_stopped_by_another_plugin(plugin):

@@ -158,6 +158,22 @@ def test_the_state_is_a_copy(plugin, loaded):
     assert_identical(state, kept)
 
 
+def test_what_a_plugin_shows_is_a_copy(plugin):
+    """The caller's own: training on does not change it, and changing it does not change the plugin."""
+    run = Run(lambda: plugin)
+    stream = class_incremental().train_stream
+    run.train(stream[:1])
+    shown = {kind: getattr(plugin, kind, {}) for kind in ("importance", "anchor", "path_integral")}
+    kept = copy.deepcopy(shown)
+    run.train(stream[1:])
+    assert_identical(shown, kept)
+    learned = plugin.state_dict()
+    for kind in shown:
+        for tensor in getattr(plugin, kind, {}).values():
+            tensor.fill_(7.0)
+    assert_identical(plugin.state_dict(), learned)
+
+
 @pytest.mark.parametrize("how", ["pickle", "deepcopy"])
 def test_copies_hold_everything_that_was_learned(plugin, how):
     run = Run(lambda: plugin)
