@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS
 from clreg_plugins.importance.engine.environment import random_states
 from clreg_plugins.importance.engine.model import logits_of, unwrap
-from clreg_plugins.importance.engine.moments import NoSampleCounts
+from clreg_plugins.importance.engine.totals import NoSampleCounts
 from clreg_plugins.importance.options import READING_DEFAULTS, PassOptions, ReadingOptions, checked
 
 REHEARSED_SAMPLES = 4

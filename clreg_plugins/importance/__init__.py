@@ -1,7 +1,7 @@
 """The importance of each parameter, measured on data or along the path of training."""
 
 from clreg_plugins.importance.engine.layer_rules import LayerRule, register_layer_rule
-from clreg_plugins.importance.engine.moments import Importance
+from clreg_plugins.importance.engine.totals import Importance
 from clreg_plugins.importance.fisher import fisher_diagonal
 from clreg_plugins.importance.mas import mas_importance
 from clreg_plugins.importance.options import PassOptions, ReadingOptions

@@ -46,7 +46,10 @@ def within(
 
     Without an upper bound a number must still fit into float32, the type of the tensors that it goes into.
     """
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # an int beyond any float
+        number = math.inf
     fits = math.isfinite(number) and abs(number) <= FLOAT32_MAX
     if not (fits and low <= number <= high and not (open_low and number == low)):
         bounds = f"> {low:g}" if open_low else f">= {low:g}"

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from clreg_plugins.importance.checks import one_of, whole
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, fisher_cotangents
-from clreg_plugins.importance.engine.moments import Importance
 from clreg_plugins.importance.engine.run import measure
+from clreg_plugins.importance.engine.totals import Importance
 from clreg_plugins.importance.options import PASS_DEFAULTS, PassOptions, checked
 
 

@@ -9,8 +9,9 @@ from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import batches
 from clreg_plugins.importance.engine.environment import loader_states
 from clreg_plugins.importance.engine.model import default_forward, names_task_labels, unwrap
-from clreg_plugins.importance.engine.moments import Importance, jacobian_moments
+from clreg_plugins.importance.engine.moments import jacobian_moments
 from clreg_plugins.importance.engine.processes import processes
+from clreg_plugins.importance.engine.totals import Importance
 
 
 def measure(

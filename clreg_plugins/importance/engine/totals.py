@@ -1,0 +1,73 @@
+"""What a pass adds up, and what it returns."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from clreg_plugins.importance.engine.layer_rules import Moments
+from clreg_plugins.importance.engine.model import named_parameters, plain_name, state_dtype
+
+_SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
+
+
+class Importance(dict[str, Tensor]):
+    """Importance by parameter name, a plain dict, with a note of how each was computed.
+
+    Attributes:
+        paths: by parameter name: "rule" (a layer's contraction), "vectorised" or "one_at_a_time" (the general
+            path, by vmap or by a loop), "batch" (gradients of batch means), "unused". Where batches differ, the
+            slowest path taken.
+        reason: why samples were taken one at a time, in one line; None where they were not.
+    """
+
+    def __init__(self, values: dict[str, Tensor], paths: dict[str, str], reason: str | None = None) -> None:
+        super().__init__(values)
+        self.paths = paths
+        self.reason = reason
+
+
+class NoSampleCounts(ValueError):
+    """All targets of the data are to be ignored."""
+
+
+class Totals:
+    """Σ_n so far, by the names that parameters have without wrappers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = named_parameters(model)
+        self.values = {n: torch.zeros(p.shape, dtype=state_dtype(p), device=p.device) for n, p in parameters.items()}
+        self.paths = dict.fromkeys(parameters, "unused")
+        self.terms = 0.0
+
+    def add(self, moments: Moments, path: str) -> None:
+        """Add the moments of some samples, and note how they were computed."""
+        for name, value in moments.items():
+            name = plain_name(name)
+            self.values[name] += value.to(self.values[name])
+            if _SLOWNESS[path] > _SLOWNESS[self.paths[name]]:
+                self.paths[name] = path
+
+    def importance(self, reduce: Callable[[Tensor], None] | None, reason: str | None) -> Importance:
+        """The mean over all processes' samples.
+
+        Raises:
+            NoSampleCounts: all targets are to be ignored.
+            FloatingPointError: an importance is not finite.
+        """
+        terms = self.terms
+        if reduce is not None:
+            for value in self.values.values():
+                reduce(value)
+            device = next((v.device for v in self.values.values()), torch.device("cpu"))
+            shared = torch.tensor(terms, dtype=torch.float32, device=device)
+            reduce(shared)
+            terms = float(shared)
+        if not terms:
+            raise NoSampleCounts("no sample of the data counts: all targets are ignore_index; at least one must not be")
+        for name, value in self.values.items():
+            value /= terms
+            if not torch.isfinite(value).all():
+                bad = value[~torch.isfinite(value)][0].item()
+                raise FloatingPointError(f"the importance of {name!r} holds {bad}; every entry must be finite")
+        return Importance(self.values, self.paths, reason)
