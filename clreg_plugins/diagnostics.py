@@ -170,7 +170,7 @@ def quadratic_fit(
         if not np.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at fraction {fraction:g} of the segment; it must be finite")
     curvature = sum(
-        float((f.double() * (other[name].to(f.device).double() - anchor[name].to(f.device).double()) ** 2).sum())
+        float((f.cpu().double() * (other[name].cpu().double() - anchor[name].cpu().double()) ** 2).sum())
         for name, f in importance.items()
     )
     at = np.array(points, dtype=np.float64)
@@ -181,7 +181,7 @@ def quadratic_fit(
 
 
 def _vector(side: str, name: str, values: Tensor) -> np.ndarray:
-    vector = values.detach().double().flatten().cpu().numpy()
+    vector = values.detach().cpu().double().flatten().numpy()
     if not np.isfinite(vector).all():
         raise ValueError(f"{side}[{name!r}] holds {vector[~np.isfinite(vector)][0]}; every entry must be finite")
     return vector
@@ -211,19 +211,19 @@ def _move(
     parameters: Mapping[str, nn.Parameter], anchor: Mapping[str, Tensor], other: Mapping[str, Tensor], fraction: float
 ) -> None:
     for name, p in parameters.items():
-        start, end = anchor[name].to(p.device), other[name].to(p.device)
+        start, end = anchor[name].cpu(), other[name].cpu()
         p.copy_(start if fraction == 0 else start.double() + fraction * (end.double() - start.double()))
 
 
 def _loss(model: nn.Module, batch: Batch, likelihood: str, forward: Forward) -> float:
     """Negative log-likelihood, summed over samples and outputs, without the constant of the Gaussian."""
     batch = batch.to(next((p.device for p in model.parameters()), torch.device("cpu")))
-    z, y = forward(model, batch.inputs, batch.task_labels).double(), batch.targets
+    z, y = forward(model, batch.inputs, batch.task_labels).cpu().double(), batch.targets
     if y is None:
         raise ValueError("the actual loss needs targets, but the data has none")
-    next(
-        fisher_cotangents("empirical", likelihood).vectors(z, y, Generator(device="cpu"))
-    )  # checks that the targets fit the outputs
+    y = y.cpu()
+    check = fisher_cotangents("empirical", likelihood).vectors(z, y, Generator(device="cpu"))
+    next(check)  # that the targets fit the outputs
     if likelihood == "categorical":
         return float(F.cross_entropy(z, y.to(z) if y.is_floating_point() else y.long(), reduction="sum"))
     if likelihood == "gaussian":

@@ -137,7 +137,7 @@ class Minibatches:
             gradients = [
                 _gradient(loss, outputs) for loss in (strategy.criterion(), SupervisedProblem.criterion(strategy))
             ]
-        own_gradient, known = (g.flatten().double() for g in gradients)
+        own_gradient, known = (g.flatten().cpu().double() for g in gradients)
         rest = own_gradient * (known @ known) - known * (known @ own_gradient)
         if (rest.abs() > 1e-3 * own_gradient.abs().max() * (known @ known)).any():
             raise ValueError(

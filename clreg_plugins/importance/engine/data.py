@@ -1,7 +1,7 @@
 """Samples of a DataLoader, a Dataset or an Avalanche dataset, as batches that can be cut into pieces."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +76,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any, cut_from: int |
         return function(tree)
     if isinstance(tree, PackedSequence):
         if cut_from is None:
-            return tree.to(function(tree.data).device)
+            return tree._replace(data=function(tree.data))
         padded, lengths = pad_packed_sequence(tree, batch_first=True)
         return pack_padded_sequence(function(padded), function(lengths), batch_first=True, enforce_sorted=False)
     if isinstance(tree, Mapping):
@@ -96,22 +96,14 @@ def _size(tree: Any) -> int:
         return int(tree.batch_sizes[0]) if len(tree.batch_sizes) else 0
     if isinstance(tree, Tensor):
         return tree.shape[0] if tree.ndim else 0
-    found: list[int] = []
-    parts = (
-        tree.values()
-        if isinstance(tree, Mapping)
-        else tree
-        if isinstance(tree, (tuple, list))
-        else [getattr(tree, f.name) for f in dataclasses.fields(tree)]
-        if dataclasses.is_dataclass(tree)
-        else ()
-    )
-    for part in parts:
-        size = _size(part)
-        if size:
-            found.append(size)
-            break
-    return found[0] if found else 0
+    parts: Iterable[Any] = ()
+    if isinstance(tree, Mapping):
+        parts = tree.values()
+    elif isinstance(tree, (tuple, list)):
+        parts = tree
+    elif dataclasses.is_dataclass(tree):
+        parts = (getattr(tree, field.name) for field in dataclasses.fields(tree))
+    return next((size for part in parts if (size := _size(part))), 0)
 
 
 def _has_rows(tensor: Tensor, n: int) -> bool:

@@ -60,8 +60,10 @@ def _exact_float32() -> Iterator[None]:
     """
     backends = torch.backends
     if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        precision = torch.get_float32_matmul_precision()
         with _set(backends.cuda.matmul, allow_tf32=False), _set(backends.cudnn, allow_tf32=False):
             yield
+        torch.set_float32_matmul_precision(precision)  # which allow_tf32 rounds to two of its three values
         return
     with contextlib.ExitStack() as stack:
         for library, operations in (
@@ -71,32 +73,44 @@ def _exact_float32() -> Iterator[None]:
         ):
             for operation in operations:
                 flags = getattr(library, operation)
-                if flags.fp32_precision not in ("none", "ieee"):
-                    stack.enter_context(_set(flags, fp32_precision="ieee"))
+                value = flags.fp32_precision
+                if value not in ("none", "ieee"):
+                    # what is read may be inherited, and written back as the operation's own it would stay
+                    inherited = value in (backends.fp32_precision, getattr(library, "fp32_precision", None))
+                    stack.callback(setattr, flags, "fp32_precision", "none" if inherited else value)
+                    flags.fp32_precision = "ieee"
         yield
 
 
 # ------------------------------------------------------------------- random numbers
 
 
+def _devices() -> list[Any]:
+    """Modules of the accelerators that are in use: ``torch.cuda`` and its like."""
+    used = [getattr(torch, name) for name in ("cuda", "xpu") if hasattr(torch, name)]
+    used = [device for device in used if device.is_available() and device.is_initialized()]
+    return used + ([torch.mps] if torch.backends.mps.is_available() else [])
+
+
 def process_states() -> list[Any]:
     """The states of the process's random generators: PyTorch's on every device in use, NumPy's, Python's."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *cuda, np.random.get_state(), random.getstate()]
+    devices = [getattr(d, "get_rng_state_all", d.get_rng_state)() for d in _devices()]
+    return [torch.get_rng_state(), np.random.get_state(), random.getstate(), devices]
 
 
 @contextlib.contextmanager
 def random_states() -> Iterator[None]:
     """Put the process's random generators back at the end."""
-    torch_state, *cuda, numpy_state, python_state = process_states()
+    in_use = _devices()
+    torch_state, numpy_state, python_state, devices = process_states()
     try:
         yield
     finally:
         torch.set_rng_state(torch_state)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+        for device, state in zip(in_use, devices, strict=True):
+            getattr(device, "set_rng_state_all", device.set_rng_state)(state)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class ForwardPass:
         forward: how to call it.
         recorder: what it records of layers.
         snapshot: the state to start from.
-        draws: whether a call has drawn random numbers, so that two calls do not agree.
+        draws: whether a recorded call has drawn random numbers, so that two calls do not agree.
         by_data: whether the latest recorded call moved rows, or branched, by what its samples hold.
         branches: whether it gave what they hold to Python, which may branch by it.
         opaque: whether the model does so where it cannot be watched.
@@ -69,7 +69,7 @@ class ForwardPass:
 
     def _run(self, batch: Batch, record: bool) -> Any:
         self.snapshot.rewind()
-        before = process_states()
+        before = process_states() if record else None
         with contextlib.ExitStack() as stack:
             for module in self._norms if batch.size == 1 else ():
                 stack.enter_context(module.register_forward_hook(_contiguous_gradient))
@@ -80,7 +80,7 @@ class ForwardPass:
             z = self.forward(self.model, batch.inputs, batch.task_labels)
         if record:
             self.by_data, self.branches = watch.by_data or self.opaque, watch.branches
-        self.draws = self.draws or self.snapshot.draws or not same_state(before, process_states())
+            self.draws = self.draws or self.snapshot.draws or not same_state(before, process_states())
         return z
 
 

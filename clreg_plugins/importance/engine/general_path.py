@@ -216,9 +216,9 @@ def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor) -> d
 
 
 def difference(a: Tensor, b: Tensor, epsilon: float) -> float:
-    """By how much outputs differ that should be the same, 0.0 if by no more than rounding does.
+    """The largest difference between two outputs, or 0.0 if rounding explains it.
 
-    It is measured by the largest of the outputs that differ at all: others may be masks.
+    Its scale is the largest of the outputs that differ at all: others may be masks.
     """
     if a.shape != b.shape:
         return float("inf")
@@ -226,7 +226,8 @@ def difference(a: Tensor, b: Tensor, epsilon: float) -> float:
     if not gap.any():
         return 0.0
     largest = torch.where(gap > 0, b.abs(), 0).max()
-    return 0.0 if (gap <= 8 * epsilon**0.5 * largest).all() or not a.isfinite().all() else float(gap.max())
+    tolerance = min(8 * epsilon**0.5, max(2.0**-9, 16 * epsilon))
+    return 0.0 if (gap <= tolerance * largest).all() or not a.isfinite().all() else float(gap.max())
 
 
 def refuse_mixing(alone: Tensor, in_batch: Tensor, epsilon: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from clreg_plugins.importance.engine.general_path import in_groups
+from clreg_plugins.importance.engine.general_path import in_groups, is_out_of_memory
 from clreg_plugins.importance.engine.layer_rules import LinearRule, Moments
 from clreg_plugins.importance.engine.model import state_dtype
 from clreg_plugins.importance.engine.recording import Graph, Recorder
@@ -78,7 +78,7 @@ class LayerPath:
         layout = LayoutCheck(z, to_check)
         self._distrusted |= {module for module in to_check if layout.owners[module] is None}
         parameters = {module: self._own(module) for module in unknown}
-        verdicts = verify(z, unknown, layout, parameters, lambda m, a, g: self._moments(m, a, [g], 2), graph.epsilon)
+        verdicts = verify(z, unknown, layout, parameters, self._tried, graph.epsilon)
         wrong = [module for module, verdict in verdicts.items() if verdict is Verdict.WRONG]
         holds = {module for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
         self._trusted |= {(module, several) for module in holds - self._partial}
@@ -106,10 +106,11 @@ class LayerPath:
         result: Moments = {}
         squares: dict[nn.Module, Moments] = {}  # Σ_k so far, sample by sample
         groups = in_groups(vectors) if calls else iter(())
-        group = next(groups, None)
+        group, held_over = next(groups, None), False
         while group is not None:
-            following = next(groups, None)
-            at_once = self.power == 2 or (following is None and not squares)  # for p = 1 all cotangents count together
+            # for p = 1 all cotangents count together; for p = 2 there is no need to hold those that follow
+            following = next(groups, None) if self.power == 1 else None
+            at_once = self.power == 2 or (following is None and not held_over)
             for module, gs in self._gather(calls, z, group, squares).items():
                 if at_once:
                     moments = self._moments(module, calls[module].inputs, gs, self.power)
@@ -118,7 +119,8 @@ class LayerPath:
                 else:
                     a, gs = self._in_state_dtype(calls[module].inputs, gs)
                     _add(squares.setdefault(module, {}), self.recorder.rules[module].squares(module, a, gs))
-            group = following
+            held_over |= not at_once
+            group = next(groups, None) if self.power == 2 else following
         for module, total in squares.items():
             a, _ = self._in_state_dtype(calls[module].inputs, list(total.values()))
             moments = self.recorder.rules[module].reduce(module, a, total, self.power)
@@ -134,7 +136,7 @@ class LayerPath:
             for module, g in zip(calls, output_gradients(z, calls, v), strict=True):
                 if g is None:
                     continue
-                if isinstance(self.recorder.rules[module], LinearRule) and g.ndim == 2:
+                if type(self.recorder.rules[module]) is LinearRule and g.ndim == 2:
                     g = g.to(state_dtype(g))
                     total = squares.setdefault(module, {})
                     total["outputs"] = total["outputs"].addcmul_(g, g) if total else g.square()
@@ -148,6 +150,16 @@ class LayerPath:
         a, gs = self._in_state_dtype(a, gs)
         moments = self.recorder.rules[module].moments(module, a, gs, power, self.scratch)
         return {full: moments[name] for name, full in self.names[module].items() if name in moments}
+
+    def _tried(self, module: nn.Module, a: Tensor, g: Tensor) -> Moments:
+        """The rule's moments under one cotangent; an error says whose rule it is."""
+        try:
+            return self._moments(module, a, [g], 2)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            rule, names = type(self.recorder.rules[module]).__name__, ", ".join(self.names[module].values())
+            raise RuntimeError(f"the rule {rule} for {names} raised {type(error).__name__}: {error}") from error
 
     @staticmethod
     def _in_state_dtype(a: Tensor, gs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

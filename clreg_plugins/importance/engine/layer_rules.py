@@ -79,7 +79,7 @@ class LayerRule:
         return 2
 
     def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
-        """What :meth:`gradients` needs of the input and can be computed once for all cotangents; by default all."""
+        """What :meth:`gradients` needs of the input, computed once for all cotangents. By default the input itself."""
         return a
 
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:

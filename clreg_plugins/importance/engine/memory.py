@@ -10,6 +10,7 @@ from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.forward_pass import ForwardPass
 from clreg_plugins.importance.engine.general_path import GROUP
 from clreg_plugins.importance.engine.layer_rules import EmbeddingRule, LinearRule
+from clreg_plugins.importance.engine.model import has_memory
 from clreg_plugins.importance.engine.recording import Graph
 
 OUTPUT_BYTES = 2**22
@@ -18,7 +19,7 @@ OUTPUT_BYTES = 2**22
 KERNEL_BYTES = 2**24
 """What kernels keep for themselves on a CPU, code and scratch, however small a piece is; set aside from the bound."""
 
-CATEGORICAL_COPIES = 8
+OUTPUT_COPIES = 8
 """Tensors of the outputs' size that the making of one cotangent takes."""
 
 
@@ -41,14 +42,14 @@ def samples_at_a_time(run: ForwardPass, batch: Batch, cotangents: Cotangents, po
     held = 0.0
     for (module, _), size in zip(calls, sizes, strict=True):
         rule = run.recorder.rules[module]
-        if isinstance(rule, LinearRule) and size == getattr(module, "out_features", 0):
+        if type(rule) is LinearRule and size == getattr(module, "out_features", 0):
             held += 3 * size  # one gradient, its square, and the sum of these
         else:
             held += 2 * min(k, GROUP) * size  # as they come, and in the products made of them
             if power == 1 and k > GROUP and not isinstance(rule, EmbeddingRule):
                 held += 2 * sum(p.numel() for p in module.parameters(recurse=False))
     outputs = z.numel() / few.size
-    made = (min(k, GROUP) + CATEGORICAL_COPIES) * outputs
+    made = (min(k, GROUP) + OUTPUT_COPIES) * outputs
     needed = 2 * _saved_bytes_per_sample(run, batch) + (held + made) * element
     if z.device.type != "cpu":
         return max(1, int(max_bytes / (2 * max(1, needed))))
@@ -66,6 +67,9 @@ def _saved_bytes_per_sample(run: ForwardPass, batch: Batch) -> float:
 
         def pack(tensor: Tensor) -> Tensor:
             """Count a storage once, however many tensors share it."""
+            if not has_memory(tensor):
+                storages[id(tensor)] = tensor.numel() * tensor.element_size()
+                return tensor.detach()
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
             return tensor.detach()  # an output that its own node keeps would never be freed

@@ -45,6 +45,12 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor's content lies in one block of memory: not if it is sparse, nested, meta, or wraps others."""
+    wraps = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    return tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_nested and not wraps
+
+
 def state_dtype(tensor: Tensor) -> torch.dtype:
     """The type of what is kept for a tensor: at least float32. (``torch.promote_types`` refuses float8.)"""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32

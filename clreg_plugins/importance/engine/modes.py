@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from clreg_plugins.importance.engine.forward_pass import UnusableOutput
+from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from clreg_plugins.importance.engine.snapshot import has_own_mode
 
 Reached = Callable[[], set[str]]
@@ -14,9 +15,9 @@ Reached = Callable[[], set[str]]
 def choose_mode(model: nn.Module, reached: Reached) -> set[str]:
     """Put ``model`` into the mode in which its importance is measured, by its modules' own ``train`` and ``eval``.
 
-    That is eval mode, except where the model means more by it: a layer that merges its weights, or a model that turns
-    to another head, leaves parameters out of reach that training reaches. All modules that are not PyTorch's own then
-    stay in training mode, and those of PyTorch's (dropout, normalisation) are in eval mode.
+    That is eval mode, except where the model means more by it, as a layer that merges its weights or a model that turns
+    to another head does: if eval mode cuts off parameters that training mode uses, or fails, all modules that are not
+    PyTorch's own then stay in training mode, and those of PyTorch's (dropout, normalisation) are in eval mode.
 
     Returns:
         The parameters reached in the mode chosen.
@@ -28,6 +29,8 @@ def choose_mode(model: nn.Module, reached: Reached) -> set[str]:
     except UnusableOutput:
         raise
     except Exception as error:  # such as a classifier for evaluation that has not been fitted yet
+        if is_out_of_memory(error):
+            raise
         found, failure = set(), error
     if found and not any(has_own_mode(module) for module in model.modules()):
         return found
@@ -47,7 +50,8 @@ def choose_mode(model: nn.Module, reached: Reached) -> set[str]:
 def _only_own_modules_train(model: nn.Module) -> None:
     model.train()
     for module in model.modules():
-        if type(module).__module__.startswith("torch.nn."):
+        kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+        if any(kind.__module__.startswith("torch.nn.") for kind in kinds) and not has_own_mode(module):
             module.training = False
 
 

@@ -9,6 +9,7 @@ of a batch, from what the forward pass really did.
 
 import contextlib
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -72,7 +73,9 @@ class Pass:
         self.layers = LayerPath(self.trainable, self.recorder, power, max_bytes)
         self.general = GeneralPath(self.run, cotangents, power, generator, max_bytes, path)
         self.reached = False  # whether any output has had a graph
+        self.mode = "eval"
         self._prepared = False
+        self._checking = path == "auto"  # layers, until a piece has none to check or one of them is trusted
         self._divisible = True  # whether the model can be run on a part of a batch
         self._size: int | None = None
 
@@ -93,8 +96,9 @@ class Pass:
             self.run.snapshot.rewind()  # or the other mode would begin with what this one left
             return {name for name, p in self.trainable.items() if graph.uses[id(p)]}
 
-        found = choose_mode(self.model, reached)  # asks last for the mode that it chooses
-        if self.run.draws and any(module.training for module in self.model.modules()):
+        found = choose_mode(self.model, reached)  # asks last about the mode that it chooses
+        self.mode = "training" if any(module.training for module in self.model.modules()) else "eval"
+        if self.run.draws and self.mode == "training":
             raise ValueError(
                 "the model reaches some trainable parameters in training mode alone, and draws random numbers in that "
                 "mode; let its eval mode reach them, or pass forward= that does"
@@ -133,8 +137,8 @@ class Pass:
                 self._size = 1
             self.recorder.calls.clear()
         size = self._size or 1
-        # until layers are trusted a piece is small, since checking them takes several passes over it
-        return size if self.layers.trusts else min(size, CHECKED_SAMPLES)
+        # until a layer is trusted a piece is small, since checking one takes several passes over it
+        return min(size, CHECKED_SAMPLES) if self._checking and not self.layers.trusts else size
 
     # ------------------------------------------------------------------------ batches
 
@@ -184,14 +188,15 @@ class Pass:
         self.reached |= reached
         if not reached or not count:
             self.totals.terms += count
-            for _ in self.cotangents.vectors(values, batch.targets, self.generator):
-                pass  # what they draw is drawn, so that later samples meet the same numbers however batches are cut
+            if self.cotangents.as_asked:  # drawn all the same, so that later samples meet the same numbers
+                deque(self.cotangents.vectors(values, batch.targets, self.generator), maxlen=0)
             return
         epsilon = graph.epsilon
         calls = {}
         if self.path == "auto":
             self.recorder.record_summands(graph)
             calls = self.layers.verified(self.layers.usable(graph, batch.size), graph, by_data)
+            self._checking = bool(calls)
         by_rule = self.layers.moments(calls, z, self.cotangents.vectors(values, batch.targets, self.generator))
         rest = {n: p for n, p in self.trainable.items() if graph.uses[id(p)] and n not in by_rule}
         del z, graph, calls
@@ -238,10 +243,13 @@ def measured(model: nn.Module, max_bytes: int) -> Iterator[Snapshot]:
     with pass_environment(model):
         base = Snapshot(model, max_bytes // 4)
         try:
+            base.detach_gradients()
             yield base
         finally:
-            put_back(model, modes)
-            base.restore()
+            try:
+                put_back(model, modes)
+            finally:
+                base.restore()
 
 
 def jacobian_moments(
@@ -325,7 +333,7 @@ def jacobian_moments(
             raise failure
         if failures:
             raise RuntimeError(f"the importance pass failed in {int(failures)} other process(es); their errors say why")
-    return work.totals.importance(reduce, work.general.reason)
+    return work.totals.importance(reduce, work.mode, work.general.reason)
 
 
 def _refuse_inference_parameters(model: nn.Module) -> None:

@@ -6,12 +6,12 @@ Where it does, which sample a row of a layer belongs to may differ from batch to
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clreg_plugins.importance.engine.data import Batch
+from clreg_plugins.importance.engine.model import has_memory
 
 _LEAVING = frozenset(
     [
@@ -51,9 +51,16 @@ _ORDERING = frozenset(
         "repeat_interleave",
         "bincount",
         "histc",
+        "cumsum",
+        "cumprod",
+        "one_hot",
+        "argmax",
+        "argmin",
+        "searchsorted",
+        "bucketize",
     ]
 )
-"""Functions by which data decides about shapes, or about an order."""
+"""Functions by which data decides about shapes, places, or an order."""
 
 _INDEXING = frozenset(
     [
@@ -84,6 +91,9 @@ _INDEXING = frozenset(
 )
 """Functions that move rows where one of their integer or boolean arguments says so."""
 
+_PRODUCTS = frozenset(["mm", "matmul", "__matmul__", "__rmatmul__", "addmm", "einsum", "tensordot"])
+"""Products that can move rows, where one factor is a matrix of places."""
+
 
 class RoutingWatch(TorchFunctionMode):
     """Watches the functions of PyTorch that a forward pass calls.
@@ -98,32 +108,47 @@ class RoutingWatch(TorchFunctionMode):
         super().__init__()
         self.by_data = self.branches = False
         self.inside = False  # a function that is being watched
-        self._storages = {_storage(t) for t in batch.sample_tensors() if not _same_for_all(t)}
+        self._storages = {_storage(t) for t in batch.sample_tensors() if not _same_for_all(t)} - {0}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         self.inside = True
-        out = func(*args, **kwargs)
-        self.inside = False
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self.inside = False
         if self.branches:
             return out
-        name = getattr(func, "__name__", "")
-        given = list(_tensors((*args, *kwargs.values())))
-        of_data = [t for t in given if _storage(t) in self._storages]
-        if of_data:
+        name = getattr(func, "__name__", "").partition(".")[0]  # of an operator, "index.Tensor"
+        if any(_storage(t) in self._storages for t in _tensors((*args, *kwargs.values()))):
             base = name.rstrip("_") if not name.startswith("__") else name
-            indexing = base in _INDEXING and any(not t.is_floating_point() for t in of_data)
-            condition = base == "where" and len(args) + len(kwargs) == 1
+            places = [t for t in _tensors((*args[1:], *kwargs.values())) if _storage(t) in self._storages]
             self.branches |= base in _LEAVING
-            self.by_data |= self.branches or base in _ORDERING or "nested" in base or indexing or condition
-            if name == "__setitem__" or (name.endswith("_") and not name.startswith("__")):
-                out_of = (out, args[0])
-            else:
-                out_of = (out,)
-            self._storages.update(_storage(t) for t in _tensors(out_of))
+            self.by_data |= (
+                self.branches
+                or base in _ORDERING
+                or "nested" in base
+                or (base in _INDEXING and any(not t.is_floating_point() for t in places))
+                or (base == "where" and len(args) + len(kwargs) == 1)
+                or (base == "embedding" and any(t.is_floating_point() for t in places))
+                or (base in _PRODUCTS and self._over_samples(base, args))
+            )
+            in_place = name == "__setitem__" or (name.endswith("_") and not name.startswith("__"))
+            written = (out, args[0]) if in_place else (out,)
+            self._storages.update(filter(None, map(_storage, _tensors(written))))
         else:  # memory of a tensor that is gone may be of another now
             self._storages.difference_update(_storage(t) for t in _tensors((out,)))
         return out
+
+    def _over_samples(self, name: str, args: tuple) -> bool:
+        """Whether a product of two tensors of data may sum over samples, as one with a matrix of places does."""
+        factors = [t for t in _tensors(args) if _storage(t) in self._storages]
+        if len(factors) < 2:
+            return False
+        if name == "einsum" and isinstance(args[0], str) and "->" in args[0]:
+            operands, _, result = args[0].replace(" ", "").partition("->")
+            return operands[0] not in result
+        return name in ("einsum", "tensordot") or all(t.ndim <= 2 for t in factors)
 
 
 class OpaqueRouting(TorchDispatchMode):
@@ -138,7 +163,7 @@ class OpaqueRouting(TorchDispatchMode):
         self._run = run
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        namespace, name = func.namespace, func._schema.name.partition("::")[2].rstrip("_")
+        namespace, name = func.namespace, func.name().partition("::")[2].partition(".")[0].rstrip("_")
         watch = self._run.watch
         if watch is not None and not watch.inside:
             moves = name in _LEAVING | _ORDERING | _INDEXING
@@ -158,11 +183,9 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
 
 def _storage(tensor: Tensor) -> int:
     """The address of a tensor's memory; 0 for one that has none of its own."""
-    if tensor.layout != torch.strided or tensor.device.type == "meta":
-        return 0
-    return tensor.untyped_storage().data_ptr()
+    return tensor.untyped_storage().data_ptr() if has_memory(tensor) else 0
 
 
 def _same_for_all(tensor: Tensor) -> bool:
-    """Whether a list of labels holds but one."""
+    """Whether all entries of a 1-D integer tensor are equal."""
     return tensor.ndim == 1 and not tensor.is_floating_point() and bool((tensor == tensor[0]).all())

@@ -13,11 +13,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from clreg_plugins.importance.engine.model import has_memory
+
 _LEAVES = (type, types.ModuleType, logging.Logger, Dataset, DataLoader, torch.optim.Optimizer, str, bytes, int, float)
-"""What is not looked into: code, and what no forward pass of a model is expected to write to."""
+"""Types that are not traversed: code, and what no forward pass of a model writes to."""
 
 GENERATORS = (Generator, random.Random, np.random.Generator, np.random.RandomState)
 """Random generators whose state can be read and put back."""
+
+LARGE_ARRAY = 2**16
+"""Bytes of a NumPy array from which on it is compared at the end of a pass only."""
 
 ALWAYS_COPIED = 2**20
 """Bytes of frozen parameters that are copied however small the bound on memory is."""
@@ -53,6 +58,12 @@ class Snapshot:
         self._visit(model, shared)
 
     # ------------------------------------------------------------------- taking it
+
+    def detach_gradients(self) -> None:
+        """Take gradients out of the reach of a forward that goes backward itself; :meth:`restore` gives them back."""
+        for state in self._tensors:
+            if state.grad is not None:
+                state.tensor.grad = None
 
     def _visit(self, root: Any, shared: "dict[int, _TensorState]") -> None:
         stack = [root]
@@ -91,8 +102,10 @@ class Snapshot:
     def rewind(self) -> None:
         """Undo what a forward pass did: to attributes, containers, and tensors whose version tells."""
         for thing, held in self._holders:
-            _put_back(thing, held)
+            if not (isinstance(thing, np.ndarray) and thing.nbytes > LARGE_ARRAY):
+                _put_back(thing, held)
         for state in self._tensors:
+            state.put_back_hooks()
             if state.touched():
                 state.put_back()
 
@@ -107,8 +120,12 @@ class Snapshot:
             _put_back(thing, held)
         for generator, state in self._generators:
             set_generator_state(generator, state)
-        for state in self._tensors:
-            state.put_back()
+        written = [state.tensor for state in self._tensors if not state.put_back()]
+        if written:
+            raise RuntimeError(
+                f"a frozen parameter of shape {tuple(written[0].shape)} was written to in the importance pass, and "
+                "frozen parameters of this size are not copied; keep the model from changing them, or raise max_bytes"
+            )
 
 
 class _TensorState:
@@ -123,30 +140,34 @@ class _TensorState:
             self.checksum = _checksum(self.data)
         elif before is not None and before.copy is not None and _same_content(before.copy, self.data):
             self.copy = before.copy
-        elif _has_content(tensor):
+        elif has_memory(tensor):
             self.copy = self.data.clone()
-        if tensor.is_leaf:
-            tensor.grad = None  # out of the reach of a forward pass that goes backward itself
+        self.hooks = dict(tensor._backward_hooks or {})
 
     def touched(self) -> bool:
         return self.version != _version(self.tensor) or not _same_storage(self.tensor, self.data)
 
-    def put_back(self) -> None:
-        tensor = self.tensor
+    def put_back(self) -> bool:
+        """Undo what was done to the tensor; False if its content has changed and there is no copy of it."""
+        tensor, known = self.tensor, True
         if not _same_storage(tensor, self.data):
             tensor.data = self.data
         if self.copy is not None and not _same_content(self.copy, self.data):
             self.data.copy_(self.copy)  # by .data, which tells autograd nothing: graphs of the user's stay valid
-        elif self.checksum is not None and self.checksum != _checksum(self.data):
-            raise RuntimeError(
-                f"a frozen parameter of shape {tuple(tensor.shape)} was written to in the importance pass, and frozen "
-                "parameters of this size are not copied; keep the model from changing them, or raise max_bytes"
-            )
+        elif self.checksum is not None:
+            known = self.checksum == _checksum(self.data)
         if self.requires_grad is not None and tensor.requires_grad != self.requires_grad:
             tensor.requires_grad_(self.requires_grad)
         if tensor.is_leaf and tensor.grad is not self.grad:
             tensor.grad = self.grad
+        self.put_back_hooks()
         self.version = _version(tensor)
+        return known
+
+    def put_back_hooks(self) -> None:
+        """Remove the hooks on the gradient that a forward pass has registered."""
+        if self.tensor._backward_hooks:
+            _put_back(self.tensor._backward_hooks, self.hooks)
 
 
 # ------------------------------------------------------------------------- tensors
@@ -172,32 +193,31 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _has_content(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_nested
-
-
 def _same_storage(tensor: Tensor, data: Tensor) -> bool:
-    if not _has_content(tensor) or not _has_content(data):
+    if not has_memory(tensor) or not has_memory(data):
         return True
     return tensor.data_ptr() == data.data_ptr() and tensor.shape == data.shape and tensor.stride() == data.stride()
 
 
 def _bytes(tensor: Tensor) -> Tensor:
     flat = tensor.detach().contiguous().view(-1)
-    return flat.view(torch.int64 if flat.nbytes % 8 == 0 else torch.uint8)
+    in_words = flat.nbytes % 8 == 0 and flat.storage_offset() * flat.element_size() % 8 == 0
+    return flat.view(torch.int64 if in_words else torch.uint8)
 
 
 def _same_content(a: Tensor, b: Tensor) -> bool:
     """Whether all bits agree, those of NaN, too."""
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(_bytes(a), _bytes(b))
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    x, y = _bytes(a), _bytes(b)
+    return torch.equal(x, y) if x.dtype == y.dtype else torch.equal(x.view(torch.uint8), y.view(torch.uint8))
 
 
 def _checksum(tensor: Tensor) -> tuple[int, int] | None:
-    if not _has_content(tensor) or not tensor.numel():
+    if not has_memory(tensor) or not tensor.numel():
         return None
     numbers = _bytes(tensor)
-    words = numbers[: len(numbers) // 8 * 8].view(torch.int64)
-    return int(words.sum()), int(words[1::2].sum()) ^ int(numbers[len(words) * 8 :].sum())
+    return int(numbers.sum(dtype=torch.int64)), int(numbers[1::2].sum(dtype=torch.int64))
 
 
 # ---------------------------------------------------------------------- containers

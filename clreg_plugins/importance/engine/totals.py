@@ -18,17 +18,22 @@ class Importance(dict[str, Tensor]):
         paths: by parameter name: "rule" (a layer's contraction), "vectorised" or "one_at_a_time" (the general
             path, by vmap or by a loop), "batch" (gradients of batch means), "unused". Where batches differ, the
             slowest path taken.
+        mode: "eval", or "training" where eval mode cuts off parameters that training mode uses, or fails: modules that
+            are not PyTorch's own were then measured in training mode.
         reason: why samples were taken one at a time, in one line; None where they were not.
     """
 
-    def __init__(self, values: dict[str, Tensor], paths: dict[str, str], reason: str | None = None) -> None:
+    def __init__(
+        self, values: dict[str, Tensor], paths: dict[str, str], mode: str = "eval", reason: str | None = None
+    ) -> None:
         super().__init__(values)
         self.paths = paths
+        self.mode = mode
         self.reason = reason
 
 
 class NoSampleCounts(ValueError):
-    """All targets of the data are to be ignored."""
+    """Every target in the data is ``ignore_index``."""
 
 
 class Totals:
@@ -38,7 +43,7 @@ class Totals:
         parameters = named_parameters(model)
         self.values = {n: torch.zeros(p.shape, dtype=state_dtype(p), device=p.device) for n, p in parameters.items()}
         self.paths = dict.fromkeys(parameters, "unused")
-        self.terms = 0.0
+        self.terms = 0
 
     def add(self, moments: Moments, path: str) -> None:
         """Add the moments of some samples, and note how they were computed."""
@@ -48,7 +53,7 @@ class Totals:
             if _SLOWNESS[path] > _SLOWNESS[self.paths[name]]:
                 self.paths[name] = path
 
-    def importance(self, reduce: Callable[[Tensor], None] | None, reason: str | None) -> Importance:
+    def importance(self, reduce: Callable[[Tensor], None] | None, mode: str, reason: str | None) -> Importance:
         """The mean over all processes' samples.
 
         Raises:
@@ -60,9 +65,9 @@ class Totals:
             for value in self.values.values():
                 reduce(value)
             device = next((v.device for v in self.values.values()), torch.device("cpu"))
-            shared = torch.tensor(terms, dtype=torch.float32, device=device)
+            shared = torch.tensor(terms, dtype=torch.int64, device=device)
             reduce(shared)
-            terms = float(shared)
+            terms = int(shared)
         if not terms:
             raise NoSampleCounts("no sample of the data counts: all targets are ignore_index; at least one must not be")
         for name, value in self.values.items():
@@ -70,4 +75,4 @@ class Totals:
             if not torch.isfinite(value).all():
                 bad = value[~torch.isfinite(value)][0].item()
                 raise FloatingPointError(f"the importance of {name!r} holds {bad}; every entry must be finite")
-        return Importance(self.values, self.paths, reason)
+        return Importance(self.values, self.paths, mode, reason)

@@ -50,7 +50,7 @@ class LayoutCheck:
     """
 
     def __init__(self, z: Tensor, calls: Calls) -> None:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device="cpu").manual_seed(0)
         noise = torch.randn(z.shape, generator=generator, dtype=torch.float64, device="cpu")
         self.noise = noise.to(z.dtype).to(z.device)
         self.gradients = dict(zip(calls, output_gradients(z, calls, self.noise), strict=True))
