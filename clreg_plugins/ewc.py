@@ -1,6 +1,7 @@
 """Elastic Weight Consolidation, with a penalty for each task or one that runs on."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
             **options,
         )
         if self.likelihood is None:
-            minibatches.require_known_criterion()
+            minibatches.require_known_criterion(_plain(strategy._criterion))
         return fisher
 
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
@@ -178,6 +179,13 @@ def likelihood_of(criterion: nn.Module | Callable[..., Tensor]) -> str:
             f"likelihood={' or '.join(map(repr, LIKELIHOODS))}"
         )
     return likelihood
+
+
+def _plain(criterion: nn.Module | Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A criterion as the class computes that its likelihood is read from, with the options of its own."""
+    kinds = (loss for loss in _LIKELIHOOD_OF_CLASS if isinstance(criterion, loss))
+    loss = next(kinds, None)
+    return criterion if loss is None or type(criterion).forward is loss.forward else partial(loss.forward, criterion)
 
 
 _LIKELIHOOD_OF_CLASS: dict[type[nn.Module], str] = {

@@ -1,9 +1,11 @@
 """How a plugin measures importance in a strategy: on the strategy's data, by the strategy's own forward."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from avalanche.benchmarks.utils import AvalancheDataset
@@ -15,8 +17,11 @@ from torch.utils.data import Dataset, Subset
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS
 from clreg_plugins.importance.engine.environment import random_states
 from clreg_plugins.importance.engine.model import logits_of, unwrap
+from clreg_plugins.importance.engine.snapshot import Snapshot
 from clreg_plugins.importance.engine.totals import NoSampleCounts
 from clreg_plugins.importance.options import READING_DEFAULTS, PassOptions, ReadingOptions, checked
+
+PLAIN_CONTAINERS = (list, dict, set, deque, Tensor, np.ndarray)
 
 REHEARSED_SAMPLES = 4
 """Samples of the experience on which a pass is rehearsed before training."""
@@ -47,6 +52,9 @@ class DataImportance:
         default = strategy.train_mb_size if batches_matter else None
         minibatches = Minibatches(strategy)
         before = dict(vars(strategy))
+        held = nn.Module()  # what the strategy's forward may write to, beside its attributes
+        held.of_strategy = [v for name, v in before.items() if name != "plugins" and isinstance(v, PLAIN_CONTAINERS)]
+        inside = Snapshot(held, 0)
         strategy.model = unwrap(strategy.model)  # DistributedDataParallel would prepare for a backward pass of its own
         try:
             options: PassOptions = {
@@ -62,6 +70,7 @@ class DataImportance:
         finally:
             vars(strategy).clear()
             vars(strategy).update(before)
+            inside.restore()
 
     @contextlib.contextmanager
     def rehearsal(
@@ -121,28 +130,31 @@ class Minibatches:
             self._first = minibatch, outputs.detach()
         return logits_of(outputs)
 
-    def require_known_criterion(self) -> None:
-        """Compare a ``criterion()`` of the strategy's own with the loss function that the likelihood is read from.
+    def require_known_criterion(self, plain: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Compare the strategy's loss with the loss function that the likelihood is read from.
+
+        Args:
+            plain: that function, of outputs and targets. Where ``criterion()`` calls it, there is nothing to compare.
 
         Raises:
             ValueError: their gradients at the outputs are not proportional.
         """
         strategy, kind = self.strategy, type(self.strategy)
         own = getattr(kind, "criterion", SupervisedProblem.criterion)
-        if self._first is None or own is SupervisedProblem.criterion or own.__module__.startswith("avalanche."):
+        known = own is SupervisedProblem.criterion or own.__module__.startswith("avalanche.")
+        if self._first is None or (known and plain is strategy._criterion):
             return
         strategy.mbatch, outputs = self._first
         strategy.mb_output = outputs.requires_grad_()
         with random_states(), torch.enable_grad():
-            gradients = [
-                _gradient(loss, outputs) for loss in (strategy.criterion(), SupervisedProblem.criterion(strategy))
-            ]
-        own_gradient, known = (g.flatten().cpu().double() for g in gradients)
-        rest = own_gradient * (known @ known) - known * (known @ own_gradient)
-        if (rest.abs() > 1e-3 * own_gradient.abs().max() * (known @ known)).any():
+            losses = strategy.criterion(), plain(strategy.mb_output, strategy.mb_y)
+            own_gradient, known_gradient = (_gradient(loss, outputs).flatten().cpu().double() for loss in losses)
+        size = known_gradient @ known_gradient
+        rest = own_gradient * size - known_gradient * (known_gradient @ own_gradient)
+        if (rest.abs() > 1e-3 * own_gradient.abs().max() * size).any():
             raise ValueError(
-                f"{kind.__name__}.criterion() is the strategy's own, and no multiple of its loss function "
-                f"{type(strategy._criterion).__name__}, whose likelihood would be taken; name its likelihood: "
+                f"the loss of {kind.__name__} with {type(strategy._criterion).__name__} is no multiple of the one "
+                "whose likelihood would be taken; name its likelihood: "
                 f"likelihood={' or '.join(map(repr, LIKELIHOODS))}"
             )
 

@@ -45,7 +45,8 @@ class PassOptions(ReadingOptions, total=False):
             names ``task_labels``: the last part is then the task labels.
         path: "auto" takes a layer's rule where it holds; "vectorised" or "one_at_a_time" forces the general path.
             Default: "auto".
-        distributed: share the batches among the processes of ``torch.distributed``; each gets the whole result.
+        distributed: share the batches among the processes of ``torch.distributed``; each gets the whole result. The
+            data and its order must be the same in all of them.
             Default: False.
     """
 

@@ -187,9 +187,10 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _score(labels: Tensor, pi: Tensor, counts: Tensor | None) -> Tensor:
-    """e_y − π where positions count, else 0."""
-    score = -pi
-    score.scatter_add_(1, labels.unsqueeze(1), torch.ones_like(pi[:, :1]))
+    """e_y − π where positions count, else 0. 1 − π_y is the sum of the other π, so that nothing cancels."""
+    at = labels.unsqueeze(1)
+    others = pi.scatter(1, at, 0).sum(dim=1, keepdim=True)
+    score = (-pi).scatter_(1, at, others)
     return score if counts is None else score * counts.unsqueeze(1)
 
 
@@ -270,8 +271,8 @@ def _empirical_gaussian(z: Tensor, y: Any, _generator: Generator) -> Iterator[Te
 
 def _exact_bernoulli(z: Tensor, _y: Any, _generator: Generator) -> Iterator[Tensor]:
     """√(π_c (1 − π_c)) e_c."""
-    pi = z.sigmoid()
-    deviation = (pi * (1 - pi)).sqrt()
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    deviation = (wide.sigmoid() * (-wide).sigmoid()).sqrt().to(z.dtype)  # 1 − π would cancel
     for v in _every_output(z, None, _generator):
         yield v * deviation
 
@@ -280,15 +281,22 @@ def _sample_bernoulli(z: Tensor, _y: Any, generator: Generator, *, draws: int) -
     pi = z.to(torch.promote_types(z.dtype, torch.float32)).sigmoid()
     shape = (z.shape[0], math.prod(z.shape[1:]))
     for uniform in _uniform(shape, draws, generator, pi):
-        yield ((uniform.view(z.shape) < pi).to(pi) - pi).to(z) / draws**0.5
+        yield _bernoulli_score((uniform.view(z.shape) < pi).to(pi), z) / draws**0.5
 
 
 def _predicted_bernoulli(z: Tensor, _y: Any, _generator: Generator) -> Iterator[Tensor]:
-    yield (z > 0).to(z) - z.sigmoid()
+    yield _bernoulli_score((z > 0).to(z), z)
 
 
 def _empirical_bernoulli(z: Tensor, y: Any, _generator: Generator) -> Iterator[Tensor]:
-    yield _same_shape(_targets(y, z), z.shape, "targets").to(z) - z.sigmoid()
+    yield _bernoulli_score(_same_shape(_targets(y, z), z.shape, "targets"), z)
+
+
+def _bernoulli_score(y: Tensor, z: Tensor) -> Tensor:
+    """y − π, as y (1 − π) − (1 − y) π, so that nothing cancels."""
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    y = y.to(wide)
+    return (y * (-wide).sigmoid() - (1 - y) * wide.sigmoid()).to(z.dtype)
 
 
 # -------------------------------------------------------------------------- MAS

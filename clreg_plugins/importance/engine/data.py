@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Generator, Tensor
@@ -36,12 +37,22 @@ class Batch(NamedTuple):
         """Number of samples: that of the first tensor of the inputs."""
         return _size(self.inputs)
 
-    def rows(self, start: int, stop: int) -> "Batch":
-        """Samples ``start`` to ``stop``."""
+    def rows(self, start: int, stop: int, step: int = 1) -> "Batch":
+        """Samples ``start`` to ``stop``, every ``step``-th of them."""
         n = self.size
-        if start <= 0 and stop >= n:
+        if start <= 0 and stop >= n and step == 1:
             return self
-        return Batch(*(map_tensors(lambda t: t[start:stop] if _has_rows(t, n) else t, part, n) for part in self))
+        rows = slice(start, stop, step)
+
+        def cut(t: Tensor) -> Tensor:
+            return t[rows] if _has_rows(t, n) else t
+
+        return Batch(*(map_tensors(cut, _cut(part, rows, n), n) for part in self))
+
+    @property
+    def is_tensors(self) -> bool:
+        """Whether every input that has an entry for each sample is a tensor."""
+        return not _holds_samples(self.inputs, self.size)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """``function`` of every tensor."""
@@ -89,6 +100,36 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any, cut_from: int |
         fields = {f.name: map_tensors(function, getattr(tree, f.name), cut_from) for f in dataclasses.fields(tree)}
         return dataclasses.replace(tree, **fields)
     return tree
+
+
+def _is_list_of_samples(tree: Any, n: int) -> bool:
+    """Whether a list, tuple or array has an entry for each sample, as default collation makes of strings."""
+    if isinstance(tree, np.ndarray):
+        return tree.ndim > 0 and len(tree) == n
+    if type(tree) not in (list, tuple) or len(tree) != n:
+        return False
+    return not any(isinstance(part, Tensor) and _has_rows(part, n) for part in tree)
+
+
+def _children(tree: Any) -> Iterable[Any]:
+    if isinstance(tree, Mapping):
+        return tree.values()
+    return tree if isinstance(tree, (tuple, list)) and not isinstance(tree, PackedSequence) else ()
+
+
+def _holds_samples(tree: Any, n: int) -> bool:
+    return _is_list_of_samples(tree, n) or any(_holds_samples(part, n) for part in _children(tree))
+
+
+def _cut(tree: Any, rows: slice, n: int) -> Any:
+    """``tree`` with rows taken out of its lists of samples."""
+    if not _holds_samples(tree, n):
+        return tree
+    if _is_list_of_samples(tree, n):
+        return tree[rows]
+    if isinstance(tree, Mapping):
+        return {key: _cut(value, rows, n) for key, value in tree.items()}
+    return type(tree)(_cut(value, rows, n) for value in tree)
 
 
 def _size(tree: Any) -> int:

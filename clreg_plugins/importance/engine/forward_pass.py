@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clreg_plugins.importance.engine.data import Batch
+from clreg_plugins.importance.engine.data import Batch, map_tensors
 from clreg_plugins.importance.engine.environment import process_states
 from clreg_plugins.importance.engine.model import Forward
 from clreg_plugins.importance.engine.recording import Recorder
@@ -70,14 +70,15 @@ class ForwardPass:
     def _run(self, batch: Batch, record: bool) -> Any:
         self.snapshot.rewind()
         before = process_states() if record else None
+        own = Batch(*map_tensors(torch.clone, (batch.inputs, None, batch.task_labels)))  # it may write into its inputs
         with contextlib.ExitStack() as stack:
             for module in self._norms if batch.size == 1 else ():
                 stack.enter_context(module.register_forward_hook(_contiguous_gradient))
             if record:
                 stack.enter_context(self.recorder.recording(batch.size))
                 stack.callback(setattr, self, "watch", None)
-                self.watch = watch = stack.enter_context(RoutingWatch(batch))
-            z = self.forward(self.model, batch.inputs, batch.task_labels)
+                self.watch = watch = stack.enter_context(RoutingWatch(own))
+            z = self.forward(self.model, own.inputs, own.task_labels)
         if record:
             self.by_data, self.branches = watch.by_data or self.opaque, watch.branches
             self.draws = self.draws or self.snapshot.draws or not same_state(before, process_states())

@@ -79,6 +79,8 @@ class GeneralPath:
                 self.reason = "torch.func passes by the hooks on gradients"
             elif self.run.draws:
                 self.reason = "the forward pass draws random numbers"
+            elif not batch.is_tensors:
+                self.reason = "the inputs hold samples that are no tensors"
         if self.reason is None:
             found = self._vectorised(parameters, batch, z, epsilon)
             if found is not None:
@@ -119,7 +121,7 @@ class GeneralPath:
 
         def one_sample(tensors: list[Tensor], v: Tensor) -> tuple[Tensor, Moments]:
             """z and Σ_k G_k² of one sample, whose tensors are without its dimension; v has shape (K, *output)."""
-            sample = batch.with_sample_tensors([t.unsqueeze(0) for t in tensors])
+            sample = batch.with_sample_tensors([t.unsqueeze(0).clone() for t in tensors])
             outputs, pull_back = vjp(lambda changed: functional_call(bound, changed, (sample,)), values)
             squares: Moments = {}
             for k in range(v.shape[0]):

@@ -1,6 +1,7 @@
 """The fast path: moments of the parameters of layers that have a rule, from the gradients at the layers' outputs."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -48,9 +49,11 @@ class LayerPath:
     def usable(self, graph: Graph, n: int) -> Calls:
         """Layers called exactly once, on something that can be one row a sample, each weight used just there."""
         usable = {}
+        # autocast casts a weight once however often it is used, so that a shared one counts by its holders, too
+        holders = Counter(id(p) for module in self.recorder.calls for p in module.parameters(recurse=False))
         for module, calls in self.recorder.calls.items():
             parameters = list(module.parameters(recurse=False))
-            used_once = all(graph.uses[id(p)] <= 1 for p in parameters)
+            used_once = all(graph.uses[id(p)] <= 1 and holders[id(p)] == 1 for p in parameters)
             hooked = any(p._backward_hooks for p in parameters)
             if len(calls) != 1 or calls[0] is None or not used_once or hooked or not self.names[module]:
                 continue

@@ -371,7 +371,8 @@ class SummandRule(LayerRule):
 
 
 def _batch_norm(module: nn.Module, a: Tensor) -> Tensor:
-    return F.batch_norm(a, module.running_mean, module.running_var, training=False, eps=module.eps)
+    mean, variance = module.running_mean.to(a.dtype), module.running_var.to(a.dtype)
+    return F.batch_norm(a, mean, variance, training=False, eps=module.eps)
 
 
 def _layer_norm(module: nn.Module, a: Tensor) -> Tensor:
@@ -445,6 +446,6 @@ def rule_for(module: nn.Module) -> LayerRule | None:
     for kind in type(module).__mro__:
         rule = _RULES.get(kind)
         if rule is not None:
-            unchanged = type(module).forward is kind.forward
+            unchanged = type(module).forward is kind.forward and "forward" not in vars(module)
             return rule if unchanged and rule.applies(module) else None
     return None

@@ -47,6 +47,8 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor's content lies in one block of memory: not if it is sparse, nested, meta, or wraps others."""
+    if tensor.is_quantized:
+        return False
     wraps = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     return tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_nested and not wraps
 
@@ -58,7 +60,10 @@ def state_dtype(tensor: Tensor) -> torch.dtype:
 
 def names_task_labels(model: nn.Module) -> bool:
     """Whether the model's forward names an argument ``task_labels``."""
-    return "task_labels" in inspect.signature(model.forward).parameters
+    try:
+        return "task_labels" in inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # a traced model's has no signature
+        return False
 
 
 def default_forward(model: nn.Module, inputs: Any, task_labels: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ Reached = Callable[[], set[str]]
 """Runs the model on a few samples, and returns the names of the trainable parameters that its output depends on."""
 
 
-def choose_mode(model: nn.Module, reached: Reached) -> set[str]:
+def choose_mode(model: nn.Module, reached: Reached) -> tuple[set[str], str]:
     """Put ``model`` into the mode in which its importance is measured, by its modules' own ``train`` and ``eval``.
 
     That is eval mode, except where the model means more by it, as a layer that merges its weights or a model that turns
@@ -20,7 +20,7 @@ def choose_mode(model: nn.Module, reached: Reached) -> set[str]:
     PyTorch's own then stay in training mode, and those of PyTorch's (dropout, normalisation) are in eval mode.
 
     Returns:
-        The parameters reached in the mode chosen.
+        The parameters reached in the mode chosen, and which that is: "eval" or "training".
     """
     model.eval()
     failure: Exception | None = None
@@ -33,18 +33,18 @@ def choose_mode(model: nn.Module, reached: Reached) -> set[str]:
             raise
         found, failure = set(), error
     if found and not any(has_own_mode(module) for module in model.modules()):
-        return found
+        return found, "eval"
     _only_own_modules_train(model)
     try:
         wider = reached()
     except Exception:  # what fails in training mode, such as a statistic of too few samples, is no alternative
         wider = set()
     if wider - found:
-        return wider
+        return wider, "training"
     if failure is not None:
         raise failure
     model.eval()
-    return reached()
+    return reached(), "eval"
 
 
 def _only_own_modules_train(model: nn.Module) -> None:

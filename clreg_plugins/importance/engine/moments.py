@@ -96,8 +96,7 @@ class Pass:
             self.run.snapshot.rewind()  # or the other mode would begin with what this one left
             return {name for name, p in self.trainable.items() if graph.uses[id(p)]}
 
-        found = choose_mode(self.model, reached)  # asks last about the mode that it chooses
-        self.mode = "training" if any(module.training for module in self.model.modules()) else "eval"
+        found, self.mode = choose_mode(self.model, reached)  # asks last about the mode that it chooses
         if self.run.draws and self.mode == "training":
             raise ValueError(
                 "the model reaches some trainable parameters in training mode alone, and draws random numbers in that "
@@ -184,6 +183,8 @@ class Pass:
         by_data, branches, values = self.run.by_data, self.run.branches, z.detach()
         count = self._counted(z, batch)
         graph = Graph(z)
+        for p in self.trainable.values():
+            p.grad = None  # of a forward that goes backward itself
         reached = any(graph.uses[id(p)] for p in self.trainable.values())
         self.reached |= reached
         if not reached or not count:
@@ -199,6 +200,11 @@ class Pass:
             self._checking = bool(calls)
         by_rule = self.layers.moments(calls, z, self.cotangents.vectors(values, batch.targets, self.generator))
         rest = {n: p for n, p in self.trainable.items() if graph.uses[id(p)] and n not in by_rule}
+        if any(p.grad is not None for p in self.trainable.values()):
+            raise ValueError(
+                "a backward pass within the model writes gradients by itself, as a recomputing autograd.Function does, "
+                "so that there are none for each sample; torch.utils.checkpoint with use_reentrant=False does not"
+            )
         del z, graph, calls
         self.recorder.calls.clear()
         general, path = {}, "unused"
@@ -212,19 +218,20 @@ class Pass:
         self.totals.add(general, path)
         self.totals.terms += count
 
-    @torch.no_grad()
     def _refuse_mixing(self, batch: Batch, z: Tensor, by_data: bool, branches: bool, epsilon: float) -> None:
-        """Raise where samples by themselves give other outputs: the first of a piece, or more of it.
+        """Raise where samples by themselves give other outputs: the first and the last of a piece, or more of it.
 
         Where rows move by data samples may drive each other out, at any place of the piece, so that both halves are
         tried; where Python branches by data, it may do so by that of others, and each sample is.
         """
         n, half = batch.size, batch.size // 2
-        parts = [(0, half), (half, n)] if by_data else [(0, min(2, half))]
+        parts = [(0, n, n - 1)] if n > 2 else [(0, 1, 1)]
+        if by_data:
+            parts += [(0, half, 1), (half, n, 1)]
         if branches:
-            parts = [(i, i + 1) for i in range(n)]
-        for start, stop in parts if half else []:
-            refuse_mixing(self.run(batch.rows(start, stop)), z[start:stop], epsilon)
+            parts = [(i, i + 1, 1) for i in range(n)]
+        for start, stop, step in parts if half else []:
+            refuse_mixing(self.run(batch.rows(start, stop, step)).detach(), z[start:stop:step], epsilon)
 
     def _counted(self, z: Tensor, batch: Batch) -> int:
         counted = self.cotangents.counted(z.detach(), batch.targets)

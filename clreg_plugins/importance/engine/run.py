@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Generator, nn
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import batches
@@ -32,6 +33,11 @@ def measure(
         options: every key of :class:`PassOptions`, checked.
     """
     shard, reduce = processes(options["distributed"])
+    if options["distributed"] and isinstance(getattr(data, "sampler", None), DistributedSampler):
+        raise ValueError(
+            "data has a DistributedSampler, which gives each process a part, and distributed=True shares the batches "
+            "of the same data; allowed: one of the two"
+        )
     read = batches(
         data,
         batch_size=options["batch_size"],

@@ -1,5 +1,6 @@
 """What a pass adds up, and what it returns."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -30,6 +31,10 @@ class Importance(dict[str, Tensor]):
         self.paths = paths
         self.mode = mode
         self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        # a plain dict of a kind that torch.load takes with weights_only=True
+        return OrderedDict, (), None, None, iter(self.items())
 
 
 class NoSampleCounts(ValueError):
