@@ -18,6 +18,8 @@ from clreg_plugins.penalty import QuadraticPenalty
 from clreg_plugins.plugin import RegularizationPlugin
 from clreg_plugins.si import SIPlugin
 
+__version__ = "0.2.0"
+
 __all__ = [
     "Agreement",
     "EWCPlugin",
@@ -32,6 +34,7 @@ __all__ = [
     "ReadingOptions",
     "RegularizationPlugin",
     "SIPlugin",
+    "__version__",
     "agreement",
     "fisher_diagonal",
     "from_avalanche",

@@ -35,7 +35,6 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         draws: labels drawn for each sample by "sample".
         class_dim: dimension of the classes in the outputs, as for :func:`fisher_diagonal`.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
-        gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
         **options: see :class:`ReadingOptions`.
 
     Raises:
@@ -57,10 +56,9 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         draws: int = 1,
         class_dim: int = 1,
         consolidation: str = "experience",
-        gradient_path: str = "autograd",
         **options: Unpack[ReadingOptions],
     ) -> None:
-        super().__init__(reg_lambda, consolidation=consolidation, gradient_path=gradient_path)
+        super().__init__(reg_lambda, consolidation=consolidation)
         one_of("fisher", fisher, VARIANTS)
         whole("draws", draws, 1)
         whole("class_dim", class_dim, -64, 64)
@@ -121,7 +119,6 @@ class OnlineEWCPlugin(EWCPlugin, supports_distributed=True):
         draws: as for :class:`EWCPlugin`.
         class_dim: as for :class:`EWCPlugin`.
         consolidation: as for :class:`EWCPlugin`.
-        gradient_path: as for :class:`EWCPlugin`.
         **options: see :class:`ReadingOptions`.
 
     Raises:
@@ -142,7 +139,6 @@ class OnlineEWCPlugin(EWCPlugin, supports_distributed=True):
         draws: int = 1,
         class_dim: int = 1,
         consolidation: str = "experience",
-        gradient_path: str = "autograd",
         **options: Unpack[ReadingOptions],
     ) -> None:
         super().__init__(
@@ -152,7 +148,6 @@ class OnlineEWCPlugin(EWCPlugin, supports_distributed=True):
             draws=draws,
             class_dim=class_dim,
             consolidation=consolidation,
-            gradient_path=gradient_path,
             **options,
         )
         self.gamma = within("gamma", gamma, 0, 1)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clreg_plugins.plugin import RegularizationPlugin, single
+from clreg_plugins.importance.checks import strength
+from clreg_plugins.plugin import RegularizationPlugin
 
 
 class L2Plugin(RegularizationPlugin, supports_distributed=True):
@@ -18,7 +19,6 @@ class L2Plugin(RegularizationPlugin, supports_distributed=True):
     Args:
         reg_lambda: λ ≥ 0.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
-        gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
 
     Raises:
         ValueError: an argument outside what is allowed.
@@ -28,10 +28,8 @@ class L2Plugin(RegularizationPlugin, supports_distributed=True):
         0.01
     """
 
-    def __init__(
-        self, reg_lambda: float, *, consolidation: str = "experience", gradient_path: str = "autograd"
-    ) -> None:
-        super().__init__(single(reg_lambda), consolidation=consolidation, gradient_path=gradient_path)
+    def __init__(self, reg_lambda: float, *, consolidation: str = "experience") -> None:
+        super().__init__(strength(reg_lambda), consolidation=consolidation)
 
     def _measure(self, strategy: Any, data: Any) -> dict[str, Tensor]:
         anchor, active = self.penalty.anchor, self.penalty.active

@@ -6,12 +6,12 @@ from typing import Any, Unpack
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from torch import Tensor, nn
 
-from clreg_plugins.importance.checks import boolean, one_of
+from clreg_plugins.importance.checks import boolean, one_of, strength
 from clreg_plugins.importance.engine.cotangents import OUTPUTS
 from clreg_plugins.importance.engine.model import unwrap
 from clreg_plugins.importance.mas import mas_importance
 from clreg_plugins.importance.options import PassOptions, ReadingOptions
-from clreg_plugins.plugin import RegularizationPlugin, single
+from clreg_plugins.plugin import RegularizationPlugin
 from clreg_plugins.reading import DataImportance, rehearse
 
 ACCUMULATE = ("average", "sum")
@@ -28,7 +28,6 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         accumulate: "average" or "sum".
         per_sample: False makes the gradient of a batch mean absolute, as FACIL, Avalanche and Hsu et al. 2018 do.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
-        gradient_path: "autograd" or "direct", see :class:`RegularizationPlugin`.
         **options: see :class:`ReadingOptions`.
 
     Raises:
@@ -49,10 +48,9 @@ class MASPlugin(RegularizationPlugin, supports_distributed=True):
         accumulate: str = "average",
         per_sample: bool = True,
         consolidation: str = "experience",
-        gradient_path: str = "autograd",
         **options: Unpack[ReadingOptions],
     ) -> None:
-        super().__init__(single(reg_lambda), consolidation=consolidation, gradient_path=gradient_path)
+        super().__init__(strength(reg_lambda), consolidation=consolidation)
         one_of("output", output, OUTPUTS)
         one_of("accumulate", accumulate, ACCUMULATE)
         self.output = output

@@ -6,13 +6,49 @@ their names, and nothing of models, strategies or importances.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from clreg_plugins.flat import FlatTensors, Place
+
 Tensors = Mapping[str, Tensor]
+
+
+class Step(NamedTuple):
+    """What the penalty is at given parameters.
+
+    Attributes:
+        value: ``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``, a scalar.
+        difference: θ − μ by parameter name; 0 where there is no importance.
+        product: Ω (θ − μ) by parameter name.
+        strength: λ.
+    """
+
+    value: Tensor
+    difference: FlatTensors
+    product: FlatTensors
+    strength: float
+
+    def gradient(self, names: Sequence[str], scale: Tensor | None = None) -> dict[str, Tensor]:
+        """``strength · Ω (θ − μ)`` of some parameters, in memory of the caller's.
+
+        Args:
+            names: of parameters on any devices.
+            scale: what the loss was scaled by, a scalar tensor; None for 1. Not multiplied by λ beforehand: the two
+                alone may be beyond float32.
+        """
+        gradients: dict[str, Tensor] = {}
+        for device, dtype in self.product.buffers:
+            group = [name for name in names if self.product.places[name][1:] == (device, dtype)]
+            if group:
+                values = torch._foreach_mul([self.product[name] for name in group], self.strength)
+                if scale is not None:
+                    torch._foreach_mul_(values, scale.to(device))
+                gradients.update(zip(group, values, strict=True))
+        return gradients
 
 
 class QuadraticPenalty:
@@ -25,18 +61,17 @@ class QuadraticPenalty:
             value that of the explicit sum of all terms.
         n_terms: how many terms were consolidated so far. With none the penalty is zero and costs nothing.
 
-    State is kept on the device of each parameter, in float32 or the parameter's own wider type.
+    State is kept on the device of each parameter, in float32 or the parameter's own wider type: one buffer for each
+    device and type, with a view for each name.
     """
 
     def __init__(self) -> None:
-        self.importance: dict[str, Tensor] = {}
-        self.anchor: dict[str, Tensor] = {}
+        self.importance = FlatTensors({})
+        self.anchor = FlatTensors({})
         self.constant: dict[str, Tensor] = {}
         self.n_terms: int = 0
-        self._difference: dict[str, Tensor] = {}
-        self._spare: dict[str, Tensor] = {}
-        self._active: set[str] = set()
-        self._with_constant: set[str] = set()
+        self._active: tuple[str, ...] = ()
+        self._total_constant: Tensor | None = None
 
     # ------------------------------------------------------------------ growth
 
@@ -45,38 +80,29 @@ class QuadraticPenalty:
 
         New entries have importance 0 and their present value as anchor; old entries keep theirs, in the leading
         corner of a tensor that has grown (a classifier that gained classes). State follows a parameter to its
-        device. Parameters that the model no longer has are kept, without effect.
+        device. Parameters that the model no longer has are kept, without effect. Nothing is copied where nothing grew.
 
         Raises:
             ValueError: a parameter has shrunk or changed its number of dimensions; nothing is changed then.
         """
+        known = self.importance.places
         for name, parameter in parameters.items():
-            if name in self.importance and not _fits(self.importance[name].shape, parameter.shape):
+            if name in known and not _fits(known[name].shape, parameter.shape):
                 raise ValueError(
                     f"parameter {name!r} has shape {tuple(parameter.shape)}, but its importance has shape "
-                    f"{tuple(self.importance[name].shape)}; a parameter may grow, not shrink or change its "
-                    "number of dimensions"
+                    f"{tuple(known[name].shape)}; a parameter may grow, not shrink or change its number of dimensions"
                 )
-        for name, parameter in parameters.items():
-            value = _as_state(parameter)
-            known = self.importance.get(name)
-            if known is not None and (known.shape, known.device, known.dtype) == (
-                value.shape,
-                value.device,
-                value.dtype,
-            ):
-                continue
-            importance = torch.zeros_like(value)
-            if known is None:
-                self.constant[name] = value.new_zeros(())
-            else:
-                corner = tuple(slice(0, size) for size in known.shape)
-                importance[corner] = known.to(value.device)
-                value[corner] = self.anchor[name].to(value.device)
-                self.constant[name] = self.constant[name].to(value)
-            self.importance[name], self.anchor[name] = importance, value
-            for scratch in (self._difference, self._spare):
-                scratch.pop(name, None)
+        places = {**known, **{name: _state_place(parameter) for name, parameter in parameters.items()}}
+        if places == known:
+            return
+        present = {name: p.detach() for name, p in parameters.items() if places[name] != known.get(name)}
+        self.importance, self.anchor = self.importance.grown(places), self.anchor.grown(places, present)
+        for name, (_, device, dtype) in places.items():
+            constant = self.constant.get(name)
+            self.constant[name] = (
+                torch.zeros((), device=device, dtype=dtype) if constant is None else constant.to(device, dtype)
+            )
+        self._note_zeros()
 
     # ----------------------------------------------------------- consolidation
 
@@ -152,7 +178,7 @@ class QuadraticPenalty:
                 total += importance[name] * weight
             if clip:
                 total.clamp_(min=0)
-            centre, constant = self.anchor[name], self.constant[name]
+            centre, constant = self.anchor[name], self.constant[name] * keep
             if name in anchor:
                 centre, constant = anchor[name], torch.zeros_like(constant)
             updated[name] = total, centre, constant
@@ -173,18 +199,19 @@ class QuadraticPenalty:
 
     def _note_zeros(self) -> None:
         """See, once a term, what steps then need not wait for a device to know."""
-        self._active = {name for name, importance in self.importance.items() if self.n_terms and importance.any()}
-        self._with_constant = {name for name, constant in self.constant.items() if constant != 0}
+        self._active = tuple(name for name, importance in self.importance.items() if self.n_terms and importance.any())
+        self._total_constant = self._constant_of(self._active)
 
     @property
     def active(self) -> set[str]:
-        """Names of the parameters that have any importance; the others cost nothing and get no gradient."""
-        return self._active
+        """Names of the parameters that have any importance; the others get no gradient."""
+        return set(self._active)
 
     def _checked(
         self, importance: Tensors, anchor: Tensors, *, allow_negative: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Both in the state's type and on its device."""
+        importance = {n: tensor for n, tensor in importance.items() if n in self.importance or tensor.any()}
         for name in importance:
             if name not in anchor and name in self.importance:
                 raise ValueError(f"importance of {name!r} comes without an anchor")
@@ -213,109 +240,80 @@ class QuadraticPenalty:
     # ------------------------------------------------------ value and gradient
 
     @torch.no_grad()
-    def value(self, parameters: Tensors) -> Tensor:
-        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name).
+    def step(self, parameters: Tensors, strength: float, into: Step | None = None) -> Step:
+        """Value and gradient of ``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)`` over the parameters given.
 
-        It takes memory of its own, of two copies of the parameters at the most, and leaves :meth:`scratch` alone.
-        """
-        return self._products(parameters, lambda name: (self._new(name), self._new(name)))[0]
-
-    @torch.no_grad()
-    def value_and_gradient(self, parameters: Tensors, strength: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``, and its gradient ``strength · Ω (θ − μ)`` by name.
-
-        The gradients are new tensors, the caller's own: autograd adds the task's gradient to them in place and makes
-        them ``p.grad``, which is as fast as a buffer of ours and never shares memory with one. θ − μ is left behind as
-        the first tensor of :meth:`scratch`.
+        The number of operations does not depend on the number of parameters.
 
         Args:
-            parameters: by name; those without importance are passed over.
+            parameters: θ by name; those without importance are passed over.
             strength: λ.
+            into: a :meth:`work_space`, or an earlier result, whose tensors are overwritten. Allocated once: on a CPU
+                fresh memory of a model's size costs more than the arithmetic done in it. New memory by default.
 
-        Returns:
-            A scalar, and a tensor of the importance's shape and type for each parameter that has any.
+        Raises:
+            ValueError: a parameter has another shape than its importance: call :meth:`grow` first.
         """
-        value, gradients = self._products(
-            parameters, lambda name: (self._scratch_of(name, self._difference), self._new(name)), strength
-        )
-        return value.mul_(strength / 2), gradients
+        _, difference, product, _ = into or self.work_space()
+        given = tuple(name for name in self._active if name in parameters)
+        for name in given:
+            if parameters[name].shape != self.importance.places[name].shape:
+                raise ValueError(
+                    f"parameter {name!r} has shape {tuple(parameters[name].shape)}, but its importance has shape "
+                    f"{tuple(self.importance[name].shape)}; call grow() when a parameter has grown"
+                )
+        # what is passed over stands at its anchor, where it adds 0
+        theta = {**self.anchor, **{name: castable(parameters[name]) for name in given}}
+        if theta:
+            torch._foreach_copy_(list(product.values()), list(theta.values()))
+        value = self._total_constant if given == self._active else self._constant_of(given)
+        for kind, importance in self.importance.buffers.items():
+            d, p = difference.buffers[kind], product.buffers[kind]
+            torch.sub(p, self.anchor.buffers[kind], out=d)
+            torch.mul(importance, d, out=p)
+            term = torch.dot(p, d)
+            value = term if value is None else value + term.to(value.device)
+        return Step(torch.zeros(()) if value is None else value * (strength / 2), difference, product, strength)
 
-    @torch.no_grad()
-    def value_and_products(self, parameters: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """``Σ_i Ω_i (θ_i − μ_i)² + c``, and ``Ω (θ − μ)`` by name: nothing is multiplied by λ.
+    def work_space(self) -> Step:
+        """Memory for :meth:`step`, of two copies of the parameters. A penalty that has grown needs a new one."""
+        places = self.importance.places
+        return Step(torch.zeros(()), FlatTensors(places), FlatTensors(places), 0.0)
 
-        Nothing is allocated either: θ − μ is left behind as the first tensor of :meth:`scratch`, and the products are
-        the second. Whoever adds them to a gradient multiplies by λ in the same pass over memory.
-
-        Args:
-            parameters: by name; those without importance are passed over.
-
-        Returns:
-            As :meth:`value_and_gradient`.
-        """
-        return self._products(parameters, self.scratch)
-
-    def _products(
-        self,
-        parameters: Tensors,
-        tensors_of: Callable[[str], tuple[Tensor, Tensor]],
-        factor: float | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Σ Ω (θ − μ)² + c, and factor · Ω (θ − μ), written with θ − μ into the tensors of each name."""
-        total: Tensor | None = None
-        products: dict[str, Tensor] = {}
-        for name, parameter in self._shared(parameters):
-            difference, product = tensors_of(name)
-            # 8-bit types take part in no arithmetic
-            theta = parameter.to(difference) if parameter.element_size() == 1 else parameter
-            torch.sub(theta, self.anchor[name], out=difference)
-            torch.mul(self.importance[name], difference, out=product)
-            term = torch.dot(product.view(-1), difference.view(-1))
-            if name in self._with_constant:
-                term.add_(self.constant[name])
-            total = term if total is None else total.add_(term.to(total.device))
-            products[name] = product if factor is None else product.mul_(factor)
-        return torch.zeros(()) if total is None else total, products
-
-    def _new(self, name: str) -> Tensor:
-        return torch.empty_like(self.importance[name])
-
-    def scratch(self, name: str) -> tuple[Tensor, Tensor]:
-        """Two tensors of the shape of a parameter, which the caller may overwrite until the next gradient is computed.
-
-        The second once the products of :meth:`value_and_products` have been used. Allocated once: on a CPU fresh
-        memory of a model's size costs more than the arithmetic done in it.
-        """
-        return self._scratch_of(name, self._difference), self._scratch_of(name, self._spare)
-
-    def _scratch_of(self, name: str, kind: dict[str, Tensor]) -> Tensor:
-        if name not in kind:
-            kind[name] = self._new(name)
-        return kind[name]
+    def value(self, parameters: Tensors) -> Tensor:
+        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name)."""
+        return self.step(parameters, 2.0).value
 
     def loss_term(self, parameters: Tensors, strength: float) -> Tensor:
-        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)`` as a scalar that autograd can differentiate.
+        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)`` as a scalar that autograd can differentiate."""
+        return self.differentiable(self.step(parameters, strength), parameters)
 
-        Value and gradient are computed in closed form; autograd carries only the scale, so the term is right
-        under any later scaling of the loss, and in ``torch.autograd.grad`` as well as in ``backward``.
+    def differentiable(self, step: Step, parameters: Tensors) -> Tensor:
+        """The value of a step, which autograd can differentiate with respect to the parameters that it was taken at.
+
+        The gradient is the step's; autograd carries only the scale, so it is right under any later scaling of the
+        loss, and in ``torch.autograd.grad`` as well as in ``backward``.
         """
-        value, gradients = self.value_and_gradient(parameters, strength)
-        shared = {name: p for name, p in self._shared(parameters) if p.requires_grad}
-        if not shared:
-            return value
-        gradients = {name: gradients[name] for name in shared}
-        return _ClosedForm.apply(self, value, gradients, strength, list(shared), *shared.values())
+        names = [name for name in self._active if name in parameters and parameters[name].requires_grad]
+        if not names:
+            return step.value
+        return _ClosedForm.apply(self, step, names, *(parameters[name] for name in names))
 
-    def _shared(self, parameters: Tensors) -> Iterator[tuple[str, Tensor]]:
-        return ((name, p) for name, p in parameters.items() if name in self._active)
+    def _constant_of(self, names: Sequence[str]) -> Tensor | None:
+        """Σ c over some of the parameters; None where all are 0."""
+        total = None
+        for constant in (self.constant[name] for name in names):
+            if constant != 0:
+                total = constant if total is None else total + constant.to(total.device)
+        return total
 
     # -------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers, which ``torch.load(..., weights_only=True)`` accepts."""
         return {
-            "importance": {name: tensor.clone() for name, tensor in self.importance.items()},
-            "anchor": {name: tensor.clone() for name, tensor in self.anchor.items()},
+            "importance": self.importance.copies(),
+            "anchor": self.anchor.copies(),
             "constant": {name: tensor.clone() for name, tensor in self.constant.items()},
             "n_terms": self.n_terms,
         }
@@ -348,57 +346,56 @@ class QuadraticPenalty:
         n_terms = state["n_terms"]
         if not isinstance(n_terms, int) or n_terms < 0:
             raise ValueError(f"n_terms of the state is {n_terms!r}; allowed: a whole number of at least 0")
-        self._difference, self._spare = {}, {}
-        self.importance = {name: tensor.clone() for name, tensor in importance.items()}
-        self.anchor = {name: tensor.clone() for name, tensor in anchor.items()}
-        self.constant = {name: tensor.clone() for name, tensor in constant.items()}
+        self.importance = FlatTensors.of(importance)
+        self.anchor = FlatTensors({}).grown(self.importance.places, anchor)
+        self.constant = {name: tensor.to(importance[name], copy=True) for name, tensor in constant.items()}
         self.n_terms = n_terms
         self._note_zeros()
 
-    def __getstate__(self) -> dict[str, Any]:
-        # scratch is not worth a place in a checkpoint
-        return {**self.__dict__, "_difference": {}, "_spare": {}}
-
-
-def known_to_be_one(scale: Tensor) -> bool:
-    """Whether what a loss was scaled by is 1, as far as can be told without waiting: on a GPU asking is waiting."""
-    return scale.device.type == "cpu" and scale.item() == 1
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["importance"], FlatTensors):
+            self.__dict__.update(state)
+        else:  # a pickle of version 0.1
+            self.__init__()
+            self.load_state_dict({key: state[key] for key in ("importance", "anchor", "constant", "n_terms")})
 
 
 class _ClosedForm(torch.autograd.Function):
     """A scalar whose value is given and whose gradient is ``strength · Ω (θ − μ)``."""
 
     @staticmethod
-    def forward(ctx, penalty, value, gradients, strength, names, *parameters):
-        """Hand the value on."""
-        ctx.penalty, ctx.gradients, ctx.strength, ctx.names = penalty, gradients, strength, names
+    def forward(ctx, penalty, step, names, *parameters):
+        ctx.penalty, ctx.step, ctx.names, ctx.versions = penalty, step, names, _versions(step.product)
         ctx.save_for_backward(*parameters)  # autograd then refuses a backward after θ has moved
-        return value.clone()
+        return step.value
 
     @staticmethod
     def backward(ctx, scale):
-        """The closed form, times whatever the loss was scaled by."""
-        # the first to differentiate gets the tensors themselves; create_graph=True needs some with a graph of their own
-        with_graph = torch.is_grad_enabled()
-        ready = {} if with_graph else ctx.gradients
-        ctx.gradients = {}
-        unscaled = not with_graph and known_to_be_one(scale)
-        gradients = []
-        for name, parameter in zip(ctx.names, ctx.saved_tensors, strict=True):
-            gradient = ready.pop(name, None)
-            if gradient is None:
-                gradient = ctx.penalty.importance[name] * (parameter - ctx.penalty.anchor[name]) * ctx.strength
-            if not unscaled:
-                factor = scale.to(gradient.device)
-                gradient = gradient * factor if with_graph else gradient.mul_(factor)
-            gradients.append(gradient.to(parameter.dtype))
-        return None, None, None, None, None, *gradients
+        if torch.is_grad_enabled() or _versions(ctx.step.product) != ctx.versions:
+            # create_graph=True needs gradients with a graph; a later step may have overwritten what this one found
+            state = ((ctx.penalty.importance[name], ctx.penalty.anchor[name]) for name in ctx.names)
+            pairs = zip(state, ctx.saved_tensors, strict=True)
+            gradients = [o * (p - anchor) * ctx.step.strength * scale.to(o.device) for (o, anchor), p in pairs]
+        else:  # new tensors, since autograd adds the task's gradient to them in place, or hands them to the caller
+            known_to_be_one = scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
+            by_name = ctx.step.gradient(ctx.names, None if known_to_be_one else scale)
+            gradients = [by_name[name] for name in ctx.names]
+        return None, None, None, *(g.to(p.dtype) for g, p in zip(gradients, ctx.saved_tensors, strict=True))
 
 
-def _as_state(parameter: Tensor) -> Tensor:
-    """A contiguous copy in at least float32."""
+def _versions(tensors: FlatTensors) -> list[int]:
+    """How often each buffer was written to."""
+    return [buffer._version for buffer in tensors.buffers.values()]
+
+
+def castable(parameter: Tensor) -> Tensor:
+    """θ in a type that arithmetic and copies of many tensors take: not one of 8 bits."""
+    return parameter.float() if parameter.element_size() == 1 else parameter
+
+
+def _state_place(parameter: Tensor) -> Place:
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    return torch.empty(parameter.shape, dtype=dtype, device=parameter.device).copy_(parameter.detach())
+    return Place(parameter.shape, parameter.device, dtype)
 
 
 def _check_factor(name: str, value: float, high: float = math.inf) -> None:

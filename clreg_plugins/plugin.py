@@ -1,6 +1,6 @@
 """What the five plugins share: a quadratic penalty, put into an Avalanche strategy's callbacks."""
 
-import math
+import inspect
 import operator
 import warnings
 from abc import abstractmethod
@@ -8,18 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from clreg_plugins.direct import DirectGradient, add_gradient
-from clreg_plugins.importance.checks import one_of, within
+from clreg_plugins.direct import upgraded
+from clreg_plugins.importance.checks import one_of, strengths
 from clreg_plugins.importance.engine.model import named_parameters
-from clreg_plugins.penalty import QuadraticPenalty
+from clreg_plugins.importance.options import READING_DEFAULTS
+from clreg_plugins.loss_check import LossCheck
+from clreg_plugins.online_streams import OnlineStream, origin_of
+from clreg_plugins.penalty import QuadraticPenalty, Step
 
 CONSOLIDATION = ("experience", "manual")
-GRADIENT_PATHS = ("autograd", "direct")
 
 
 class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
@@ -36,13 +37,6 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             weighs the term that experience t leaves behind and is folded into its importance.
         consolidation: "experience" consolidates when an experience ends (of an online stream: when its origin
             experience ends or changes, on the origin's data). "manual" leaves it to calls of :meth:`consolidate`.
-        gradient_path: "autograd", the default, makes the penalty a term of the loss's graph: right whatever happens to
-            the loss. "direct" adds its gradient to ``p.grad`` as the backward pass ends, times what the loss was scaled
-            by; ``strategy.loss`` gains the penalty's value alone. That saves a pass over memory and the allocation of a
-            gradient at each step, for one more copy of the parameters that is held (SI holds it anyway), and excludes
-            whatever needs the penalty itself differentiated; these are refused: ``torch.autograd.grad`` of the loss by
-            the strategy or by plugins behind this one (MIR), ``backward(inputs=…)``, ``create_graph=True``, another
-            backward pass behind ``after_backward``, hooks on the gradients of parameters, DistributedDataParallel.
 
     Attributes:
         penalty: the :class:`QuadraticPenalty` so far.
@@ -55,47 +49,35 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             at once an epoch, so that no step waits for the device; under ``torch.distributed`` likewise, so that
             every process raises the error if one has it.
         TypeError: a subclass lacks :meth:`_measure` or :meth:`_consolidate`.
-        RuntimeError: in training, the strategy's update never calls ``before_backward``, or it does what
-            ``gradient_path="direct"`` excludes.
+        RuntimeError: in training, the strategy's update never calls ``before_backward``.
     """
 
-    def __init__(
-        self,
-        reg_lambda: float | Sequence[float],
-        *,
-        consolidation: str = "experience",
-        gradient_path: str = "autograd",
-    ) -> None:
+    def __init__(self, reg_lambda: float | Sequence[float], *, consolidation: str = "experience") -> None:
         super().__init__()
         one_of("consolidation", consolidation, CONSOLIDATION)
-        one_of("gradient_path", gradient_path, GRADIENT_PATHS)
-        self.reg_lambda = _strength(reg_lambda)
+        self.reg_lambda = strengths(reg_lambda)
         self.consolidation = consolidation
-        self.gradient_path = gradient_path
         self.penalty = QuadraticPenalty()
         self.paths: dict[str, str] = {}
         self._parameters: dict[str, nn.Parameter] = {}
-        self._penalised = False
         self._model_id: int | None = None
-        self._direct = DirectGradient()
-        self._late_scale: Tensor | None = None
-        self._late_products: dict[str, Tensor] = {}
-        self._loss_not_finite: Tensor | None = None
-        self._origin: Any = None  # of an online stream: the experience whose parts are being trained on
-        self._origin_index: int | None = None
-        self._parts_seen = 0
+        self._work_space: Step | None = None
+        self._penalised = False
+        self._late_probe: Tensor | None = None  # receives what the loss is scaled by
+        self._loss_check = LossCheck()
+        self._stream = OnlineStream()
 
     # --------------------------------------------------------------- the public view
 
     @property
     def importance(self) -> dict[str, Tensor]:
         """A copy of Ω by parameter name, of everything consolidated so far, with λ_t folded in if λ is a sequence."""
-        return {name: tensor.clone() for name, tensor in self.penalty.importance.items()}
+        return self.penalty.importance.copies() | self._of_frozen().importance.copies()
 
     @property
     def anchor(self) -> dict[str, Tensor]:
         """A copy of θ* by name: the parameters as consolidated last, or for EWC their importance-weighted mean."""
-        return {name: tensor.clone() for name, tensor in self.penalty.anchor.items()}
+        return self.penalty.anchor.copies() | self._of_frozen().anchor.copies()
 
     def consolidate(self, strategy: Any, data: Any = None) -> None:
         """Measure the importance of what was just learned and make it part of the penalty.
@@ -115,11 +97,11 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._check_lambda()
         self._bind(strategy)
         importance = self._measure(strategy, data)
-        anchor = {name: p.detach() for name, p in self._parameters.items()}
+        anchor = {name: p.detach() for name, p in self._parameters.items() if name in self.penalty.importance}
         self._consolidate(importance, anchor)
         self.paths = dict(getattr(importance, "paths", {}))
-        if self._origin is None:  # resumed amid an origin experience, which is consolidated herewith
-            self._parts_seen = 0
+        if self._stream.origin is None:  # resumed amid an origin experience, which is consolidated herewith
+            self._stream.end()
 
     # ------------------------------------------------- what a method says of itself
 
@@ -139,56 +121,59 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Consolidate an online origin experience that was left, before the model adapts to the next one."""
         if self.consolidation == "experience":
-            self._leave_origin_if_changed(strategy)
+            if (origin := self._stream.left_by(strategy.experience)) is not None:
+                self.consolidate(strategy, origin.dataset)
+            self._stream.enter(strategy.experience)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Take in what the model has gained, and rehearse the end of the experience, once for all its parts."""
         if self.consolidation == "experience":
             self._check_lambda()
         self._bind(strategy)
-        if self.consolidation == "experience" and not self._parts_seen:
+        if self.consolidation == "experience" and not self._stream.parts_seen:
             self._rehearse(strategy)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Find the parameters anew, since an evaluation or another plugin may have replaced some."""
+        """Look for the parameters again, since an evaluation or another plugin may have replaced some."""
         self._bind(strategy)
         self._penalised = False
-        self._loss_not_finite = None
+        self._loss_check.begin_epoch()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the penalty to the loss."""
         self._penalised = True
         if id(strategy.model) != self._model_id:  # replaced amid an epoch
             self._bind(strategy)
-        self._late_scale = None
-        if self._penalises and self.gradient_path == "direct":
-            strategy.loss = self._direct.add(strategy.model, strategy.loss, self.penalty, self._parameters, self._scale)
-        elif self._penalises:
+        self._late_probe = None
+        if self._penalises:
+            step = self._work_space = self.penalty.step(self._parameters, self._scale, self._work)
             if isinstance(strategy.model, nn.parallel.DistributedDataParallel):
-                term = self._value_with_late_gradient(strategy.loss.device)
+                # it counts the parameters that a forward pass used, and takes a gradient that reaches another one
+                # through the loss, such as a past task's head, for an error
+                self._late_probe = torch.zeros_like(step.value, requires_grad=True)
+                term = step.value + self._late_probe
             else:
-                term = self.penalty.loss_term(self._parameters, self._scale)
+                term = self.penalty.differentiable(step, self._parameters)
             strategy.loss = strategy.loss + term.to(strategy.loss.device)
-        self._watch(strategy.loss)
+        self._loss_check.watch(strategy.loss)
 
     @torch.no_grad()
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Check the direct path; under DistributedDataParallel, add the gradient, the same in every process."""
-        self._direct.check(strategy)
-        if self._late_scale is None:
-            return
-        for name, product in self._late_products.items():
-            if self._parameters[name].requires_grad:
-                add_gradient(self._parameters[name], product, self._scale, self._late_scale.grad)
-        self._late_products = {}
+        """Under DistributedDataParallel, add the penalty's gradient, the same in every process."""
+        if self._late_probe is not None:
+            names = [name for name in self.penalty.active if name in self._parameters]
+            for name, gradient in self._work.gradient(names, self._late_probe.grad).items():
+                p = self._parameters[name]
+                if p.requires_grad:
+                    p.grad = (gradient if p.grad is None else gradient + p.grad).to(p.dtype)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refuse a strategy whose update leaves the penalty out."""
         self._require_penalised(strategy)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Look at the flag that steps raise without waiting for the device or for other processes."""
-        failed = self._loss_failed(strategy)  # first: every process takes part, whatever else it finds wrong
+        """Look at what steps have noted without waiting for the device or for other processes."""
+        failed = self._loss_check.failed(strategy.device)  # first: every process takes part, whatever else is wrong
         if not strategy._stop_training:
             if operator.length_hint(strategy.dataloader, 1) == 0:
                 raise ValueError("the training data is empty: an epoch had no minibatch; it needs at least one")
@@ -197,48 +182,27 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             raise FloatingPointError("the loss became NaN or infinite in this epoch; it must stay finite")
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Consolidate the experience."""
-        if self.consolidation == "experience":
-            self._end_experience(strategy)
-
-    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Take in heads that an evaluation amid training has added."""
-        if self._parameters:  # an evaluation amid training may have added heads
-            self._bind(strategy)
-
-    # --------------------------------------------------------------------- experiences
-
-    def _leave_origin_if_changed(self, strategy: Any) -> None:
-        origin = _origin_of(strategy.experience)
-        index = None if origin is None else origin.current_experience
-        if self._parts_seen and index != self._origin_index:
-            if self._origin is None:
-                raise RuntimeError(
-                    f"training was resumed in the middle of origin experience {self._origin_index}, but goes on "
-                    f"with {'another experience' if index is None else f'origin experience {index}'}; go on with "
-                    f"the rest of {self._origin_index}, or call consolidate(strategy, data) first"
-                )
-            self.consolidate(strategy, self._origin.dataset)
-            self._parts_seen = 0
-        self._origin, self._origin_index = origin, index
-
-    def _end_experience(self, strategy: Any) -> None:
+        """Consolidate the experience, or the online origin experience of which it is the last part."""
+        if self.consolidation != "experience":
+            return
         if not isinstance(strategy.experience, OnlineCLExperience):
             self.consolidate(strategy)
-        elif self._origin is None:
+        elif self._stream.origin is None:
             warnings.warn(
                 f"the online stream has no origin experiences, so {type(self).__name__} does not know when to "
                 'consolidate; call consolidate(strategy, data), with consolidation="manual"',
                 stacklevel=2,
             )
-        else:
-            # is_last_subexp stays False where the parts divide the experience evenly: count instead
-            self._parts_seen += 1
-            with strategy.experience.no_attribute_masking():
-                parts = strategy.experience.sub_stream_length
-            if self._parts_seen == parts:
-                self.consolidate(strategy, self._origin.dataset)
-                self._origin, self._parts_seen = None, 0
+        elif (origin := self._stream.end_part(strategy.experience)) is not None:
+            self.consolidate(strategy, origin.dataset)
+            self._stream.end()
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Take in heads that an evaluation amid training has added."""
+        if self._parameters:
+            self._bind(strategy)
+
+    # ------------------------------------------------------------------------------- parts
 
     def _experience_data(self, strategy: Any, data: Any) -> Any:
         if data is not None:
@@ -248,24 +212,19 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
                 "consolidate() was given no data, and the strategy has no current experience; "
                 "pass data=experience.dataset"
             )
-        origin = _origin_of(strategy.experience)
+        origin = origin_of(strategy.experience)
         return (strategy.experience if origin is None else origin).dataset
-
-    # --------------------------------------------------------------------------- steps
 
     @property
     def _penalises(self) -> bool:
         return bool(self.penalty.active) and self._scale > 0
 
-    def _value_with_late_gradient(self, device: torch.device) -> Tensor:
-        """The penalty's value, and a probe of what the loss will be scaled by, but no gradient yet.
-
-        DistributedDataParallel counts the parameters that a forward pass used; a gradient that reaches another one
-        through the loss, such as a past task's head, is an error to it.
-        """
-        self._late_scale = torch.zeros((), device=device, requires_grad=True)
-        value, self._late_products = self.penalty.value_and_products(self._parameters)
-        return value.to(device).mul_(self._scale / 2) + self._late_scale
+    @property
+    def _work(self) -> Step:
+        """Memory for a step's penalty, kept from one step to the next."""
+        if self._work_space is None or self._work_space.product.places is not self.penalty.importance.places:
+            self._work_space = self.penalty.work_space()
+        return self._work_space
 
     @property
     def _scale(self) -> float:
@@ -285,27 +244,19 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def _bind(self, strategy: Any) -> None:
         self._parameters = named_parameters(strategy.model)
         self._model_id = id(strategy.model)
-        self.penalty.grow(self._parameters)
+        frozen = self._frozen()
+        self.penalty.grow({name: p for name, p in self._parameters.items() if name not in frozen})
 
-    def _watch(self, loss: Tensor) -> None:
-        if loss.device.type == "cpu":
-            # as a number: four operations on a tensor of one entry are 1% of a small model's step
-            value = loss.detach().sum().item()
-            if math.isfinite(value):
-                return
-            if not _shared():
-                raise FloatingPointError(f"the loss is {value}; it must be finite")
-        bad = ~torch.isfinite(loss.detach()).all()
-        self._loss_not_finite = bad if self._loss_not_finite is None else self._loss_not_finite | bad
+    def _frozen(self) -> dict[str, Tensor]:
+        """Parameters without state: frozen ones that never were trained (most of a model that has adapters)."""
+        known = self.penalty.importance
+        return {name: p for name, p in self._parameters.items() if not p.requires_grad and name not in known}
 
-    def _loss_failed(self, strategy: Any) -> bool:
-        """Whether the loss was not finite in this epoch, in any process: one that raised alone would leave the others
-        waiting for it."""
-        flag = self._loss_not_finite
-        if _shared():
-            flag = torch.zeros((), device=strategy.device) if flag is None else flag.float()
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return flag is not None and bool(flag)
+    def _of_frozen(self) -> QuadraticPenalty:
+        """The state that they would have."""
+        penalty = QuadraticPenalty()
+        penalty.grow(self._frozen())
+        return penalty
 
     def _require_penalised(self, strategy: Any) -> None:
         if not self._penalised:
@@ -325,8 +276,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             "plugin": type(self).__name__,
             "lambda_folded_in": isinstance(self.reg_lambda, tuple),
             "penalty": self.penalty.state_dict(),
-            "origin_index": self._origin_index if self._parts_seen else None,
-            "parts_seen": self._parts_seen,
+            "origin_index": self._stream.index if self._stream.parts_seen else None,
+            "parts_seen": self._stream.parts_seen,
             **self._extra_state(),
         }
 
@@ -349,9 +300,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         penalty.load_state_dict(state["penalty"])
         self._load_extra_state(state)
         self.penalty = penalty
-        if parts_seen and state["origin_index"] != self._origin_index:  # else the experience under way goes on
-            self._origin, self._origin_index = None, state["origin_index"]
-        self._parts_seen = parts_seen
+        self._stream.resume(state["origin_index"], parts_seen)
 
     def _extra_state(self) -> dict[str, Any]:
         """A method's own state beside the penalty."""
@@ -361,34 +310,16 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         """Check and take over what :meth:`_extra_state` gave."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # bound anew when training goes on; an origin experience would drag its dataset along
-        unbound = {"_parameters": {}, "_model_id": None, "_late_scale": None, "_late_products": {}, "_origin": None}
-        return {**self.__dict__, **unbound, "_direct": DirectGradient()}
+        # found again when training goes on
+        return {**self.__dict__, "_parameters": {}, "_model_id": None, "_work_space": None, "_late_probe": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(upgraded(type(self), state) if "_direct" in state else state)
 
-def _origin_of(experience: Any) -> Any:
-    """The experience that an online experience is a part of; None for any other, or where there is none."""
-    if not isinstance(experience, OnlineCLExperience):
-        return None
-    with experience.no_attribute_masking():
-        return experience.origin_experience
-
-
-def _shared() -> bool:
-    """Whether there are other processes to tell."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _strength(reg_lambda: Any) -> float | tuple[float, ...]:
-    if isinstance(reg_lambda, Sequence) and not isinstance(reg_lambda, (str, bytes)):
-        if not reg_lambda:
-            raise ValueError("reg_lambda is empty; allowed: a number >= 0, or one for each experience")
-        return tuple(within(f"reg_lambda[{t}]", value, 0) for t, value in enumerate(reg_lambda))
-    return within("reg_lambda", reg_lambda, 0)
-
-
-def single(reg_lambda: Any) -> float:
-    """λ of a method that has one strength for all experiences."""
-    if isinstance(reg_lambda, Sequence):
-        raise ValueError(f"reg_lambda is {reg_lambda!r}; allowed: one number >= 0 (EWCPlugin takes a sequence)")
-    return within("reg_lambda", reg_lambda, 0)
+    def __repr__(self) -> str:
+        """The call that makes such a plugin; of the options of an importance pass those that are not the default."""
+        names = inspect.signature(type(self)).parameters
+        options = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        if hasattr(self, "reading"):
+            options |= {k: v for k, v in self.reading.options.items() if v != READING_DEFAULTS[k]}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"

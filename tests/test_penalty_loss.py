@@ -68,7 +68,11 @@ def test_each_loss_term_keeps_the_parameters_it_was_made_at():
     """An evaluation between forward and backward (a log, a model's copy) leaves no trace."""
     penalty, theta, others = consolidated(), parameters(seed=2), parameters(seed=3)
     want = [{name: g.clone() for name, g in gradient(penalty, point).items()} for point in (theta, others)]
-    first, second = penalty.loss_term(theta, 2.0), penalty.loss_term(others, 2.0)
+    work = penalty.work_space()
+    first, second = (
+        penalty.differentiable(penalty.step(theta, 2.0, work), theta),
+        penalty.differentiable(penalty.step(others, 2.0, work), others),
+    )
     penalty.value(parameters(seed=4))
     first.backward()
     second.backward()
@@ -80,13 +84,16 @@ def test_each_loss_term_keeps_the_parameters_it_was_made_at():
 def test_gradients_handed_out_are_nobody_elses_memory(scale):
     """Autograd gives them to callers as they are: later steps must not write into them, nor they into the state."""
     penalty, theta = consolidated(), parameters(seed=2)
-    found = torch.autograd.grad(penalty.loss_term(theta, 2.0) * scale, list(theta.values()))
+    work = penalty.work_space()
+    found = torch.autograd.grad(
+        penalty.differentiable(penalty.step(theta, 2.0, work), theta) * scale, list(theta.values())
+    )
     kept = {name: (gradient, gradient.clone()) for name, gradient in zip(theta, found, strict=True)}
     others = parameters(seed=3)
-    (penalty.loss_term(others, 2.0) * scale).backward()
+    (penalty.differentiable(penalty.step(others, 2.0, work), others) * scale).backward()
     assert all(torch.equal(now, then) for now, then in kept.values()), "a later step wrote into an earlier gradient"
     held = [*penalty.importance.values(), *penalty.anchor.values()]
-    held += [t for name in theta for t in penalty.scratch(name)]
+    held += [*work.difference.values(), *work.product.values()]
     places = [t.data_ptr() for t in (*held, *(now for now, _ in kept.values()), *(p.grad for p in others.values()))]
     assert len(set(places)) == len(places)
 
@@ -112,6 +119,15 @@ def test_frozen_parameters_get_no_gradient_but_count_in_the_value():
     for p in theta.values():
         p.requires_grad_(False)
     assert not penalty.loss_term(theta, 2.0).requires_grad
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (1, 5), (5,)])
+def test_a_parameter_of_another_shape_is_refused(shape):
+    """Among them those that would be broadcast."""
+    penalty, theta = consolidated(), parameters(seed=2)
+    theta["weight"] = torch.zeros(shape, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"parameter 'weight' has shape .*, but its importance has shape \(6, 5\)"):
+        penalty.value(theta)
 
 
 def test_without_terms_the_penalty_is_zero():

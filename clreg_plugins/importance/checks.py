@@ -56,3 +56,19 @@ def within(
         bounds += " that float32 can hold" if high == math.inf else f" and <= {high:g}"
         raise ValueError(f"{name} is {value!r}; allowed: a finite number {bounds}")
     return number
+
+
+def strength(reg_lambda: object) -> float:
+    """λ of a method that has one strength for all experiences; ValueError unless it is a number >= 0."""
+    if isinstance(reg_lambda, Sequence):
+        raise ValueError(f"reg_lambda is {reg_lambda!r}; allowed: one number >= 0 (EWCPlugin takes a sequence)")
+    return within("reg_lambda", reg_lambda, 0)
+
+
+def strengths(reg_lambda: object) -> float | tuple[float, ...]:
+    """λ, or one λ_t for each experience; ValueError unless they are numbers >= 0."""
+    if isinstance(reg_lambda, Sequence) and not isinstance(reg_lambda, (str, bytes)):
+        if not reg_lambda:
+            raise ValueError("reg_lambda is empty; allowed: a number >= 0, or one for each experience")
+        return tuple(within(f"reg_lambda[{t}]", value, 0) for t, value in enumerate(reg_lambda))
+    return within("reg_lambda", reg_lambda, 0)

@@ -8,6 +8,7 @@ from avalanche.training.plugins import LwFPlugin, MIRPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 
 from clreg_plugins import EWCPlugin
+from clreg_plugins.flat import FlatTensors
 from tests.plugins.digits import (
     PLUGINS,
     Counted,
@@ -96,7 +97,7 @@ def run(plugins, plugin, *, experiences=3, kind=Watched, **options):
         counted.before_last = list(counted.terms)
         frozen_state = {n: v.clone() for n, v in plugin.importance.items()}
         strategy.train(experience, eval_streams=[])
-    plugin.penalty.importance = frozen_state  # as it was while the recorded steps were made
+    plugin.penalty.importance = FlatTensors.of(frozen_state)  # as it was while the recorded steps were made
     return counted.before_last, strategy.steps, strategy
 
 

@@ -256,3 +256,31 @@ def test_a_path_integral_that_does_not_fit_changes_nothing(omega):
 def test_a_state_of_one_method_is_not_another_ones():
     with pytest.raises(ValueError, match="MASPlugin"):
         L2Plugin(1.0).load_state_dict(MASPlugin(1.0).state_dict())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_plugin_says_how_to_make_it(name):
+    plugin = VARIANTS[name]()
+    again = eval(repr(plugin), {kind.__name__: kind for kind in map(type, [plugin])})
+    assert repr(again) == repr(plugin)
+    assert again.reg_lambda == plugin.reg_lambda
+    for option in ("gamma", "fisher", "draws", "output", "clip", "gradient"):
+        assert getattr(again, option, None) == getattr(plugin, option, None)
+    if hasattr(plugin, "reading"):
+        assert again.reading.options == plugin.reading.options
+
+
+def test_frozen_parameters_take_no_memory_until_they_are_trained():
+    """Adapters beside a large frozen network: importance 0 for it, in no buffer of ours; room once it is trained."""
+    model = mlp()
+    model[0].requires_grad_(False)
+    plugin = EWCPlugin(1.0)
+    strategy = strategy_for(model, [plugin])
+    stream = class_incremental().train_stream
+    strategy.train(stream[0], eval_streams=[])
+    assert set(plugin.penalty.importance) == {"2.weight", "2.bias"}
+    assert not plugin.importance["0.weight"].any()
+    assert torch.equal(plugin.anchor["0.weight"], model[0].weight)
+    model[0].requires_grad_(True)
+    strategy.train(stream[1], eval_streams=[])
+    assert plugin.importance["0.weight"].any()

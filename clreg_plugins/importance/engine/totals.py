@@ -15,6 +15,8 @@ _SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time
 class Importance(dict[str, Tensor]):
     """Importance by parameter name, a plain dict, with a note of how each was computed.
 
+    That of a frozen parameter is a view of a single 0: it takes no memory, and cannot be written to.
+
     Attributes:
         paths: by parameter name: "rule" (a layer's contraction), "vectorised" or "one_at_a_time" (the general
             path, by vmap or by a loop), "batch" (gradients of batch means), "unused". Where batches differ, the
@@ -46,7 +48,11 @@ class Totals:
 
     def __init__(self, model: nn.Module) -> None:
         parameters = named_parameters(model)
-        self.values = {n: torch.zeros(p.shape, dtype=state_dtype(p), device=p.device) for n, p in parameters.items()}
+        self.trained = [name for name, p in parameters.items() if p.requires_grad]
+        self.values: dict[str, Tensor] = {}
+        for name, p in parameters.items():  # frozen ones, most of a model with adapters, share one zero
+            shape = p.shape if p.requires_grad else ()
+            self.values[name] = torch.zeros(shape, dtype=state_dtype(p), device=p.device).expand(p.shape)
         self.paths = dict.fromkeys(parameters, "unused")
         self.terms = 0
 
@@ -67,15 +73,16 @@ class Totals:
         """
         terms = self.terms
         if reduce is not None:
-            for value in self.values.values():
-                reduce(value)
+            for name in self.trained:
+                reduce(self.values[name])
             device = next((v.device for v in self.values.values()), torch.device("cpu"))
             shared = torch.tensor(terms, dtype=torch.int64, device=device)
             reduce(shared)
             terms = int(shared)
         if not terms:
             raise NoSampleCounts("no sample of the data counts: all targets are ignore_index; at least one must not be")
-        for name, value in self.values.items():
+        for name in self.trained:
+            value = self.values[name]
             value /= terms
             if not torch.isfinite(value).all():
                 bad = value[~torch.isfinite(value)][0].item()

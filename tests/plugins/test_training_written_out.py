@@ -1,5 +1,6 @@
-"""``gradient_path="direct"`` trains as "autograd" does wherever that is allowed."""
+"""Training with the penalty in closed form is training with the penalty written out for autograd."""
 
+import contextlib
 import copy
 import pickle
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import LwFPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 
-from clreg_plugins import L2Plugin
+from clreg_plugins import L2Plugin, QuadraticPenalty
 from tests.plugins.digits import (
     PLUGINS,
     MultiHead,
@@ -26,6 +27,22 @@ from tests.plugins.test_gradients import Scaling
 from tests.plugins.test_gradients_scaled import Accumulating, WithGradScaler
 
 
+@contextlib.contextmanager
+def written_out():
+    """The penalty as an expression that autograd differentiates by itself."""
+
+    def expression(penalty, step, parameters):
+        total = sum(penalty.constant[name].double() for name in penalty.active & parameters.keys())
+        for name in penalty.active & parameters.keys():
+            difference = parameters[name].double() - penalty.anchor[name].double()
+            total = total + (penalty.importance[name].double() * difference.square()).sum()
+        return (step.strength / 2 * total).to(step.value.dtype)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuadraticPenalty, "differentiable", expression)
+        yield
+
+
 class Recording(Naive):
     """Keeps the loss that each step reports."""
 
@@ -35,8 +52,8 @@ class Recording(Naive):
         super().backward()
 
 
-def train(names, path, *, model=mlp, stream=class_incremental, beside=(), first=False, kind=Recording, sgd=None):
-    plugins = [PLUGINS[name](gradient_path=path) for name in names]
+def train(names, *, model=mlp, stream=class_incremental, beside=(), first=False, kind=Recording, sgd=None):
+    plugins = [PLUGINS[name]() for name in names]
     others = [make() for make in beside]
     network = model()
     optimizer = (sgd or (lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.5)))(network.parameters())
@@ -49,7 +66,9 @@ def train(names, path, *, model=mlp, stream=class_incremental, beside=(), first=
 
 
 def assert_same(names, **options):
-    ours, plain = train(names, "direct", **options), train(names, "autograd", **options)
+    ours = train(names, **options)
+    with written_out():
+        plain = train(names, **options)
     start = parameters_of(options.get("model", mlp)())
     moved = {n: (p - start[n]).abs().max() if n in start else p.abs().max() for n, p in parameters_of(ours[0]).items()}
     assert max(moved.values()) > 1e-3, "nothing was learned: the test shows nothing"
@@ -97,7 +116,9 @@ def test_a_model_that_is_compiled():
     def compiled():
         return torch.compile(mlp(), backend="eager")
 
-    ours, plain = train(["EWC"], "direct", model=compiled), train(["EWC"], "autograd", model=compiled)
+    ours = train(["EWC"], model=compiled)
+    with written_out():
+        plain = train(["EWC"], model=compiled)
     assert_close(parameters_of(ours[0]), parameters_of(plain[0]), rtol=1e-5, what="parameters")
 
 
@@ -112,23 +133,8 @@ def test_two_plugins_and_minibatches_that_add_up(names, every):
     assert_same(names, sgd=adding)
 
 
-@pytest.mark.parametrize(("build", "stream"), [(mlp, class_incremental), (MultiHead, task_incremental)])
-def test_one_of_two_plugins_goes_through_autograd(build, stream):
-    """With heads of the past too, which only penalties reach."""
-    results = []
-    for paths in (("direct", "autograd"), ("autograd", "direct"), ("autograd", "autograd")):
-        model = build()
-        plugins = [PLUGINS["EWC"](gradient_path=paths[0]), PLUGINS["SI"](gradient_path=paths[1])]
-        strategy = strategy_for(model, plugins)
-        torch.manual_seed(3)
-        strategy.train(stream().train_stream, eval_streams=[])
-        results.append(parameters_of(model))
-    for mixed in results[:2]:
-        assert_close(mixed, results[2], rtol=1e-5, what="parameters")
-
-
 def test_parameters_without_graph_in_the_loss(plugin_name):
-    """A penalty on a loss that is a constant: only the direct gradient moves anything."""
+    """A penalty on a loss that is a constant: only the penalty's gradient moves anything."""
 
     class Constant(Recording):
         def criterion(self):
@@ -159,11 +165,10 @@ def test_a_gradient_scaler(plugin_name):
 def test_a_scale_times_a_strength_beyond_the_range_of_numbers():
     """Their product is infinite in float32, and that of both with the gradient is not."""
     options = {"strength": 1e9, "offset": 1e-9, "scale": 2.0**110}
-    found = {path: gradient_of(path, torch.float32, **options) for path in ("direct", "autograd", None)}
-    for direct, autograd, task in zip(*found.values(), strict=True):
-        assert direct.isfinite().all()
-        assert (autograd - task).abs().max() > 0.1 * task.abs().max(), "the penalty would not be missed"
-        torch.testing.assert_close(direct, autograd, rtol=1e-5, atol=1e-5 * autograd.abs().max().item())
+    for ours, expression, task in gradients_of(torch.float32, **options):
+        assert ours.isfinite().all()
+        assert (expression - task).abs().max() > 0.1 * task.abs().max(), "the penalty would not be missed"
+        torch.testing.assert_close(ours, expression, rtol=1e-5, atol=1e-5 * expression.abs().max().item())
 
 
 @pytest.mark.parametrize("summed", [True, False], ids=["sum", "mean"])
@@ -225,8 +230,7 @@ class Words(torch.nn.Module):
         return self.classifier(self.embedding(words).mean(dim=1))
 
 
-@pytest.mark.parametrize("path", ["autograd", "direct"])
-def test_who_asks_for_the_value_elsewhere_amid_a_step_disturbs_nothing(plugin_name, path):
+def test_who_asks_for_the_value_elsewhere_amid_a_step_disturbs_nothing(plugin_name):
     """The value at other parameters, between the penalty and its gradient: as a line search might."""
 
     class Asking(SupervisedPlugin):
@@ -238,7 +242,7 @@ def test_who_asks_for_the_value_elsewhere_amid_a_step_disturbs_nothing(plugin_na
             self.values = [*self.values, strategy.plugins[0].penalty.value(origin).item()]
 
     asking = Asking()
-    asked, plain = train([plugin_name], path, beside=[lambda: asking]), train([plugin_name], path)
+    asked, plain = train([plugin_name], beside=[lambda: asking]), train([plugin_name])
     assert any(asking.values), "there never was a penalty"
     assert_close(parameters_of(asked[0]), parameters_of(plain[0]), rtol=0, atol=0, what="parameters")
     assert_close(asked[1][0].importance, plain[1][0].importance, rtol=0, atol=0, what="importance")
@@ -254,20 +258,26 @@ def test_weights_of_another_memory_format(plugin_name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_parameters_of_other_types(dtype):
     """State and products are float32 or wider, and each sum is rounded once to the type of the gradient."""
-    found = {path: gradient_of(path, dtype) for path in ("direct", "autograd", None)}
     eps = torch.finfo(dtype).eps
-    for direct, autograd, task in zip(*found.values(), strict=True):
-        assert direct.dtype == dtype
-        assert (autograd - task).abs().max() > 20 * eps * task.abs().max(), "the penalty would not be missed"
-        torch.testing.assert_close(direct, autograd, rtol=2 * eps, atol=2 * eps * autograd.abs().max().item())
+    for ours, expression, task in gradients_of(dtype):
+        assert ours.dtype == dtype
+        assert (expression - task).abs().max() > 20 * eps * task.abs().max(), "the penalty would not be missed"
+        torch.testing.assert_close(ours, expression, rtol=2 * eps, atol=2 * eps * expression.abs().max().item())
 
 
-def gradient_of(path, dtype, strength=3.0, offset=0.1, scale=1.0):
-    """Of a loss, by an offset away from where the penalty has its centre; without a penalty if there is no path."""
+def gradients_of(dtype, **options):
+    """For each parameter: ours, that of the written-out penalty, and that without a penalty."""
+    with written_out():
+        expression = gradient_of(dtype, **options)
+    return zip(gradient_of(dtype, **options), expression, gradient_of(dtype, penalised=False, **options), strict=True)
+
+
+def gradient_of(dtype, strength=3.0, offset=0.1, scale=1.0, penalised=True):
+    """Of a loss, by an offset away from where the penalty has its centre."""
     torch.manual_seed(0)
     model = torch.nn.Linear(5, 3).to(dtype)
     strategy = SimpleNamespace(model=model, optimizer=None, experience=None)
-    plugin = L2Plugin(strength, gradient_path=path or "autograd", consolidation="manual")
+    plugin = L2Plugin(strength, consolidation="manual")
     plugin.before_training_exp(strategy)
     for consolidate in (True, False):
         with torch.no_grad():
@@ -276,7 +286,7 @@ def gradient_of(path, dtype, strength=3.0, offset=0.1, scale=1.0):
         if consolidate:
             plugin.consolidate(strategy)
     strategy.loss = model(torch.rand(4, 5).to(dtype)).square().mean()
-    if path:
+    if penalised:
         plugin.before_backward(strategy)
     (strategy.loss * scale).backward()
     return [p.grad for p in model.parameters()]
@@ -308,9 +318,8 @@ class Differentiating(SupervisedPlugin):
 
 
 def test_the_plugin_pickles_and_goes_on_amid_training(plugin_name):
-    _, (plugin,), strategy = train([plugin_name], "direct")
+    _, (plugin,), strategy = train([plugin_name])
     again = pickle.loads(pickle.dumps(plugin))
-    assert again.gradient_path == "direct"
     assert_close(again.importance, plugin.importance, rtol=0, atol=0)
     model = copy.deepcopy(strategy.model)
     other = strategy_for(model, [again])
@@ -318,7 +327,7 @@ def test_the_plugin_pickles_and_goes_on_amid_training(plugin_name):
 
 
 def test_no_gradient_is_shared_between_parameters_or_with_the_state(plugin_name):
-    model, (plugin,), _ = train([plugin_name], "direct")
+    model, (plugin,), _ = train([plugin_name])
     places = [p.grad.data_ptr() for p in model.parameters()]
     for tensors in (plugin.importance, plugin.anchor, getattr(plugin, "path_integral", {})):
         places += [t.data_ptr() for t in tensors.values()]

@@ -1,0 +1,80 @@
+"""What a plugin adds to a training step, counted in operations rather than seconds."""
+
+from collections import Counter
+
+import pytest
+import torch
+from avalanche.training.supervised import Naive
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from clreg_plugins import RegularizationPlugin
+from tests.plugins.digits import PLUGINS, class_incremental, strategy_for
+
+VIEWS = ("view", "_unsafe_view", "detach", "alias", "slice", "select", "expand", "t", "transpose", "as_strided")
+OURS = {"EWC": 12, "OnlineEWC": 12, "MAS": 12, "L2": 12, "SI": 20}
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations by name, views apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ not in VIEWS:
+            self.counts[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class OneStepCounted(Naive):
+    """Counts a step in the middle of the last experience, where no epoch begins or ends."""
+
+    counted: Counter[str]
+
+    def training_epoch(self, **kwargs):
+        for k, minibatch in enumerate(self.dataloader):
+            self.mbatch = minibatch
+            counting = Counting()
+            with counting:
+                self._unpack_minibatch()
+                self._before_training_iteration(**kwargs)
+                self.optimizer.zero_grad()
+                self._before_forward(**kwargs)
+                self.mb_output = self.forward()
+                self._after_forward(**kwargs)
+                self.loss = self._make_empty_loss() + self.criterion()
+                self._before_backward(**kwargs)
+                self.backward()
+                self._after_backward(**kwargs)
+                self._before_update(**kwargs)
+                self.optimizer_step()
+                self._after_update(**kwargs)
+                self._after_training_iteration(**kwargs)
+            if k == 2:
+                self.counted = counting.counts
+
+
+def counted(plugins: list[RegularizationPlugin], layers: int) -> Counter[str]:
+    """Operations of a step in the third experience; the network has two tensors a layer."""
+    torch.manual_seed(0)
+    hidden = [m for _ in range(layers - 2) for m in (torch.nn.Linear(8, 8), torch.nn.Tanh())]
+    model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Tanh(), *hidden, torch.nn.Linear(8, 6))
+    strategy = strategy_for(model, plugins, kind=OneStepCounted)
+    for experience in class_incremental().train_stream:
+        strategy.train(experience, eval_streams=[])
+    return strategy.counted
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_step_adds_few_operations_whatever_the_number_of_tensors(name):
+    ours = {}
+    for layers in (3, 31):
+        plugin = PLUGINS[name]()
+        added = counted([plugin], layers)
+        added.subtract(counted([], layers))
+        by_autograd = len(plugin.penalty.active)  # it adds up two gradients for each tensor
+        assert by_autograd > layers
+        ours[2 * layers] = sum(added.values()) - by_autograd
+    assert ours[62] <= OURS[name], f"{ours[62]} operations of ours: {dict(+added)}"
+    assert ours[62] == ours[6], f"operations of ours by the number of tensors: {ours}"

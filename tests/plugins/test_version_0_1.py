@@ -1,0 +1,49 @@
+"""What version 0.1 wrote, amid the second of two experiences in parts, goes on in this version."""
+
+import gzip
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.plugins.digits import PLUGINS, assert_close, assert_identical, class_incremental, strategy_for
+from tests.plugins.test_online import parts_of
+
+# trained on six of eight parts, 64 inputs and 4 classes: the plugin pickled, and its state_dict()
+WRITTEN = pickle.loads(gzip.decompress(Path(__file__).with_name("version_0_1.pickle.gz").read_bytes()))
+
+
+def unpickled(name):
+    return pickle.loads(WRITTEN[name]["pickle"])
+
+
+def from_state(name):
+    plugin = PLUGINS[name]()
+    plugin.load_state_dict(WRITTEN[name]["state"])
+    return plugin
+
+
+@pytest.mark.parametrize("load", [unpickled, from_state])
+def test_a_plugin_goes_on(plugin_name, load):
+    plugin = load(plugin_name)
+    assert_identical(plugin.state_dict(), WRITTEN[plugin_name]["state"])
+    assert repr(plugin) == repr(PLUGINS[plugin_name]())
+    torch.manual_seed(0)
+    strategy = strategy_for(torch.nn.Linear(64, 4), [plugin])
+    for part in parts_of(class_incremental(2).train_stream, 10, False)[6:]:
+        strategy.train(part, eval_streams=[])
+    assert plugin.penalty.n_terms == 2, "the second experience was not consolidated"
+
+
+def test_a_subclass_keeps_its_attributes():
+    plugin = unpickled("EWC")
+    state = {**vars(unpickled("EWC")), "_direct": None, "gradient_path": "autograd", "_parts_seen": 0, "mine": 3}
+    state |= {"_origin_index": None, "reading": plugin.reading.__class__("EWCPlugin")}
+    vars(state["reading"]).clear()
+    vars(state["reading"]).update(n_samples=7, seed=1)
+    again = type(plugin).__new__(type(plugin))
+    again.__setstate__(state)
+    assert again.mine == 3
+    assert again.reading.options["n_samples"] == 7
+    assert_close(again.importance, plugin.importance, rtol=0, atol=0)
