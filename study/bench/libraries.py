@@ -145,6 +145,8 @@ def _hutchinson(model: nn.Module, images: Images, batch: int, *, library: Module
     operator = library.GGNLinearOperator(
         model, nn.CrossEntropyLoss(), list(parameters.values()), data, check_deterministic=False
     )
-    diagonal = library.hutchinson_diag(operator, HUTCHINSON_PRODUCTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated features that it uses
+        diagonal = library.hutchinson_diag(operator, HUTCHINSON_PRODUCTS)
     parts = diagonal.split([p.numel() for p in parameters.values()])
     return {name: part.view_as(p).detach() for (name, p), part in zip(parameters.items(), parts, strict=True)}

@@ -96,7 +96,8 @@ class _Preparation:
         Raises:
             ValueError: their numbers differ.
         """
-        with _double_precision():
+        with _double_precision(), torch.random.fork_rng():
+            torch.manual_seed(0)
             result = each.measure(self.exact_model, self.exact_images.double(), self._sizes(each)[0])
         if each.training_mode and _normalises_batches(self.model):
             return

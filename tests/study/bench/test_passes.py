@@ -28,10 +28,11 @@ IMAGES = [CNN, REDUCED_RESNET, SMALL_VIT]
 
 @pytest.fixture(scope="module")
 def found():
-    return list(measure_passes(TINY, 3, CPU, rounds=2, patience=0.05))
+    return list(measure_passes(TINY, 10, CPU, rounds=2, patience=0.05))
 
 
 def test_every_pass_of_every_library_is_timed_since_their_numbers_agree(found):
+    found = [each for each in found if "not installed" not in each.note]
     assert [each.line for each in found if not each.values] == []
     timed = {(each.method, each.by) for each in found if each.quantity == EPOCHS}
     assert timed == {(each.computes, each.by) for each in [*ours(), *other_libraries()[0], *avalanche()]}
