@@ -1,9 +1,8 @@
 """``clreg-study bench``."""
 
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,17 +14,11 @@ if TYPE_CHECKING:
     from study.bench.record import Part
 
 
-class Only(StrEnum):
-    """Parts that can be measured by themselves."""
-
-    step = "step"
-    passes = "pass"
-    memory = "memory"
-
-
 def bench(
     device: OnDevice = Device.cpu,
-    only: Annotated[Only | None, typer.Option(help="Measure this part; the others stay as recorded.")] = None,
+    only: Annotated[
+        Literal["step", "pass", "memory"] | None, typer.Option(help="Measure this part; the others stay as recorded.")
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Write the page from the measurements in --out; measure nothing.")
     ] = False,

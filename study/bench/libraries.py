@@ -97,7 +97,7 @@ def backpack(library: ModuleType) -> list[Pass]:
     sample = measure(partial(extensions.DiagGGNMC, mc_samples=1), True)
     exact = measure(extensions.DiagGGNExact, True)
     return [
-        Pass("exact Fisher", "BackPACK", exact, chooses_batch=True, holds_all_classes=True),
+        Pass("exact Fisher", "BackPACK", exact, chooses_batch=True),
         Pass("sample Fisher", "BackPACK", sample, chooses_batch=True, estimates="exact Fisher"),
         Pass("empirical Fisher", "BackPACK", measure(extensions.SumGradSquared, False), chooses_batch=True),
     ]

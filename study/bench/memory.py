@@ -18,8 +18,7 @@ from study.bench.workloads import Workload
 from study.instruments import held_bytes, peak_memory, reset_peak_memory, system_bytes
 from study.models import parameter_bytes
 
-STATE = "copies of the parameters"
-SCRATCH = "copies of the parameters, scratch"
+HELD = "copies of the parameters"
 PEAK = "of max_bytes"
 
 
@@ -39,16 +38,15 @@ def measure_held(
         for experience in experiences if method in plugins else ():
             model, plugin = workload.model(10, device), plugins[method]()
             prepared_step(plugin, strategy_stub(model), images, experience)()
-            held, unit = held_bytes(plugin, model), parameter_bytes(model)
-            for quantity, size in ((STATE, held.state), (SCRATCH, held.scratch)):
-                yield Measurement(
-                    model=workload.name,
-                    method=method,
-                    by=by,
-                    setting=f"experience {experience}",
-                    quantity=quantity,
-                    values=(size / unit,),
-                )
+            held = held_bytes(plugin, model)
+            yield Measurement(
+                model=workload.name,
+                method=method,
+                by=by,
+                setting=f"experience {experience}",
+                quantity=HELD,
+                values=((held.state + held.scratch) / parameter_bytes(model),),
+            )
 
 
 def measure_peak(workload: Workload, device: torch.device, bound: int, samples: int) -> Iterator[Measurement]:

@@ -98,8 +98,8 @@ class _Preparation:
         """
         with _double_precision(), torch.random.fork_rng():
             torch.manual_seed(0)
-            result = each.measure(self.exact_model, self.exact_images.double(), self._sizes(each)[0])
-        if each.training_mode and _normalises_batches(self.model):
+            result = each.measure(self.exact_model, self.exact_images.double(), self.workload.sizes[0])
+        if each.training_mode and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
             return
         expected = self.references.setdefault(each.estimates or each.computes, result)
         if each.estimates:
@@ -121,14 +121,10 @@ class _Preparation:
         work(n)
         return Turn(partial(work, n), n / self.workload.samples)
 
-    def _sizes(self, each: Pass) -> tuple[int, ...]:
-        sizes = self.workload.sizes if each.chooses_batch else self.workload.sizes[:1]
-        return tuple(max(1, size * 10 // self.classes) for size in sizes) if each.holds_all_classes else sizes
-
     def _best_batch(self, each: Pass, clock: Clock) -> int:
         """The batch size with the least time per sample, of those that fit patience, samples and memory."""
         seconds: dict[int, float] = {}
-        for size in self._sizes(each) if each.chooses_batch else ():
+        for size in self.workload.sizes if each.chooses_batch else ():
             if seconds and (size > self.workload.samples or size * min(seconds.values()) > self.patience):
                 break
             work = partial(each.measure, self.model, self.images.first(size), size)
@@ -186,10 +182,6 @@ def least_operations(model: nn.Sequential) -> int:
     """
     first, *others = [layer.weight.numel() for layer in model if isinstance(layer, nn.Linear)]
     return 4 * first + sum((2 + 2 * model[-1].out_features) * weights for weights in others)
-
-
-def _normalises_batches(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 @contextmanager

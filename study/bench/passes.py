@@ -32,7 +32,6 @@ class Pass:
         by: the library.
         measure: runs it.
         chooses_batch: it runs with the batch size that suits it best.
-        holds_all_classes: it holds something for each sample and class, so that its batches shrink with the classes.
         estimates: "exact Fisher" where it estimates that at random: then only the sums of all entries are compared.
         training_mode: it measures in training mode, so that its numbers differ from ours where there is BatchNorm.
         note: shown below the table.
@@ -42,7 +41,6 @@ class Pass:
     by: str
     measure: Measure
     chooses_batch: bool = False
-    holds_all_classes: bool = False
     estimates: str = ""
     training_mode: bool = False
     note: str = ""

@@ -1,10 +1,10 @@
 """The page: ``README.md`` and its figures, written from the measurements. Nothing is measured here."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from study.bench.figures import growth_figure, pass_figure
-from study.bench.memory import PEAK, SCRATCH, STATE
+from study.bench.memory import HELD, PEAK
 from study.bench.pass_cost import EPOCHS, RATE
 from study.bench.plugins import AVALANCHE
 from study.bench.record import CLREG, BenchError, DeviceName, Measurement, Part, Performance, file_of, read
@@ -12,8 +12,7 @@ from study.bench.step import STEP
 from study.reporting.figures.style import standalone
 from study.store import write_atomically
 
-DEVICES: dict[DeviceName, str] = {"cpu": "On a CPU", "cuda": "On a GPU"}
-PLACES: dict[DeviceName, str] = {"cpu": "CPU", "cuda": "GPU"}
+DEVICES: dict[DeviceName, str] = {"cpu": "CPU", "cuda": "GPU"}
 NOTHING = "–"
 
 HIGHLIGHTS: tuple[tuple[DeviceName, Part, str, str, str], ...] = (
@@ -21,14 +20,14 @@ HIGHLIGHTS: tuple[tuple[DeviceName, Part, str, str, str], ...] = (
     ("cpu", "step", STEP, "EWC", "reduced ResNet-18"),
     ("cpu", "step", STEP, "SI", "MLP 400-400"),
     ("cuda", "step", STEP, "EWC", "ResNet-18"),
-    ("cpu", "memory", STATE, "EWC", "MLP 400-400"),
+    ("cpu", "memory", HELD, "EWC", "MLP 400-400"),
     ("cpu", "pass", EPOCHS, "exact Fisher", "MLP 400-400"),
     ("cpu", "pass", EPOCHS, "empirical Fisher", "reduced ResNet-18"),
     ("cuda", "pass", EPOCHS, "exact Fisher", "ViT-B/16"),
 )
 """Rows of the first table: device, part, quantity, method and model, where most libraries were measured."""
 
-NOUNS = {STEP: "training step", STATE: "state held", EPOCHS: "importance pass"}
+NOUNS = {STEP: "training step", HELD: "memory held", EPOCHS: "importance pass"}
 
 EXPLANATION = """\
 Whatever is compared takes turns within one process, and a ratio is formed in each round: the speed of a machine drifts,
@@ -38,8 +37,8 @@ the ratios hold. Numbers are medians over the rounds, with the quartiles in brac
   it. Naive's is the same step without a plugin.
 - An **importance pass** is timed over the same images as the epoch. Every pass is first compared with ours in double
   precision; one whose numbers differ is left out. Other libraries get the batch size that suits them best. Where a pass
-  takes more than a second, it is timed on fewer of the images, and its time is scaled.
-- **State held** is counted tensor by tensor, in copies of the parameters; scratch is what only saves time.
+  takes more than a second, it is timed on fewer images, and its time is scaled.
+- **Memory held** by a plugin is counted tensor by tensor, buffers that only save time included.
 - The **peak** of a pass is what it takes beyond the memory before it and its result; all samples come in one batch.
 - A **matrix product's rate**: the floating-point operations of the pass, counted at the least, per second, over those
   of a plain matrix product."""
@@ -84,51 +83,44 @@ def _page(found: Sequence[Performance], figures: dict[str, str]) -> Iterator[str
 
 
 def _growth(found: Sequence[Performance], figures: dict[str, str]) -> Iterator[str]:
-    """EWC's step over the experiences, on the first model that it was measured on for both libraries."""
-    for performance in found:
-        steps = [each for each in performance.of("step") if each.method == "EWC"]
-        for model, of_model in _grouped(steps, "model").items():
-            lines = {
-                by: sorted((_number_in(each.setting), each) for each in of_model if each.by == by)
-                for by in (CLREG, AVALANCHE)
-            }
-            if all(len(points) > 1 for points in lines.values()):
-                yield from _growth_of(model, lines, figures)
-                return
-
-
-def _growth_of(
-    model: str, lines: Mapping[str, Sequence[tuple[int, Measurement]]], figures: dict[str, str]
-) -> Iterator[str]:
-    (first, _), *_, (last, ours) = lines[CLREG]
-    theirs = {experience: _number(each.median) for experience, each in lines[AVALANCHE]}
-    yield (
-        f"A training step with Avalanche's EWC takes {theirs[first]} times Naive's at experience {first} and "
-        f"{theirs[last]} times at experience {last}; with clreg's it takes {_number(ours.median)} times ({model})."
-    )
-    ends = [f"{by} {_number(points[-1][1].median)}" for by, points in lines.items()]
-    alt = f"EWC's training step over Naive's at experience {last}: {', '.join(ends)}"
-    figures["step"] = growth_figure("step", alt, lines)
-    yield f"![{alt}](figures/step.svg)"
+    """EWC's step over the experiences, on the first model on which both libraries were measured at several."""
+    steps = [each for performance in found for each in performance.of("step") if each.method == "EWC"]
+    for model, of_model in _grouped(steps, "model").items():
+        lines = {
+            by: sorted((_number_in(each.setting), each) for each in of_model if each.by == by)
+            for by in (CLREG, AVALANCHE)
+        }
+        if all(len(points) > 1 for points in lines.values()):
+            theirs = [(experience, _number(each.median)) for experience, each in lines[AVALANCHE]]
+            (early, cheap), *_, (late, dear) = theirs
+            ours = _number(lines[CLREG][-1][1].median)
+            yield (
+                f"A training step with Avalanche's EWC takes {cheap} times Naive's at experience {early} and {dear} "
+                f"times at experience {late}; with clreg's it takes {ours} times ({model})."
+            )
+            alt = f"EWC's step over Naive's at experience {late}: clreg {ours}, Avalanche {dear}"
+            figures["step"] = growth_figure("step", alt, lines)
+            yield f"![{alt}](figures/step.svg)"
+            return
 
 
 def _highlights(found: Sequence[Performance]) -> Iterator[str]:
-    by_device = {performance.device: performance for performance in found}
+    measured = {(performance.device, part): performance.of(part) for performance in found for part in performance.parts}
     rows = []
     for device, part, quantity, method, model in HIGHLIGHTS:
-        measured = by_device[device].of(part) if device in by_device else ()
-        about = [each for each in measured if (each.quantity, each.method, each.model) == (quantity, method, model)]
-        if about:
-            settings = _grouped(about, "setting")
-            sign = -1 if part == "pass" else 1
-            setting = max(
-                settings, key=lambda each, settings=settings, sign=sign: (len(settings[each]), sign * _number_in(each))
-            )
-            cells = {each.by: _number(each.median) for each in settings[setting]}
+        key = quantity, method, model
+        about = [x for x in measured.get((device, part), ()) if (x.quantity, x.method, x.model) == key]
+        sign = -1 if part == "pass" else 1  # the fewest classes, the last experience
+        settings = [(len(group), sign * _number_in(each), each) for each, group in _grouped(about, "setting").items()]
+        if settings:
+            *_, setting = max(settings)
+            shown = sorted((each for each in about if each.setting == setting), key=lambda each: each.median)
+            cells = {each.by: _number(each.median) for each in shown}
             ours, others = cells.pop(CLREG, NOTHING), [f"{by} {cell}" for by, cell in cells.items()]
-            what = f"{NOUNS[quantity]}: {method}, {model}, {setting}, {PLACES[device]}"
+            what = f"{NOUNS[quantity]}: {method}, {model}, {setting}, {DEVICES[device]}"
             rows.append((what, f"**{ours}**", "; ".join(others) or NOTHING, quantity))
-    yield _table(["", CLREG, "others", "in"], rows, ":---")
+    if rows:
+        yield _table(["", CLREG, "others", "in"], rows, ":---")
 
 
 def _origin(found: Sequence[Performance]) -> str:
@@ -146,7 +138,7 @@ def _origin(found: Sequence[Performance]) -> str:
 
 def _device(performance: Performance, figures: dict[str, str]) -> Iterator[str]:
     device = performance.device
-    yield f"## {DEVICES[device]}"
+    yield f"## On a {DEVICES[device]}"
     yield f"```sh\nclreg-study bench --device {device}\n```"
     if "step" in performance.parts:
         yield from _folded("Training steps, in times of Naive's", _steps(performance.of("step")))
@@ -189,19 +181,9 @@ def _passes(performance: Performance, figures: dict[str, str]) -> Iterator[str]:
 
 
 def _memory(found: Sequence[Measurement]) -> Iterator[str]:
-    for model, held in _grouped([each for each in found if each.quantity == STATE], "model").items():
-        scratch = {
-            (each.method, each.by, each.setting): each.median
-            for each in found
-            if each.quantity == SCRATCH and each.model == model
-        }
-        yield f"**{model}: state + scratch, in copies of the parameters**"
-        yield _by_setting(
-            held,
-            lambda each, scratch=scratch: (
-                f"{_number(each.median)} + {_number(scratch.get((each.method, each.by, each.setting), 0.0))}"
-            ),
-        )
+    for model, held in _grouped([each for each in found if each.quantity == HELD], "model").items():
+        yield f"**{model}: held by a plugin, in copies of the parameters**"
+        yield _by_setting(held, lambda each: _number(each.median))
     peaks = [each for each in found if each.quantity == PEAK]
     if peaks:
         yield "**Peak of an exact Fisher's pass over its bound**"

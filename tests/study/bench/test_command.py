@@ -56,7 +56,7 @@ def test_everything_is_measured_kept_and_shown(tmp_path, monkeypatch):
     assert "A training step with Avalanche's EWC takes" in page
     assert "| exact Fisher |" in page
     assert "share of a matrix product's rate" in page
-    assert "state + scratch" in page
+    assert "held by a plugin" in page
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert figures == {"step.svg", "pass-cpu.svg"}
     assert all(f"figures/{name}" in page for name in figures)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from study.bench.memory import PEAK, SCRATCH, STATE, measure_held, measure_peak
+from study.bench.memory import PEAK, measure_held, measure_peak
 from study.bench.plugins import AVALANCHE, OURS
 from study.bench.record import CLREG
 from tests.study.bench.tiny import CPU, TINY
@@ -9,20 +9,18 @@ from tests.study.bench.tiny import CPU, TINY
 
 def held(method):
     found = measure_held(TINY, method, CPU, (2, 5))
-    return {(each.by, each.setting, each.quantity): each.median for each in found}
+    return {(each.by, each.setting): each.median for each in found}
 
 
 @pytest.mark.parametrize("method", OURS)
 def test_ours_hold_the_same_at_the_second_experience_and_at_the_fifth(method):
     found = held(method)
-    for quantity, at_most in ((STATE, 4.1), (SCRATCH, 2.1)):
-        second, fifth = (found[CLREG, f"experience {experience}", quantity] for experience in (2, 5))
-        assert second == fifth <= at_most
+    assert found[CLREG, "experience 2"] == found[CLREG, "experience 5"] < 5.1
 
 
 def test_avalanches_ewc_holds_two_copies_for_each_experience_before():
     found = held("EWC")
-    copies = [found[AVALANCHE, f"experience {experience}", STATE] for experience in (2, 5)]
+    copies = [found[AVALANCHE, f"experience {experience}"] for experience in (2, 5)]
     assert copies == pytest.approx([2, 8], rel=0.01)
 
 

@@ -102,13 +102,6 @@ def test_another_library_gets_the_batch_size_that_suits_it_best(seconds, patienc
     assert preparation._best_batch(Pass("empirical Fisher", "a library", measure, chooses_batch=True), clock) == chosen
 
 
-def test_only_a_pass_that_holds_all_classes_at_once_has_smaller_batches_with_more_classes():
-    preparation = pass_cost._Preparation(replace(TINY, sizes=(20, 40)), 100, CPU, 1.0)
-    one_by_one = Pass("exact Fisher", "a library", print, chooses_batch=True)
-    assert preparation._sizes(one_by_one) == (20, 40)
-    assert preparation._sizes(replace(one_by_one, holds_all_classes=True)) == (2, 4)
-
-
 def test_a_slow_pass_is_timed_on_as_many_samples_as_its_patience_allows():
     time, tried = Time(), []
 
