@@ -1,8 +1,9 @@
 """``clreg-study bench``."""
 
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +15,17 @@ if TYPE_CHECKING:
     from study.bench.record import Part
 
 
+class Only(StrEnum):
+    """Parts that can be measured by themselves."""
+
+    step = "step"
+    passes = "pass"
+    memory = "memory"
+
+
 def bench(
     device: OnDevice = Device.cpu,
-    only: Annotated[
-        Literal["step", "pass", "memory"] | None, typer.Option(help="Measure this part; the others stay as recorded.")
-    ] = None,
+    only: Annotated[Only | None, typer.Option(help="Measure this part; the others stay as recorded.")] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Write the page from the measurements in --out; measure nothing.")
     ] = False,
@@ -26,7 +33,7 @@ def bench(
 ) -> None:
     """Measure a training step, an importance pass and memory, compared with other libraries; write a page.
 
-    On a CPU all of it takes about 40 minutes, on a GPU at most ten. Whatever is compared takes turns in this process.
+    On two CPU cores it takes about 40 minutes, on a GPU at most ten.
     """
     with errors_without_traceback():
         from study.bench.plan import PARTS, PLANS  # torch is slow to import, and other commands do without

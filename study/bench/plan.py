@@ -11,8 +11,17 @@ from study.bench.pass_cost import measure_passes
 from study.bench.plugins import OURS
 from study.bench.record import DeviceName, Measurement, Part
 from study.bench.step import measure_step
-from study.bench.workloads import CNN, MLP_400, MLP_1000, REDUCED_RESNET, RESNET_18, RESNET_50, SMALL_VIT, VIT_B_16
-from study.bench.workloads import Workload as Model
+from study.bench.workloads import (
+    CNN,
+    MLP_400,
+    MLP_1000,
+    REDUCED_RESNET,
+    RESNET_18,
+    RESNET_50,
+    SMALL_VIT,
+    VIT_B_16,
+    Workload,
+)
 
 PARTS: tuple[Part, ...] = ("step", "memory", "pass")
 
@@ -36,10 +45,10 @@ class Plan:
         seconds: after which nothing more is begun.
     """
 
-    steps: tuple[Model, ...]
-    passes: tuple[tuple[Model, int], ...]
-    held: Model
-    peaks: tuple[Model, ...]
+    steps: tuple[Workload, ...]
+    passes: tuple[tuple[Workload, int], ...]
+    held: Workload
+    peaks: tuple[Workload, ...]
     bound: int
     experiences: tuple[int, ...] = (2, 10, 50)
     step_rounds: int = 15
@@ -65,7 +74,7 @@ PLANS: dict[DeviceName, Plan] = {
         bound=2**30,
         step_rounds=7,
         pass_rounds=3,
-        patience=0.5,
+        patience=0.3,
         seconds=8 * 60,
     ),
 }

@@ -1,4 +1,4 @@
-"""Times of works that take turns."""
+"""Timing several functions in turns."""
 
 import random
 import time
@@ -10,7 +10,7 @@ import torch
 Clock = Callable[[], float]
 
 TURN = 0.04
-"""Seconds that a turn of a short work takes at least: several steps of a small model."""
+"""Seconds that a turn takes at least: several steps of a small model."""
 
 FEWEST = 5
 """Rounds that patience does not cut."""
@@ -22,7 +22,7 @@ class Turn:
 
     Attributes:
         work: called once.
-        amount: units of work in one call, by which its time is divided: 5 for five steps, 0.1 for a tenth of the data.
+        amount: units in one call, by which its time is divided: 5 for five steps, 0.1 for a tenth of the data.
     """
 
     work: Callable[[], object]
@@ -44,10 +44,10 @@ def clock_of(device: torch.device) -> Clock:
 def interleave(
     turns: Mapping[str, Turn], rounds: int, clock: Clock, patience: float = float("inf")
 ) -> dict[str, list[float]]:
-    """Seconds per unit of each work, one entry a round.
+    """Seconds per unit of each turn, one entry a round.
 
-    Every work has one turn in each round, so that a machine that slows down does so for all. The order of a round is
-    drawn at random, from a fixed seed: no work always follows the same other.
+    Each has one turn in every round, so that a machine that slows down does so for all. The order of a round is drawn
+    at random, from a fixed seed: none always follows the same other.
 
     Args:
         turns: by name.
