@@ -98,7 +98,7 @@ def backpack(library: ModuleType) -> list[Pass]:
     exact = measure(extensions.DiagGGNExact, True)
     return [
         Pass("exact Fisher", "BackPACK", exact, chooses_batch=True),
-        Pass("sample Fisher", "BackPACK", sample, chooses_batch=True, estimates="exact Fisher"),
+        Pass("sample Fisher", "BackPACK", sample, chooses_batch=True, random=True),
         Pass("empirical Fisher", "BackPACK", measure(extensions.SumGradSquared, False), chooses_batch=True),
     ]
 
@@ -135,7 +135,7 @@ def curvlinops(library: ModuleType) -> list[Pass]:
     """curvlinops estimates the diagonal of the GGN, here the exact Fisher, from products with random vectors."""
     note = f"curvlinops: Hutchinson's estimate from {HUTCHINSON_PRODUCTS} products; it has no exact diagonal."
     measure = partial(_hutchinson, library=library)
-    return [Pass("exact Fisher", "curvlinops", measure, chooses_batch=True, estimates="exact Fisher", note=note)]
+    return [Pass("exact Fisher", "curvlinops", measure, chooses_batch=True, random=True, note=note)]
 
 
 def _hutchinson(model: nn.Module, images: Images, batch: int, *, library: ModuleType) -> Importance:

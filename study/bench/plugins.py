@@ -38,8 +38,8 @@ PLUGINS: dict[str, dict[str, Callable[[], SupervisedPlugin]]] = {
 """A factory by library and method."""
 
 NOTES = {
-    ("SI", AVALANCHE): "On a CPU Avalanche's SI keeps references to the parameters instead of copies, so it never sees "
-    "a change and penalises nothing. It is timed as it is, and corrected to use copies."
+    ("SI", AVALANCHE): "Avalanche's SI remembers the parameters by `.cpu()`. On a GPU that copies them to the host at "
+    "every step; on a CPU it copies nothing, so that SI sees no change and penalises nothing. Corrected, it copies."
 }
 
 

@@ -35,9 +35,9 @@ the ratios hold. Numbers are medians over the rounds, with the quartiles in brac
 
 - A **training step** is forward, backward, fused Adam and every callback of the plugin, without Avalanche's loop around
   it. Naive's is the same step without a plugin.
-- An **importance pass** is timed over the same images as the epoch. Every pass is first compared with ours in double
-  precision; one whose numbers differ is left out. Other libraries get the batch size that suits them best. Where a pass
-  takes more than a second, it is timed on fewer images, and its time is scaled.
+- An **importance pass** is timed over the same images as the epoch. Unless it draws at random, a pass is first compared
+  with ours in double precision; one whose numbers differ is left out. Other libraries get the batch size that suits
+  them best. A slow pass is timed on fewer images, and its time is scaled.
 - **Memory held** by a plugin is counted tensor by tensor, buffers that only save time included.
 - The **peak** of a pass is what it takes beyond the memory before it and its result; all samples come in one batch.
 - A **matrix product's rate**: the floating-point operations of the pass, counted at the least, per second, over those

@@ -128,12 +128,24 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_backpack_agrees_on_a_residual_network():
-    passes = [each for each in other_libraries()[0] if each.by == "BackPACK" and not each.estimates]
+    passes = [each for each in other_libraries()[0] if each.by == "BackPACK" and not each.random]
     if not passes:
         pytest.skip("BackPACK is not installed")
     preparation = pass_cost._Preparation(replace(REDUCED_RESNET, samples=2), 3, CPU, 1.0)
     for each in [*ours(), *passes]:
         preparation.check(each)
+
+
+@pytest.mark.filterwarnings("ignore")  # deprecated features that other libraries use
+def test_random_passes_estimate_the_exact_fisher():
+    model, images = MLP_400.model(10, CPU), MLP_400.images(64, 10, CPU)
+    exact, *others = [*ours(), *other_libraries()[0]]
+    total = sum(float(value.sum()) for value in exact.measure(model, images, 64).values())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for each in (each for each in others if each.random):
+            found = sum(float(value.sum()) for value in each.measure(model, images, 64).values())
+            assert abs(found / total - 1) < 0.2, f"{each.computes}, {each.by}: {found} instead of {total}"
 
 
 def test_the_reduced_resnet_is_avalanches():
