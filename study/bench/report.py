@@ -191,17 +191,18 @@ def _memory(found: Sequence[Measurement]) -> Iterator[str]:
 
 
 def _circumstances(performance: Performance) -> Iterator[str]:
-    rows, skipped = [], []
+    lines, skipped = [], []
     for part, record in performance.parts.items():
         now = record.circumstances
-        versions = ", ".join(f"{name} {version}" for name, version in now.versions.items())
         started = now.started.replace("T", " ").removesuffix("+00:00") + " UTC"
-        rows.append((part, started, (now.commit or "unknown")[:10], str(now.threads), now.machine, versions))
-        skipped += [(part, each.what, each.note.replace("|", "\\|")) for each in record.measurements if not each.values]
-    yield _table(["part", "measured", "commit", "threads", "machine", "versions"], rows, ":---")
+        versions = ", ".join(f"{name} {version}" for name, version in now.versions.items())
+        commit = (now.commit or "unknown")[:10]
+        lines.append(f"- {part}: {started}, commit {commit}; {now.machine}, {now.threads} threads; {versions}.")
+        skipped += [f"- {part}: {each.what}: `` {each.note} ``" for each in record.measurements if not each.values]
+    yield "\n".join(lines)
     if skipped:
         yield "**Not measured**"
-        yield _table(["part", "what", "why"], skipped, ":---")
+        yield "\n".join(skipped)
 
 
 # ----------------------------------------------------------------------------------------------------- Markdown
