@@ -1,7 +1,6 @@
-"""What the plugins and the study cost, measured on this machine beside what else there is.
+"""What a training step, an importance pass and a plugin's state cost, compared with other libraries.
 
-Everything is a ratio of times that take turns within one process: a machine's speed drifts, its ratios hold.
-``plan`` says what is measured, ``measuring`` measures it unit by unit, ``under_way`` lets it go on after an interrupt.
-``timing`` takes turns, ``record`` keeps what came of it, ``judging`` holds it to the ``targets``, ``check`` to what was
-recorded before, and ``report`` shows it; the other modules measure.
+``plan`` lists what is measured on which device, ``step``, ``pass_cost``, ``product_rate`` and ``memory`` measure it,
+``record`` keeps it and ``report`` writes the page. Whatever is compared takes turns within one process, and a ratio is
+formed in each round: the speed of a machine drifts, the ratios hold.
 """

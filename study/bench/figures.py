@@ -1,36 +1,32 @@
-"""Two pictures: how a step grows with the experiences, and what passes take."""
+"""Two figures: how a step grows with the experiences, and what passes take."""
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from study.bench.record import Measurement
+from study.bench.record import CLREG, Measurement
 from study.reporting.figures.style import INK, MUTED, PALETTE, Look, draw, label_ends, margin_for
 
 LOOKS = {
-    "ours": Look(PALETTE[0], "o", "-"),
-    "ours, direct": Look(PALETTE[4], "v", "-"),
+    CLREG: Look(PALETTE[0], "o", "-"),
     "Avalanche": Look(PALETTE[1], "s", "-"),
-    "plain autograd": Look(MUTED, "^", "-"),
+    "BackPACK": Look(PALETTE[2], "^", "-"),
+    "torch.func": Look(PALETTE[3], "D", "-"),
+    "curvlinops": Look(PALETTE[5], "v", "-"),
 }
-
-COLORS = {
-    "ours": PALETTE[0],
-    "BackPACK": PALETTE[1],
-    "torch.func": PALETTE[2],
-    "Avalanche": PALETTE[3],
-    "curvlinops": PALETTE[5],
-}
-"""By who computes; the rest is grey."""
+"""One look a library, in every figure."""
 
 
 def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, Measurement]]]) -> str:
-    """A line for each kind of plugin: the time of a step over Naive's, against the experience, both axes by factors.
+    """The time of a step over Naive's against the experience, a line for each library, both axes logarithmic.
 
     Args:
-        name, alt: as :func:`draw` has them.
-        lines: by kind, the experience and the measurement at it.
+        name, alt: of the SVG.
+        lines: by library, pairs of experience and measurement in the order of experiences.
     """
 
     def paint(figure: Figure) -> None:
@@ -38,64 +34,71 @@ def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, M
         axes.set_xscale("log")
         axes.set_yscale("log")
         ends = []
-        for kind, points in lines.items():
-            look, x = LOOKS[kind], [experience for experience, _ in points]
-            y = [measurement.median for _, measurement in points]
-            errors = [
-                [measurement.median - measurement.quartiles[0] for _, measurement in points],
-                [measurement.quartiles[1] - measurement.median for _, measurement in points],
-            ]
+        for by, points in lines.items():
+            x, y = [experience for experience, _ in points], [each.median for _, each in points]
+            errors = _bars([each for _, each in points])
+            look = LOOKS[by]
             axes.errorbar(x, y, errors, color=look.color, marker=look.marker, linestyle=look.dashes, elinewidth=1)
-            ends.append((kind, y[-1], look, x[-1]))
+            ends.append((by, y[-1], look, x[-1]))
         axes.axhline(1, color=INK, linewidth=0.8)
         axes.xaxis.set_major_locator(FixedLocator(sorted({x for points in lines.values() for x, _ in points})))
-        axes.xaxis.set_minor_locator(NullLocator())
-        low, high = axes.get_ylim()
-        ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50, 100]))
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            _plain_numbers(axis)
         axes.set_xlabel("experience")
-        axes.set_ylabel("step over Naive's")
+        axes.set_ylabel("training step, × Naive's")
         figure.subplots_adjust(left=0.13, right=1 - margin_for(list(lines)), bottom=0.17, top=0.95)
         label_ends(axes, ends, 0.11)
 
     return draw(name, alt, 2.6, paint, layout=None)
 
 
-def pass_figure(name: str, alt: str, passes: Sequence[Measurement]) -> str:
-    """A bar for each pass, the fastest first, on an axis by factors, with the quartiles.
+def pass_figure(name: str, alt: str, models: Mapping[str, Sequence[Measurement]]) -> str:
+    """Passes in training epochs on a logarithmic axis: a panel for each model, a row for each importance.
 
     Args:
-        name, alt: as :func:`draw` has them.
-        passes: times in training epochs.
+        name, alt: of the SVG.
+        models: measurements by model.
     """
-    ordered = sorted(passes, key=lambda measurement: measurement.median)
+    rows = {model: list(dict.fromkeys(each.method for each in found)) for model, found in models.items()}
+    by_whom = [by for by in LOOKS if any(each.by == by for found in models.values() for each in found)]
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        axes.set_xscale("log")
-        left = 0.5 * min(measurement.quartiles[0] for measurement in ordered)
-        for row, measurement in enumerate(ordered):
-            color = COLORS.get(measurement.mode.rpartition(", ")[2], MUTED)
-            axes.barh(row, measurement.median - left, 0.62, left, color=color, linewidth=0)
-            axes.plot(measurement.quartiles, [row, row], color=INK, linewidth=1)
-            axes.annotate(
-                f"{measurement.median:.3g}",
-                (measurement.quartiles[1], row),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        axes.axvline(1, color=INK, linewidth=0.8)
-        axes.set_yticks(range(len(ordered)), [measurement.mode for measurement in ordered])
-        axes.set_ylim(len(ordered) - 0.4, -0.6)
-        axes.set_xlim(left, 4 * max(measurement.quartiles[1] for measurement in ordered))
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("training epochs")
+        heights = [len(each) + 1 for each in rows.values()]
+        panels = figure.subplots(len(models), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (model, found) in zip(panels, models.items(), strict=True):
+            _paint_panel(axes, model, rows[model], found)
+        _plain_numbers(panels[-1].xaxis)
+        panels[-1].set_xlabel("training epochs over the same data")
+        entries = [
+            Line2D([], [], color=LOOKS[by].color, marker=LOOKS[by].marker, linestyle="none", label=by) for by in by_whom
+        ]
+        figure.legend(handles=entries, loc="outside upper left", ncols=3, handletextpad=0, columnspacing=0.7)
 
-    return draw(name, alt, 0.7 + 0.22 * len(ordered), paint)
+    return draw(name, alt, 1.1 + sum(0.22 * len(each) + 0.3 for each in rows.values()), paint)
+
+
+def _paint_panel(axes: Axes, model: str, rows: Sequence[str], found: Sequence[Measurement]) -> None:
+    axes.set_xscale("log")
+    for each in found:
+        look, row = LOOKS[each.by], rows.index(each.method)
+        marker = {"color": look.color, "marker": look.marker, "linestyle": "none", "elinewidth": 1}
+        axes.errorbar(each.median, row, xerr=_bars([each]), **marker)
+    axes.axvline(1, color=MUTED, linewidth=0.8)
+    axes.set_title(model)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def _bars(found: Sequence[Measurement]) -> list[list[float]]:
+    """Distances from the medians to the quartiles."""
+    return [
+        [each.median - each.quartiles[0] for each in found],
+        [each.quartiles[1] - each.median for each in found],
+    ]
+
+
+def _plain_numbers(axis: Axis) -> None:
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,114 +1,92 @@
-"""Bytes: what a plugin holds after many experiences, and what an importance pass takes beside its bound."""
+"""Memory: what a plugin holds at an experience, and the peak of an importance pass over its bound."""
 
 import ctypes
 import gc
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 
 import torch
 
 from clreg_plugins import fisher_diagonal
 from study.batches import InMemoryLoader
-from study.bench.plugins import KINDS, learn, strategy_stub, training_step
-from study.bench.record import Measurement
-from study.bench.steps import FEW
+from study.bench.plugins import PLUGINS, strategy_stub
+from study.bench.record import CLREG, Measurement
+from study.bench.step import FEW, prepared_step
 from study.bench.workloads import Workload
 from study.instruments import held_bytes, peak_memory, reset_peak_memory, system_bytes
 from study.models import parameter_bytes
 
-STATE = "state held, in copies of the parameters"
-SCRATCH = "scratch held beside it, in copies of the parameters"
-PEAK = "peak of the pass over its bound"
+HELD = "copies of the parameters"
+PEAK = "of max_bytes"
 
 
-def measure_held(workload: Workload, device: torch.device, experiences: Sequence[int]) -> Iterator[Measurement]:
-    """What every plugin holds after so many experiences, a step of the next one included."""
-    images = workload.images(FEW, 10, device)
-    for kind, factories in KINDS.items():
-        if kind == "plain autograd":
-            continue
-        for method, make in factories.items():
-            for count in experiences:
-                model = workload.model(10, device)
-                strategy, plugin = strategy_stub(model), make()
-                learn(plugin, strategy, images, count)
-                training_step(strategy, plugin, *images)()
-                held, unit = held_bytes(plugin, model), parameter_bytes(model)
-                for quantity, size in ((STATE, held.state), (SCRATCH, held.scratch)):
-                    yield Measurement(
-                        part="memory",
-                        model=workload.name,
-                        mode=f"{method}, {kind}",
-                        setting=f"after experience {count}",
-                        quantity=quantity,
-                        values=(size / unit,),
-                        ours=kind.startswith("ours"),
-                    )
-
-
-def measure_peaks(
-    workload: Workload,
-    classes: int,
-    device: torch.device,
-    bounds: Sequence[int],
-    samples: int,
-    rounds: int,
+def measure_held(
+    workload: Workload, method: str, device: torch.device, experiences: Sequence[int]
 ) -> Iterator[Measurement]:
-    """The most that an exact Fisher's pass took beyond what was there before and its own result, over ``max_bytes``.
-
-    All samples are read as one batch, so that the pass has to cut it down itself. On a CPU it is the memory of a
-    process of its own, to which the libraries' scratch and what the allocator keeps belong: in one that did other work
-    before, what that left in pieces would be counted, too.
+    """What every library's plugin of a method holds during an experience, after a step of it.
 
     Args:
         workload: the model.
-        classes: of its outputs.
-        device: where.
-        bounds: each a ``max_bytes``, in bytes.
-        samples: in the one batch.
-        rounds: passes a bound.
+        method: "EWC".
+        device: of the model.
+        experiences: counted from 1.
     """
-    for bound in bounds:
-        measure = partial(_peaks, workload, classes, device, bound, samples, rounds)
-        if device.type == "cpu":
-            threads = (torch.get_num_threads(),)
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, threads) as fresh:
-                peaks = fresh.submit(measure).result()
-        else:
-            peaks = measure()
-        yield Measurement(
-            part="memory",
-            model=workload.name,
-            mode="exact Fisher, ours",
-            setting=f"{classes} classes, max_bytes = {bound // 2**20} MiB",
-            quantity=PEAK,
-            values=tuple(max(0, peak) / bound for peak in peaks),
-            note=f"{samples} samples in one batch",
-        )
+    images = workload.images(FEW, 10, device)
+    for by, plugins in PLUGINS.items():
+        for experience in experiences if method in plugins else ():
+            model, plugin = workload.model(10, device), plugins[method]()
+            prepared_step(plugin, strategy_stub(model), images, experience)()
+            held = held_bytes(plugin, model)
+            yield Measurement(
+                model=workload.name,
+                method=method,
+                by=by,
+                setting=f"experience {experience}",
+                quantity=HELD,
+                values=((held.state + held.scratch) / parameter_bytes(model),),
+            )
 
 
-def _peaks(workload: Workload, classes: int, device: torch.device, bound: int, samples: int, rounds: int) -> list[int]:
-    """Bytes, of each round."""
-    model = workload.model(classes, device)
-    data = InMemoryLoader(workload.images(samples, classes, device), samples)
+def measure_peak(workload: Workload, device: torch.device, bound: int, samples: int) -> Iterator[Measurement]:
+    """The peak of an exact Fisher's pass, beyond the memory before it and its own result, over ``max_bytes``.
+
+    All samples come as one batch, which the pass has to cut. On a CPU the peak is that of a new process.
+
+    Args:
+        workload: the model.
+        device: of the model.
+        bound: ``max_bytes``.
+        samples: in the batch.
+    """
+    if device.type == "cpu":
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            peak = fresh.submit(_peak, workload, device, bound, samples, torch.get_num_threads()).result()
+    else:
+        peak = _peak(workload, device, bound, samples, torch.get_num_threads())
+    yield Measurement(
+        model=workload.name,
+        method="exact Fisher",
+        by=CLREG,
+        setting=f"max_bytes = {bound // 2**20} MiB",
+        quantity=PEAK,
+        values=(peak / bound,),
+    )
+
+
+def _peak(workload: Workload, device: torch.device, bound: int, samples: int, threads: int) -> int:
+    """Bytes."""
+    torch.set_num_threads(threads)
+    model, images = workload.model(10, device), workload.images(samples, 10, device)
+    data = InMemoryLoader([images.inputs, images.targets], samples)
     fisher_diagonal(model, data, n_samples=FEW)  # what libraries allocate once is no part of the pass
-    measure = partial(fisher_diagonal, model, data, max_bytes=bound)
-    return [_peak_beyond(measure, device) - parameter_bytes(model) for _ in range(rounds)]
-
-
-def _peak_beyond(work: Callable[[], object], device: torch.device) -> int:
-    """Bytes at the peak of some work, beyond those before it."""
-    gc.collect()
-    _give_back_freed_memory()
+    _free_unused()
     reset_peak_memory(device)
     before = _held_now(device)
-    result = work()
+    result = fisher_diagonal(model, data, max_bytes=bound)
     peak = peak_memory(device)
-    del result
-    return peak - before
+    return max(0, peak - before - sum(value.nbytes for value in result.values()))
 
 
 def _held_now(device: torch.device) -> int:
@@ -118,9 +96,8 @@ def _held_now(device: torch.device) -> int:
     return peak_memory(device) if held is None else held
 
 
-def _give_back_freed_memory() -> None:
-    """What the C library keeps of memory that was freed would be used again, and not be seen in the peak."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+def _free_unused() -> None:
+    """The C library keeps freed memory, which the pass would use without raising the peak."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

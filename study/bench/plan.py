@@ -1,197 +1,98 @@
-"""Which measurements belong to a part, on a device, in full or quickly."""
+"""What is measured on which device."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from study.bench.limit import measure_bandwidth, measure_flops
-from study.bench.memory import measure_held, measure_peaks
-from study.bench.operations import measure_operations
-from study.bench.pass_times import MANY, measure_passes
+from study.bench.memory import measure_held, measure_peak
+from study.bench.pass_cost import measure_passes
 from study.bench.plugins import OURS
-from study.bench.profiling import measure_pass_profile, measure_step_profile
-from study.bench.record import Agreement, DeviceName, Measurement, Part, Skipped
-from study.bench.stages import measure_stages
-from study.bench.steps import measure_steps
-from study.bench.targets import IMAGE_MODELS
-from study.bench.waiting import measure_waiting
-from study.bench.whole import MODEL, measure_whole_runs
-from study.bench.workloads import CNN, LARGE, MLP_400, MLP_1000, RESNET, VIT, Workload
-from study.data import DataError
+from study.bench.record import DeviceName, Measurement, Part
+from study.bench.step import measure_step
+from study.bench.workloads import (
+    CNN,
+    MLP_400,
+    MLP_1000,
+    REDUCED_RESNET,
+    RESNET_18,
+    RESNET_50,
+    SMALL_VIT,
+    VIT_B_16,
+    Workload,
+)
 
-Found = Measurement | Skipped | Agreement
+PARTS: tuple[Part, ...] = ("step", "memory", "pass")
 
-PARTS: dict[DeviceName, tuple[Part, ...]] = {
-    "cpu": ("step", "pass", "memory", "limit", "study"),
-    "cuda": ("step", "pass", "memory", "limit", "waiting"),
-}
+Unit = tuple[str, Callable[[], Iterator[Measurement]]]
+"""What is measured in one go: its name, and the function that measures it."""
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How much is measured.
+class Plan:
+    """What is measured, and how often.
 
     Attributes:
-        step_models, pass_models, limit_models: what on.
-        experiences: at which steps are measured.
-        step_rounds, pass_rounds: turns of every mode.
-        classes: of the models in passes.
-        patience: seconds that a turn of another's pass may take, of at most 10 classes.
-        held_after: experiences after which memory is measured.
-        bounds: ``max_bytes`` of passes whose peak is measured.
-        peak_samples: in their one batch.
-        peak_rounds: passes whose peak is measured, a bound.
-        runs: whole runs of the study, of each method.
-        iterations: of each experience of such a run.
+        steps: models of training steps.
+        passes: models and classes of importance passes.
+        held: the model whose plugins' memory is measured.
+        peaks: models of passes whose peak is measured.
+        bound: their ``max_bytes``.
+        experiences: at which steps, and memory held, are measured.
+        step_rounds, pass_rounds: turns of each.
+        patience: seconds for a turn of a pass.
+        seconds: after which nothing more is begun.
     """
 
-    step_models: tuple[Workload, ...]
-    pass_models: tuple[Workload, ...]
-    limit_models: tuple[Workload, ...]
+    steps: tuple[Workload, ...]
+    passes: tuple[tuple[Workload, int], ...]
+    held: Workload
+    peaks: tuple[Workload, ...]
+    bound: int
     experiences: tuple[int, ...] = (2, 10, 50)
     step_rounds: int = 15
     pass_rounds: int = 5
-    classes: tuple[int, ...] = (10, 100)
     patience: float = 1.0
-    held_after: tuple[int, ...] = (1, 10, 50)
-    bounds: tuple[int, ...] = (2**26, 2**28)
-    peak_samples: int = 1024
-    peak_rounds: int = 3
-    runs: int = 3
-    iterations: int = 2000
+    seconds: float = float("inf")
 
 
-FULL = Scale((MLP_400, MLP_1000, RESNET, VIT), (MLP_400, CNN, RESNET, VIT), (MLP_400, MLP_1000, CNN, RESNET))
-QUICK = Scale(
-    (MLP_400,),
-    (MLP_400, CNN),
-    (MLP_400,),
-    experiences=(2, 50),
-    step_rounds=7,
-    pass_rounds=3,
-    classes=(10,),
-    patience=0.3,
-    held_after=(1, 10),
-    bounds=(2**26,),
-    runs=1,
-    iterations=300,
-)
-LARGE_TOO = Scale(
-    (MLP_1000, RESNET, *LARGE),
-    (MLP_400, CNN, RESNET, VIT, *LARGE),
-    (MLP_400, MLP_1000, CNN),
-    bounds=(2**28, 2**30),
-    peak_samples=4096,
-)
-LARGE_QUICK = Scale(
-    (RESNET, LARGE[0]),
-    (MLP_400, RESNET),
-    (MLP_400,),
-    experiences=(2, 10),
-    step_rounds=7,
-    pass_rounds=3,
-    classes=(10,),
-    patience=0.3,
-    held_after=(1, 10),
-    bounds=(2**28,),
-    peak_samples=4096,
-)
+PLANS: dict[DeviceName, Plan] = {
+    "cpu": Plan(
+        steps=(MLP_400, MLP_1000, REDUCED_RESNET, SMALL_VIT),
+        passes=((MLP_400, 10), (CNN, 10), (REDUCED_RESNET, 10), (SMALL_VIT, 10), (MLP_400, 100), (REDUCED_RESNET, 100)),
+        held=MLP_400,
+        peaks=(MLP_400, CNN, REDUCED_RESNET),
+        bound=2**26,
+    ),
+    # ends within ten minutes: the last unit that begins takes less than two
+    "cuda": Plan(
+        steps=(RESNET_18, REDUCED_RESNET),
+        passes=((RESNET_18, 10), (RESNET_50, 10), (VIT_B_16, 10), (REDUCED_RESNET, 10), (MLP_400, 10)),
+        held=REDUCED_RESNET,
+        peaks=(RESNET_18, RESNET_50, VIT_B_16),
+        bound=2**30,
+        step_rounds=7,
+        pass_rounds=3,
+        patience=0.3,
+        seconds=8 * 60,
+    ),
+}
 
 
-@dataclass(frozen=True)
-class Unit:
-    """What is measured in one go: an interrupt loses no more.
-
-    Attributes:
-        name: within its part.
-        measure: measures it.
-    """
-
-    name: str
-    measure: Callable[[], Iterator[Found]]
-
-
-def scale_for(device: DeviceName, quick: bool) -> Scale:
-    """How much is measured by default."""
-    if device == "cuda":
-        return LARGE_QUICK if quick else LARGE_TOO
-    return QUICK if quick else FULL
-
-
-def units(part: Part, scale: Scale, device: torch.device, data_root: Path) -> list[Unit]:
-    """What a part consists of, in order."""
+def units(part: Part, plan: Plan, device: torch.device) -> Iterator[Unit]:
+    """The units of a part, in order."""
     if part == "step":
-        return [
-            Unit(
-                f"{workload.name}, {method}",
-                partial(measure_steps, workload, device, scale.step_rounds, scale.experiences, [method]),
-            )
-            for workload in scale.step_models
-            for method in OURS
-        ]
-    if part == "pass":
-        return [
-            Unit(f"{workload.name}, {classes} classes", partial(_passes, workload, classes, scale, device))
-            for workload in scale.pass_models
-            for classes in scale.classes
-        ]
+        for model in plan.steps:
+            for method in OURS:
+                measure = partial(measure_step, model, method, device, plan.step_rounds, plan.experiences)
+                yield f"{method}, {model.name}", measure
     if part == "memory":
-        peaks = (10, device, scale.bounds, scale.peak_samples, scale.peak_rounds)
-        return [
-            Unit("held", partial(measure_held, MLP_400, device, scale.held_after)),
-            *(Unit(f"peak, {each.name}", partial(measure_peaks, each, *peaks)) for each in scale.pass_models[:3]),
-        ]
-    if part == "limit":
-        return [
-            *(
-                Unit(
-                    f"products, {each.name}",
-                    partial(measure_flops, each, 10, device, scale.pass_rounds, each.samples),
-                )
-                for each in scale.limit_models
-            ),
-            *(
-                Unit(f"bytes, {each.name}", partial(measure_bandwidth, each, device, scale.step_rounds))
-                for each in scale.limit_models[:2]
-            ),
-            *(
-                Unit(f"operations, {each.name}", partial(measure_operations, each, device, scale.step_rounds))
-                for each in scale.limit_models[:2]
-            ),
-            *(_taken_apart(scale) if device.type == "cpu" else ()),
-        ]
-    if part == "waiting":
-        return [Unit(each.name, partial(measure_waiting, each, device)) for each in (MLP_400, RESNET)]
-    return [Unit(MODEL, partial(_study, data_root, scale))]
-
-
-def _taken_apart(scale: Scale) -> Iterator[Unit]:
-    for each in scale.limit_models:
-        if each.name in IMAGE_MODELS:
-            samples = each.samples // 2  # as stable, in half the time
-            stages = partial(measure_stages, each, 10, scale.pass_rounds, samples)
-            yield Unit(f"stages, {each.name}", stages)
-    rounds = min(3, scale.pass_rounds)
-    for each in scale.limit_models:
-        yield Unit(f"profile, {each.name}", partial(measure_pass_profile, each, 10, rounds))
-    for each in scale.limit_models[:2]:
-        yield Unit(f"profile of a step, {each.name}", partial(measure_step_profile, each, scale.step_rounds))
-
-
-def _passes(workload: Workload, classes: int, scale: Scale, device: torch.device) -> Iterator[Found]:
-    many = classes > MANY  # these take long, and no target is about them
-    rounds = min(3, scale.pass_rounds) if many else scale.pass_rounds
-    patience = scale.patience / 2 if many else scale.patience
-    yield from measure_passes(workload, classes, device, rounds, workload.samples, patience)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _study(data_root: Path, scale: Scale) -> Iterator[Found]:
-    try:
-        yield from measure_whole_runs(data_root, scale.runs, scale.iterations)
-    except DataError as error:
-        yield Skipped(part="study", model=MODEL, mode="all", setting="", reason=str(error))
+        for method in OURS:
+            yield f"{method}, {plan.held.name}", partial(measure_held, plan.held, method, device, plan.experiences)
+        for model in plan.peaks:
+            yield f"peak, {model.name}", partial(measure_peak, model, device, plan.bound, min(1024, model.samples))
+    if part == "pass":
+        for model, classes in plan.passes:
+            measure = partial(measure_passes, model, classes, device, plan.pass_rounds, plan.patience)
+            yield f"passes, {model.name}, {classes} classes", measure

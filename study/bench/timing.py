@@ -1,6 +1,5 @@
-"""Works that take turns, and what their times are relative to each other."""
+"""Timing several functions in turns."""
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +9,20 @@ import torch
 
 Clock = Callable[[], float]
 
+TURN = 0.04
+"""Seconds that a turn takes at least: several steps of a small model."""
+
+FEWEST = 5
+"""Rounds that patience does not cut."""
+
 
 @dataclass(frozen=True)
 class Turn:
-    """What a mode does when its turn comes.
+    """What is timed in one turn.
 
     Attributes:
-        work: to be timed.
-        amount: how much of the unit that is asked about it does, so that its time is divided by it: 5 for five steps,
-            0.1 for a pass over a tenth of the data.
+        work: called once.
+        amount: units in one call, by which its time is divided: 5 for five steps, 0.1 for a tenth of the data.
     """
 
     work: Callable[[], object]
@@ -26,7 +30,7 @@ class Turn:
 
 
 def clock_of(device: torch.device) -> Clock:
-    """Seconds, read when the device has done all that it was given."""
+    """Seconds, read after the device has finished all of its work."""
     if device.type != "cuda":
         return time.perf_counter
 
@@ -37,21 +41,26 @@ def clock_of(device: torch.device) -> Clock:
     return read
 
 
-def interleave(turns: Mapping[str, Turn], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """The seconds that a unit of each work takes, one entry a round.
+def interleave(
+    turns: Mapping[str, Turn], rounds: int, clock: Clock, patience: float = float("inf")
+) -> dict[str, list[float]]:
+    """Seconds per unit of each turn, one entry a round.
 
-    All works have their turn in every round, so that a machine which slows down does so for all. Each round has an
-    order of its own, drawn at random and the same each time: none always finds the caches as the same neighbour left
-    them.
+    Each has one turn in every round, so that a machine that slows down does so for all. The order of a round is drawn
+    at random, from a fixed seed: none always follows the same other.
 
     Args:
         turns: by name.
-        rounds: how many turns each has.
-        clock: of the device that they run on.
+        rounds: turns of each.
+        clock: of the device.
+        patience: seconds after which no round begins, but for the first five.
     """
     order, shuffle = list(turns), random.Random(0).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds):
+    end = clock() + patience
+    for index in range(rounds):
+        if index >= FEWEST and clock() > end:
+            break
         shuffle(order)
         for name in order:
             turn = turns[name]
@@ -62,49 +71,27 @@ def interleave(turns: Mapping[str, Turn], rounds: int, clock: Clock) -> dict[str
 
 
 def seconds_of(work: Callable[[], object], clock: Clock) -> float:
-    """The time of one turn."""
+    """Seconds of one call."""
     return interleave({"": Turn(work)}, 1, clock)[""][0]
 
 
-TRIES = 2
-"""Of what is chosen by its time."""
-
-
-def least_seconds(work: Callable[[], object], clock: Clock) -> float:
-    """The shortest time of several turns, by which the fastest way to do something is chosen."""
-    return min(seconds_of(work, clock) for _ in range(TRIES))
-
-
-TURN = 0.04
-"""Seconds that a turn takes at least: several steps of a small model, so that the caches are its own."""
-
-
-def times_a_turn(work: Callable[[], object], clock: Clock) -> int:
-    """How often a turn repeats a work to be as long as :data:`TURN`."""
-    return max(1, math.ceil(TURN / max(1e-6, seconds_of(work, clock))))
-
-
-def repeated(work: Callable[[], object], times: int) -> Callable[[], None]:
-    """So many times as one work."""
+def long_turn(work: Callable[[], object], clock: Clock) -> Turn:
+    """As many calls as take :data:`TURN` seconds, timed per call, after one to warm up."""
+    work()
+    calls = 1 + int(TURN / max(1e-6, seconds_of(work, clock)))
 
     def together() -> None:
-        for _ in range(times):
+        for _ in range(calls):
             work()
 
-    return together
+    return Turn(together, calls)
 
 
-def long_turn(work: Callable[[], object], clock: Clock, amount: float = 1.0) -> Turn:
-    """The work as often as makes a turn of :data:`TURN`; once it does ``amount``."""
-    times = times_a_turn(work, clock)
-    return Turn(repeated(work, times), times * amount)
-
-
-def over(seconds: Sequence[float], reference: Sequence[float]) -> list[float]:
-    """Round by round, a time over another's.
+def over(seconds: Sequence[float], reference: Sequence[float]) -> tuple[float, ...]:
+    """Ratios, round by round.
 
     Example:
         >>> over([2.0, 9.0], [1.0, 3.0])
-        [2.0, 3.0]
+        (2.0, 3.0)
     """
-    return [a / b for a, b in zip(seconds, reference, strict=True)]
+    return tuple(a / b for a, b in zip(seconds, reference, strict=True))

@@ -1,4 +1,4 @@
-"""The models and data that everything is measured on: random images, since times do not depend on what they show."""
+"""Models and images that everything is measured on. Images are random: times do not depend on what they show."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,35 +7,55 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 from torchvision.models import VisionTransformer, resnet18, resnet50, vit_b_16
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A model and how much data it gets.
+class Images:
+    """Images and labels.
 
     Attributes:
-        name: in tables.
-        build: a model with so many outputs; for a CPU one that another process can be sent.
+        inputs: shape (n, *shape), on the device.
+        targets: shape (n,), on the device.
+        dataset: the same on the CPU, for code that reads a dataset.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    dataset: TensorDataset
+
+    def first(self, n: int) -> "Images":
+        """The first ``n``, as views."""
+        return Images(self.inputs[:n], self.targets[:n], TensorDataset(*(each[:n] for each in self.dataset.tensors)))
+
+    def double(self) -> "Images":
+        """The same in double precision."""
+        inputs, targets = self.dataset.tensors
+        return Images(self.inputs.double(), self.targets, TensorDataset(inputs.double(), targets))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and the amount of data for it.
+
+    Attributes:
+        name: shown in tables.
+        build: a model with so many outputs; picklable where memory is measured on a CPU.
         shape: of an image.
         batch: images in a training step.
         samples: images in an importance pass.
-        wide: numbers of images that another library's pass may take at a time, of which it takes what suits it best;
-            those for each class at once if there are at most 10.
+        sizes: batch sizes of another library's pass, ascending, of which it gets the one that suits it best.
+        is_mlp: whether its exact Fisher is compared with a matrix product.
     """
 
     name: str
     build: Callable[[int], nn.Module]
     shape: tuple[int, ...]
     batch: int = 128
-    samples: int = 512
-    wide: tuple[int, ...] = (16, 32, 64, 128, 256)
-
-    def at_a_time(self, classes: int, all_classes_at_once: bool) -> tuple[int, ...]:
-        """Images that a peer may take at a time."""
-        if not all_classes_at_once:
-            return self.wide
-        return tuple(max(1, wide * 10 // max(10, classes)) for wide in self.wide)
+    samples: int = 1024
+    sizes: tuple[int, ...] = (16, 32, 64, 128, 256)
+    is_mlp: bool = False
 
     def model(self, classes: int, device: torch.device) -> nn.Module:
         """The same initial model each time."""
@@ -43,11 +63,12 @@ class Workload:
             torch.manual_seed(0)
             return self.build(classes).to(device)
 
-    def images(self, n: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Inputs of shape (n, *shape), uniform in [0, 1], and labels of shape (n,)."""
+    def images(self, n: int, classes: int, device: torch.device) -> Images:
+        """Inputs uniform in [0, 1], and random labels."""
         generator = torch.Generator().manual_seed(0)
         inputs = torch.rand(n, *self.shape, generator=generator)
-        return inputs.to(device), torch.randint(0, classes, (n,), generator=generator).to(device)
+        targets = torch.randint(0, classes, (n,), generator=generator)
+        return Images(inputs.to(device), targets.to(device), TensorDataset(inputs, targets))
 
 
 def mlp(hidden: int, classes: int = 10) -> nn.Module:
@@ -57,7 +78,7 @@ def mlp(hidden: int, classes: int = 10) -> nn.Module:
 
 
 def cnn(classes: int) -> nn.Module:
-    """Four 3×3 convolutions with 32, 32, 64 and 64 channels on 32×32 images, halved after the second and the fourth."""
+    """3×3 convolutions of 32, 32, 64 and 64 channels on 32×32 images, pooled after the second and the fourth."""
     layers: list[nn.Module] = []
     for n_in, n_out, halve in ((3, 32, False), (32, 32, True), (32, 64, False), (64, 64, True)):
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
@@ -68,11 +89,11 @@ def cnn(classes: int) -> nn.Module:
 
 def small_vit(classes: int) -> nn.Module:
     """torchvision's VisionTransformer on 32×32 images: patches of 8×8, width 128, 4 layers of 4 heads."""
-    return with_outputs(VisionTransformer(32, 8, 4, 4, 128, 256, num_classes=classes))
+    return _with_outputs(VisionTransformer(32, 8, 4, 4, 128, 256, num_classes=classes))
 
 
-def with_outputs(model: VisionTransformer) -> VisionTransformer:
-    """torchvision's, whose head is zero at first, with outputs that depend on the other layers from the start."""
+def _with_outputs(model: VisionTransformer) -> VisionTransformer:
+    """torchvision initialises the head to zero, which would make all other gradients zero."""
     nn.init.trunc_normal_(model.heads.head.weight, std=0.02)
     return model
 
@@ -93,9 +114,9 @@ class _Block(nn.Module):
 
 
 class ReducedResNet18(nn.Module):
-    """The ResNet-18 of a third of the width that the field uses (Lopez-Paz and Ranzato 2017), 32×32 images.
+    """ResNet-18 with a third of the channels for 32×32 images (Lopez-Paz and Ranzato 2017).
 
-    Layer by layer Avalanche's ``SlimResNet18``, without functions that write in place: BackPACK cannot follow those.
+    The layers of Avalanche's ``SlimResNet18``, as modules without in-place operations, which BackPACK requires.
     """
 
     def __init__(self, classes: int, width: int = 20) -> None:
@@ -113,44 +134,42 @@ class ReducedResNet18(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
-MLP_400 = Workload("MLP 400-400", partial(mlp, 400), (784,), samples=12_000, wide=(64, 256, 512, 1024))
-MLP_1000 = Workload("MLP 1000-1000", partial(mlp, 1000), (784,), samples=12_000, wide=(64, 256, 512, 1024))
+_MLP = partial(Workload, shape=(784,), samples=12_000, sizes=(64, 256, 512, 1024), is_mlp=True)
+MLP_400 = _MLP("MLP 400-400", partial(mlp, 400))
+MLP_1000 = _MLP("MLP 1000-1000", partial(mlp, 1000))
 CNN = Workload("4-layer CNN", cnn, (3, 32, 32), samples=2048)
-RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32), samples=1024)
-VIT = Workload("small ViT", small_vit, (3, 32, 32), samples=1024)
+REDUCED_RESNET = Workload("reduced ResNet-18", ReducedResNet18, (3, 32, 32))
+SMALL_VIT = Workload("small ViT", small_vit, (3, 32, 32))
 
-LARGE = (
-    Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224), samples=1024),
-    Workload(
-        "ResNet-50",
-        lambda classes: resnet50(num_classes=classes),
-        (3, 224, 224),
-        batch=64,
-        samples=512,
-        wide=(16, 32, 64),
-    ),
-    Workload(
-        "ViT-B/16",
-        lambda classes: with_outputs(vit_b_16(num_classes=classes)),
-        (3, 224, 224),
-        batch=64,
-        samples=256,
-        wide=(8, 16, 32),
-    ),
+# for a GPU
+RESNET_18 = Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224))
+RESNET_50 = Workload(
+    "ResNet-50",
+    lambda classes: resnet50(num_classes=classes),
+    (3, 224, 224),
+    batch=64,
+    samples=512,
+    sizes=(16, 32, 64),
 )
-"""For a GPU."""
+VIT_B_16 = Workload(
+    "ViT-B/16",
+    lambda classes: _with_outputs(vit_b_16(num_classes=classes)),
+    (3, 224, 224),
+    batch=64,
+    samples=256,
+    sizes=(8, 16, 32),
+)
 
 
-def training_epoch(model: nn.Module, inputs: Tensor, targets: Tensor, batch: int) -> Callable[[], None]:
-    """One epoch of bare PyTorch on these images, with the fused Adam that the study uses."""
+def training_epoch(model: nn.Module, images: Images, batch: int) -> Callable[[], None]:
+    """One epoch in plain PyTorch with a fused Adam."""
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
     def epoch() -> None:
         model.train()
-        for rows in torch.arange(len(inputs)).split(batch):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        for x, y in zip(images.inputs.split(batch), images.targets.split(batch), strict=True):
             optimizer.zero_grad()
-            F.cross_entropy(model(inputs[part]), targets[part]).backward()
+            F.cross_entropy(model(x), y).backward()
             optimizer.step()
 
     return epoch

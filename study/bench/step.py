@@ -1,0 +1,63 @@
+"""The time of a training step with each plugin over the time of the same step without one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+
+import torch
+from avalanche.core import SupervisedPlugin
+
+from study.bench.plugins import NOTES, PLUGINS, StrategyStub, learn, strategy_stub, training_step
+from study.bench.record import Measurement
+from study.bench.timing import clock_of, interleave, long_turn, over
+from study.bench.workloads import Images, Workload
+
+STEP = "× Naive's step"
+
+FEW = 8
+"""Images of each earlier experience: their importances do not change the time of a step."""
+
+PATIENCE = 30.0
+"""Seconds for all turns of a method on a model: slow models have fewer rounds."""
+
+
+def measure_step(
+    workload: Workload, method: str, device: torch.device, rounds: int, experiences: Sequence[int]
+) -> Iterator[Measurement]:
+    """Steps with every library's plugin of a method, in turns with a step of Naive.
+
+    Args:
+        workload: model and batch.
+        method: "EWC".
+        device: of the model.
+        rounds: turns of each, at most.
+        experiences: counted from 1; the penalty is about all experiences before.
+    """
+    clock, model = clock_of(device), workload.model(10, device)
+    images = workload.images(workload.batch, 10, device)
+    naive = training_step(strategy_stub(model), SupervisedPlugin(), images.inputs, images.targets)
+    turns, steps = {"Naive": long_turn(naive, clock)}, {}
+    for by in (by for by, plugins in PLUGINS.items() if method in plugins):
+        for experience in experiences:
+            step = prepared_step(PLUGINS[by][method](), strategy_stub(model), images, experience)
+            turns[f"{by}, {experience}"] = long_turn(step, clock)
+            steps[f"{by}, {experience}"] = by, experience
+    seconds = interleave(turns, rounds, clock, PATIENCE)
+    for name, (by, experience) in steps.items():
+        yield Measurement(
+            model=workload.name,
+            method=method,
+            by=by,
+            setting=f"experience {experience}",
+            quantity=STEP,
+            values=over(seconds[name], seconds["Naive"]),
+            seconds=median(seconds[name]),
+            note=NOTES.get((method, by), ""),
+        )
+
+
+def prepared_step(
+    plugin: SupervisedPlugin, strategy: StrategyStub, images: Images, experience: int
+) -> Callable[[], None]:
+    """A step of an experience, counted from 1, after the experiences before it."""
+    learn(plugin, strategy, images.first(FEW), experience - 1)
+    return training_step(strategy, plugin, images.inputs, images.targets)
