@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from study.instruments import system_bytes
+from study.run.instruments import system_bytes
 
 
 def available_bytes(device: torch.device) -> float:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from study.execution import usable_cpus
-from study.exits import INTERRUPTED, errors_without_traceback
-from study.options import DataRoot, Device, OnDevice, check_device, selected
+from study.campaign.local_pool import usable_cpus
+from study.cli.options import DataRoot, Device, OnDevice, check_device, selected
+from study.cli.user_errors import INTERRUPTED, errors_without_traceback
 
 if TYPE_CHECKING:
     from study.bench.measuring import Measuring
@@ -130,7 +130,7 @@ def _refuse_foreign_folder(out: Path) -> None:
 
 def _measuring(device: Device, quick: bool, threads: int | None, named: Path | None) -> "Measuring":
     from study.bench.measuring import Measuring
-    from study.data import data_root
+    from study.run.data import data_root
 
     check_device(device)
     terminal = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study.bench.record import Measurement
-from study.reporting.figures.style import INK, MUTED, PALETTE, Look, draw, label_ends, margin_for
+from study.report.figures.style import INK, MUTED, PALETTE, Look, draw, label_ends, margin_for
 
 LOOKS = {
     "ours": Look(PALETTE[0], "o", "-"),

@@ -9,7 +9,7 @@ from study.bench.profiling import BEYOND_NAIVE, OF_A_PASS
 from study.bench.record import Measurement, Performance
 from study.bench.tables import grouped, model_of, number
 from study.bench.targets import EXACT, IN_WORDS
-from study.reporting.document import Statement
+from study.report.document import Statement
 
 IMPORTANCES = ("exact Fisher", "sample Fisher", "empirical Fisher", "MAS, squared norm")
 OURS = ", ours"

@@ -10,7 +10,7 @@ from study.bench import plan
 from study.bench.plan import Unit
 from study.bench.record import DeviceName, Part, Stopwatch
 from study.bench.under_way import Request, UnderWay
-from study.threads import torch_threads
+from study.run.threads import torch_threads
 
 
 @dataclass(frozen=True)

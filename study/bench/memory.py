@@ -11,13 +11,13 @@ from functools import partial
 import torch
 
 from clreg_plugins import fisher_diagonal
-from study.batches import InMemoryLoader
 from study.bench.plugins import KINDS, learn, strategy_stub, training_step
 from study.bench.record import Measurement
 from study.bench.steps import FEW
 from study.bench.workloads import Workload
-from study.instruments import held_bytes, peak_memory, reset_peak_memory, system_bytes
-from study.models import parameter_bytes
+from study.run.batches import InMemoryLoader
+from study.run.instruments import held_bytes, peak_memory, reset_peak_memory, system_bytes
+from study.run.models import parameter_bytes
 
 STATE = "state held, in copies of the parameters"
 SCRATCH = "scratch held beside it, in copies of the parameters"

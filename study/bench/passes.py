@@ -15,8 +15,8 @@ from torch.utils.data import TensorDataset
 
 from clreg_plugins import fisher_diagonal, mas_importance
 from clreg_plugins.importance.engine.data import JOINED
-from study.batches import InMemoryLoader
 from study.bench.plugins import AVALANCHE, strategy_stub
+from study.run.batches import InMemoryLoader
 
 Moments = Mapping[str, Tensor]
 Measure = Callable[[nn.Module, Tensor, Tensor, int], Moments]

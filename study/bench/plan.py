@@ -20,7 +20,7 @@ from study.bench.targets import IMAGE_MODELS
 from study.bench.waiting import measure_waiting
 from study.bench.whole import MODEL, measure_whole_runs
 from study.bench.workloads import CNN, LARGE, MLP_400, MLP_1000, RESNET, VIT, Workload
-from study.data import DataError
+from study.run.data import DataError
 
 Found = Measurement | Skipped | Agreement
 

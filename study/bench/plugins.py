@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
-from study.peers import SynapticIntelligenceOnCopies
+from study.run.peers import SynapticIntelligenceOnCopies
 
 Factory = Callable[..., SupervisedPlugin]
 

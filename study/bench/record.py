@@ -11,9 +11,11 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import ValidationError
 
+from study.atomic import write_atomically
 from study.errors import StudyError
-from study.records import Frozen, Hardware, git_commit, processor, versions
-from study.store import write_atomically
+from study.records.run_record import Hardware
+from study.run.specification import Frozen
+from study.run.system import git_commit, processor, versions
 
 Part = Literal["step", "pass", "memory", "limit", "study", "waiting"]
 DeviceName = Literal["cpu", "cuda"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import table as rich_table
 
+from study.atomic import write_atomically
 from study.bench import pass_times, steps
 from study.bench.figures import LOOKS, growth_figure, pass_figure
 from study.bench.in_words import costs
@@ -13,12 +14,11 @@ from study.bench.judging import Judged, judge
 from study.bench.plan import PARTS
 from study.bench.record import DeviceName, Measurement, PartRecord, Performance, read
 from study.bench.tables import MET, MISSED, TABLES, grouped, model_of, number, sign, slug, with_quartiles
-from study.reporting.document import Cell, Code, Column, Document, Figure, Gallery, Paragraph, Section, Statement, Table
-from study.reporting.figures.style import standalone
-from study.reporting.html import to_html
-from study.reporting.markdown import to_markdown
-from study.reporting.numbers import NOTHING
-from study.store import write_atomically
+from study.report.document import Cell, Code, Column, Document, Figure, Gallery, Paragraph, Section, Statement, Table
+from study.report.figures.style import standalone
+from study.report.html import to_html
+from study.report.markdown import to_markdown
+from study.report.number_formats import NOTHING
 
 PAGE = "index.html"
 OUR_FIGURES = re.compile(r"(step|pass)-.*-(cpu|cuda)")

@@ -11,7 +11,7 @@ from study.bench.plugins import KINDS, NOTES, learn, strategy_stub, training_ste
 from study.bench.record import Measurement, Skipped
 from study.bench.timing import Turn, clock_of, interleave, over, repeated, seconds_of, times_a_turn
 from study.bench.workloads import Workload
-from study.models import parameter_bytes
+from study.run.models import parameter_bytes
 
 QUANTITY = "step over Naive's"
 GROWTH = "step at the last experience over that at the first"

@@ -6,8 +6,8 @@ from itertools import groupby
 from study.bench import limit, memory, operations, pass_times, profiling, stages
 from study.bench.record import DeviceName, Measurement
 from study.bench.targets import target_of
-from study.reporting.document import Cell, Column, Table
-from study.reporting.numbers import NOTHING
+from study.report.document import Cell, Column, Table
+from study.report.number_formats import NOTHING
 
 MET, MISSED = "significant", "problem"
 """The marks that are set off as good and bad and bring no sign of their own."""

@@ -6,18 +6,10 @@ from typing import Self
 
 from pydantic import Field, ValidationError
 
-from study.bench.record import (
-    Agreement,
-    BenchError,
-    Circumstances,
-    DeviceName,
-    Measurement,
-    Part,
-    PartRecord,
-    Skipped,
-)
-from study.records import Frozen, Hardware
-from study.store import write_atomically
+from study.atomic import write_atomically
+from study.bench.record import Agreement, BenchError, Circumstances, DeviceName, Measurement, Part, PartRecord, Skipped
+from study.records.run_record import Hardware
+from study.run.specification import Frozen
 
 
 class Request(Frozen):

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from study.bench.record import BenchError, Measurement
 from study.bench.timing import Turn, interleave, over
 from study.bench.workloads import mlp
-from study.conditions import Conditions
-from study.data import Images, load_images
-from study.methods import build_optimizer
-from study.protocol import Protocol, load_protocol
-from study.records import Run
-from study.settings import Training
-from study.store import RunStore
-from study.threads import torch_threads
-from study.training import EVAL_BATCH_SIZE, perform
+from study.protocol.load import load_protocol
+from study.protocol.schema import Protocol
+from study.protocol.settings import Training
+from study.records.run_record import record_of
+from study.records.store import RunStore
+from study.run.data import Images, load_images
+from study.run.methods import build_optimizer
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
+from study.run.threads import torch_threads
+from study.run.trainer import EVAL_BATCH_SIZE, perform
 
 PROTOCOL = "vandeven2018-split-mnist-task"
 OVER_BARE = "a whole run over the same in bare PyTorch"
@@ -83,7 +85,7 @@ def _whole_run(protocol: Protocol, method: str, root: Path) -> None:
     strength = None if method == "none" else 1.0
     run = Run.of("bench", protocol, "task", method, 0, settings=protocol.methods[method], strength=strength)
     with tempfile.TemporaryDirectory() as folder:
-        record = perform(run, Conditions(root, checkpoints=Path(folder)))
+        record = record_of(run, perform(run, RunEnvironment(root, checkpoints=Path(folder))))
         RunStore(Path(folder)).write(record)
     if not record.finished:
         raise BenchError(f"{run} {record.outcome}: {record.last_line}; expected it to finish")

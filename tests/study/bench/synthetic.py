@@ -1,7 +1,7 @@
 """Measurements that nobody made."""
 
 from study.bench.record import Agreement, Circumstances, Measurement, PartRecord, Performance, Skipped
-from study.records import Hardware
+from study.records.run_record import Hardware
 
 
 def measurement(mode: str = "EWC, ours", *values: float, **changes: object) -> Measurement:

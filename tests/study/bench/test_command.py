@@ -10,8 +10,8 @@ from study.bench.plan import Scale, Unit, scale_for, units
 from study.bench.record import Skipped, file_of, read, write
 from study.bench.under_way import Request, UnderWay, under_way_file
 from study.bench.workloads import Workload, mlp
-from study.cli import app
-from study.data import DataError
+from study.cli.app import app
+from study.run.data import DataError
 from tests.study.bench.synthetic import agreement, measurement, performance, skipped
 
 TINY = Workload("MLP 400-400", lambda classes: mlp(4, classes), (784,), batch=8, samples=64)

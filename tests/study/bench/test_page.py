@@ -10,8 +10,8 @@ from study.bench import plan
 from study.bench.operations import BARE
 from study.bench.record import file_of, write
 from study.bench.report import compose, write_report
-from study.records import Hardware
-from study.reporting.markdown import to_markdown
+from study.records.run_record import Hardware
+from study.report.markdown import to_markdown
 from tests.study.bench.synthetic import a_pass, agreement, measurement, performance, skipped
 
 COMMITTED = Path(__file__).parents[3] / "reports" / "performance"

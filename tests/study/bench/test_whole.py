@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from study.bench.whole import A_MINUTE, BARE, OVER_BARE, PROTOCOL, bare_run, measure_whole_runs
-from study.checkpoints import Checkpoint
-from study.data import Images, kept_images, load_images
-from study.protocol import load_protocol
-from study.store import RunStore
+from study.protocol.load import load_protocol
+from study.records.store import RunStore
+from study.run.checkpoint import Checkpoint
+from study.run.data import Images, kept_images, load_images
 
 
 @pytest.fixture

@@ -1,0 +1,58 @@
+"""What a report holds beside its records: conclusions, and how alike importances are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from study.atomic import write_atomically
+from study.protocol.schema import Protocol
+from study.records.importance_agreement import AGREEMENT_FILE, ImportanceAgreement, check_agreement, read_agreement
+from study.report.conclusions import CONCLUSIONS, Conclusions, parse_conclusions
+
+ATTACHMENTS = (CONCLUSIONS, AGREEMENT_FILE)
+"""Their files' names."""
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """Files that a report is made with, and keeps.
+
+    Attributes:
+        conclusions: what is said by hand.
+        agreement: rows of ``clreg-study agreement``; may be empty.
+        files: those that there are, by name, as they are.
+    """
+
+    conclusions: Conclusions = field(default_factory=Conclusions)
+    agreement: Sequence[ImportanceAgreement] = ()
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Put the files into a folder."""
+        for name, text in self.files.items():
+            write_atomically(folder / name, text)
+
+
+def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments:
+    """Each attachment, from the first folder that has it; what was measured, from the last.
+
+    Args:
+        folders: of a report, and of the records that it is to be made of, where what was measured is newer.
+        protocol: of the report.
+
+    Raises:
+        ConclusionError, AgreementError: a file is not what it must be, or is of another protocol.
+    """
+    conclusions, agreement, files = Conclusions(), [], {}
+    if path := _first(CONCLUSIONS, folders):
+        files[CONCLUSIONS] = path.read_bytes()
+        conclusions = parse_conclusions(files[CONCLUSIONS], path, protocol)
+    if path := _first(AGREEMENT_FILE, folders[::-1]):
+        files[AGREEMENT_FILE] = path.read_bytes()
+        agreement = read_agreement(path)
+        check_agreement(agreement, protocol, path)
+    return Attachments(conclusions, agreement, files)
+
+
+def _first(name: str, folders: Sequence[Path]) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)

@@ -1,0 +1,206 @@
+"""Ours against what was published, method against method, and methods over scenarios. In percent throughout."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from study.protocol.schema import Protocol, Published, PublishedNumber
+from study.protocol.settings import Scenario
+from study.report.method_results import MethodResult
+from study.report.number_formats import p_equals
+from study.report.provenance import changes
+from study.statistics import (
+    FamilyComparison,
+    FriedmanResult,
+    PairedComparison,
+    PublishedComparison,
+    compare_paired,
+    compare_with_published,
+    family,
+    friedman,
+)
+
+NO_RUN = "no finished run"
+OTHER_SETTINGS = "other settings"
+LEVEL = 0.05
+"""Of every test, and one minus the confidence of every interval."""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published number and ours.
+
+    Attributes:
+        scenario, method: which.
+        table: where it was published.
+        number: what was published.
+        comparison: with ours; None if no run of ours finished.
+        kind: of the method.
+        seeds: how many the protocol asks for.
+        changes: in what our settings differ from those that the number belongs to, as ``--set`` can make them; empty
+            if in nothing. Then there is no verdict.
+    """
+
+    scenario: Scenario
+    method: str
+    table: Published
+    number: PublishedNumber
+    comparison: PublishedComparison | None
+    kind: str
+    seeds: int
+    changes: str = ""
+
+    @property
+    def number_key(self) -> tuple[object, ...]:
+        """The same for rows that have one published number: of two variants of a method, or in two reports.
+
+        By its source, scenario and value, and by the kind of method: two methods of one table can have equal values.
+        Avalanche's plugins are of the kind that they are beside.
+        """
+        number = self.number
+        return self.table.source, self.scenario, number.mean, number.spread, self.kind.removeprefix("avalanche_")
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether fewer seeds than the protocol asks for have finished."""
+        return self.comparison is None or self.comparison.ours.n < self.seeds
+
+    @property
+    def verdict(self) -> str:
+        """That of the comparison; or why there is none."""
+        if self.comparison is None:
+            return NO_RUN
+        return OTHER_SETTINGS if self.changes else self.comparison.verdict
+
+
+def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
+    """Every number published for a protocol, by scenario, source and method, beside ours.
+
+    Args:
+        protocol: with the published numbers.
+        results: of all its scenarios; a method without one has nothing to compare.
+    """
+    by_method = {(result.scenario, result.method): result for result in results}
+    rows = []
+    for scenario in protocol.scenarios:
+        for table in protocol.published:
+            for method in protocol.methods:
+                number = table.results.get(method, {}).get(scenario)
+                if number is not None:
+                    ours = by_method.get((scenario, method))
+                    compared = _compare(ours, table, number)
+                    kind, changed = protocol.methods[method].kind, changes(protocol, table, scenario, method)
+                    rows.append(PublishedRow(scenario, method, table, number, compared, kind, protocol.seeds, changed))
+    return rows
+
+
+def _compare(ours: MethodResult | None, table: Published, number: PublishedNumber) -> PublishedComparison | None:
+    if ours is None or not ours.scores:
+        return None
+    return compare_with_published(
+        list(ours.scores.values()),
+        number.mean,
+        number.spread,
+        None if table.spread == "none" else table.spread,
+        table.n,
+        table.margin if number.margin is None else number.margin,
+        LEVEL,
+    )
+
+
+def all_pairs(results: Sequence[MethodResult]) -> list[FamilyComparison]:
+    """Every two methods of one scenario, paired by the seeds that both finished, with Holm's correction over them.
+
+    Two methods without a seed in common are no pair. Where all methods have the same seeds, this is
+    :func:`study.statistics.compare_family`.
+    """
+    return family(
+        [
+            (a.method, b.method, paired_by_seed(a.scores, b.scores))
+            for a, b in combinations(results, 2)
+            if a.scores.keys() & b.scores.keys()
+        ],
+        LEVEL,
+    )
+
+
+def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedComparison:
+    """Two methods over the seeds that both have, at least one.
+
+    Args:
+        a, b: scores by seed.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    return compare_paired([a[seed] for seed in seeds], [b[seed] for seed in seeds], 1 - LEVEL)
+
+
+def seeds_that_could_show(comparisons: int) -> int:
+    """How many seeds a family of so many comparisons needs for any of them to become significant.
+
+    Example:
+        >>> seeds_that_could_show(1), seeds_that_could_show(36)
+        (6, 11)
+    """
+    seeds = 1
+    while 2 / 2**seeds * comparisons > LEVEL:
+        seeds += 1
+    return seeds
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Methods ranked by their average accuracy in each of several scenarios, of one study or of many.
+
+    Attributes:
+        blocks: the names of the scenarios.
+        methods: those that finished in all of them.
+        result: Friedman's test and Nemenyi's critical difference.
+    """
+
+    blocks: tuple[str, ...]
+    methods: tuple[str, ...]
+    result: FriedmanResult
+
+    @property
+    def can_differ(self) -> bool:
+        """Whether any difference of average ranks could reach the critical one, which few blocks make too large."""
+        return self.result.critical_difference < len(self.methods) - 1
+
+    @property
+    def best_first(self) -> list[tuple[str, float]]:
+        """Methods with their average ranks."""
+        return sorted(zip(self.methods, self.result.average_ranks, strict=True), key=lambda item: item[1])
+
+    @property
+    def in_words(self) -> str:
+        """The average ranks, the best first."""
+        return f"Average ranks: {', '.join(f'{method} {rank:.2f}' for method, rank in self.best_first)}."
+
+    @property
+    def tests_in_words(self) -> str:
+        """Whether ranks differ at all."""
+        result = self.result
+        return f"Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and Davenport's {p_equals(result.p_f)}."
+
+
+def ranks_over_scenarios(results: Sequence[MethodResult]) -> Ranks | None:
+    """As :func:`rank_methods`, over the scenarios of one study."""
+    scores: dict[str, dict[str, float]] = {}
+    for result in results:
+        if result.accuracy is not None:
+            scores.setdefault(result.scenario, {})[result.method] = result.accuracy.mean
+    return rank_methods(scores)
+
+
+def rank_methods(scores: Mapping[str, Mapping[str, float]]) -> Ranks | None:
+    """Friedman's test over blocks; None with fewer than 2 of them, or 3 methods that all of them have.
+
+    Args:
+        scores: by block and method.
+    """
+    names = dict.fromkeys(method for block in scores.values() for method in block)
+    methods = tuple(method for method in names if all(method in block for block in scores.values()))
+    if len(scores) < 2 or len(methods) < 3:
+        return None
+    table = [[block[method] for method in methods] for block in scores.values()]
+    return Ranks(tuple(scores), methods, friedman(table, LEVEL))

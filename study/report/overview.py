@@ -1,0 +1,173 @@
+"""One page on many reports: every number published for their protocols, and what came of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from study.atomic import write_atomically
+from study.protocol.load import load_protocol
+from study.records.store import ARCHIVE, kept_search, read_archive
+from study.report.analysis import Analysis, analyse
+from study.report.answer import in_short, missing_of_asked, what_the_records_say
+from study.report.attachments import read_attachments
+from study.report.comparisons import PublishedRow
+from study.report.conclusions import CONCLUSIONS
+from study.report.document import Cell, Column, Document, Paragraph, Section, Statement, Table
+from study.report.markdown import to_markdown
+from study.report.number_formats import NOTHING, enumeration, seeds_of, signed_points, with_interval
+from study.report.provenance import packaged_name, with_true_source
+from study.report.sections.cells import published_cell
+from study.report.sections.reproduction_section import PROTOCOL
+from study.report.selection import ReportError, select
+from study.report.verdicts import MEANING, explanation, tally, tried_several_times
+
+OVERVIEW = "README.md"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A report as it is found in a folder.
+
+    Attributes:
+        path: of its folder, from that of the overview, with "/" between the parts.
+        analysis: what it says.
+    """
+
+    path: str
+    analysis: Analysis
+
+    @property
+    def page(self) -> str:
+        """Of the report, from the folder of the overview."""
+        return f"{self.path}/README.md"
+
+
+def write_overview(folder: Path) -> Path:
+    """Write the overview of all reports below a folder into its README.md, from their records.
+
+    Raises:
+        ReportError: there is no report, or the folder is itself one, or a report's protocol is missing.
+        RecordError, ProtocolError, ConclusionError: a file of a report cannot be read.
+    """
+    if (folder / ARCHIVE).is_file():
+        raise ReportError(f"{folder} is a report; allowed: a folder with reports in folders of their own")
+    reports = list(reports_below(folder))
+    if not reports:
+        raise ReportError(f"there is no report in any folder below {folder} ({ARCHIVE} is missing)")
+    path = folder / OVERVIEW
+    write_atomically(path, to_markdown(compose_overview(reports)).encode())
+    return path
+
+
+def reports_below(folder: Path) -> Iterator[Reported]:
+    """Every report below a folder, in the order of their paths."""
+    for archive in sorted(folder.rglob(ARCHIVE)):
+        there = archive.parent
+        if not (there / PROTOCOL).is_file():
+            raise ReportError(f"{there} is no complete report: {PROTOCOL} is missing")
+        protocol = load_protocol(str(there / PROTOCOL))
+        name = packaged_name(protocol) or PROTOCOL.removesuffix(".toml")
+        selection = select(name, with_true_source(name, protocol), read_archive(archive), kept_search(there))
+        analysis = analyse(selection, read_attachments([there], protocol))
+        yield Reported(there.relative_to(folder).as_posix(), analysis)
+
+
+def compose_overview(reports: list[Reported]) -> Document:
+    """What the overview says: the numbers, then the reports."""
+    rows = [(report, row) for report in reports for row in report.analysis.published]
+    sections = [_reports(reports)]
+    if rows:
+        sections.insert(0, _numbers(rows))
+    return Document(
+        "Reports: which published numbers hold",
+        (
+            "Every report of runs below this folder, and every number published for its protocol. This page is written "
+            "by `clreg-study overview` from the records beside the reports.",
+        ),
+        tuple(_answer(reports, [row for _, row in rows])),
+        tuple(sections),
+    )
+
+
+def _answer(reports: list[Reported], rows: list[PublishedRow]) -> Iterator[Statement]:
+    if rows:
+        yield Statement("Published numbers", tally(rows))
+    for report in reports:  # what was written first; the rest is in the report
+        for statement in report.analysis.conclusions.statements[:1]:
+            yield replace(statement, link=report.page)
+    missing = [(report.path, missing_of_asked(report.analysis)) for report in reports]
+    short = [f"{path} ({few} of {asked})" for path, (few, asked) in missing if few]
+    if short:
+        yield Statement(
+            "Not complete", f"runs are missing in {enumeration(short)}; what is said there holds for the seeds so far."
+        )
+
+
+def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
+    columns = (
+        Column("report", "name"),
+        Column("scenario", "name"),
+        Column("method", "name"),
+        Column("published %"),
+        Column("ours %, 95% interval"),
+        Column("seeds"),
+        Column("difference"),
+        Column("verdict", "name"),
+        Column("why", "prose"),
+        Column("source", "prose"),
+    )
+    how = (
+        f"{MEANING} Seeds: how many of ours have finished, of how many the protocol asks for where these are more. "
+        "The margins and the p-values are in the reports."
+    )
+    table = Table(
+        "numbers",
+        "Published and ours",
+        columns,
+        tuple(_number(report, row) for report, row in rows),
+        tuple(tried_several_times([(report.path, row) for report, row in rows])),
+    )
+    return Section("numbers", "Published numbers", (Paragraph(how), table))
+
+
+def _number(report: Reported, row: PublishedRow) -> tuple[Cell, ...]:
+    comparison = row.comparison
+    ours, seeds, difference = (NOTHING, 0, NOTHING)
+    if comparison is not None:
+        ours, seeds = with_interval(comparison.ours), comparison.ours.n
+        difference = signed_points(comparison.difference)
+    return (
+        Cell(report.path, report.path, link=report.page),
+        Cell(row.scenario, row.scenario),
+        Cell(row.method, row.method),
+        published_cell(row.number),
+        Cell(ours),
+        Cell(seeds_of(seeds, row.seeds)),
+        Cell(difference),
+        Cell(row.verdict, row.verdict),
+        Cell(explanation(row, report.analysis.conclusions.why(row.scenario, row.method))),
+        Cell(row.table.source),
+    )
+
+
+def _reports(reports: list[Reported]) -> Section:
+    columns = (Column("report", "name"), Column("protocol", "prose"), Column("runs"), Column("in short", "prose"))
+    rows = []
+    for report in reports:
+        analysis = report.analysis
+        runs = len(analysis.selection.records)
+        said = list(in_short(analysis)) or what_the_records_say(analysis)[:1]
+        rows.append(
+            (
+                Cell(report.path, report.path, link=report.page),
+                Cell(analysis.protocol.title),
+                Cell(str(runs), runs),
+                Cell(" ".join(f"{statement.lead}: {statement.text}" for statement in said)),
+            )
+        )
+    note = (
+        f"Each folder has the page, its figures and the records of all runs, and in `{CONCLUSIONS}` the words that "
+        "were written by hand; `clreg-study report` writes the same bytes again from them."
+    )
+    table = Table("reports", "Reports", columns, tuple(rows), (note,))
+    return Section("reports", "Reports", (table,))

@@ -1,0 +1,133 @@
+"""The protocol as it was used: whether it is one of the package's, and what ``--set`` or people have made of it."""
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from study.protocol.load import load_protocol, protocol_names
+from study.protocol.schema import Protocol, Published
+from study.protocol.settings import Scenario
+from study.protocol.toml import to_toml
+from study.report.number_formats import enumeration, strength
+from study.report.setting_differences import differing_leaves, shown
+
+DECIDING = {"benchmark", "model", "training", "methods"}
+"""What a λ is chosen for."""
+
+
+@cache
+def _shipped() -> dict[str, Protocol]:
+    """The protocols that come with the package, by name."""
+    return {name: load_protocol(name) for name in protocol_names()}
+
+
+def is_packaged(name: str, protocol: Protocol) -> bool:
+    """Whether the protocol is, unchanged, the one of that name which comes with the package."""
+    return _shipped().get(name) == protocol
+
+
+def packaged_name(protocol: Protocol) -> str | None:
+    """The name of the protocol that comes with the package and says the same; None if none does."""
+    return next((name for name, shipped in _shipped().items() if shipped == protocol), None)
+
+
+def protocol_text(name: str, protocol: Protocol) -> str:
+    """The protocol as a file: the package's own where it is that, comments included, and otherwise all it says."""
+    if not is_packaged(name, protocol):
+        return to_toml(protocol)
+    return (resources.files("study.protocol") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def with_true_source(name: str, protocol: Protocol) -> Protocol:
+    """The protocol, with a ``strength_source`` that claims nothing of what was replaced, as by ``--set``.
+
+    A λ that was given by hand was not chosen as the protocol that comes with the package says; and one that stayed was
+    not chosen for settings that did not. A protocol that says for itself how its λ was chosen is taken at its word, and
+    so is one that leaves λ to the search, which is done with the same settings.
+
+    Args:
+        name: the protocol's; where that is not one of the package's, as in the folder of a report, its title tells from
+            which of them it comes. Nothing is known of one that comes from none.
+        protocol: as it was used.
+    """
+    shipped = _origin(name, protocol)
+    if shipped is None or protocol.strength_source != shipped.strength_source:
+        return protocol
+    given, kept = [], False
+    for method, by_scenario in protocol.strength.items():
+        for scenario in protocol.scenarios:
+            if by_scenario[scenario] == "tuned":
+                continue
+            if by_scenario[scenario] == shipped.strength.get(method, {}).get(scenario):
+                kept = True
+            else:
+                given.append(f"{method}, {scenario} ({strength(by_scenario[scenario])})")
+    differences = _other_settings(shipped, protocol) if kept else ""
+    if not given and not differences:
+        return protocol
+    tuned = any("tuned" in by_scenario.values() for by_scenario in protocol.strength.values())
+    sources = [protocol.strength_source.strip().rstrip(".") + differences] if kept or tuned else []
+    if given:
+        sources.append(f"λ given by hand: {enumeration(given)}")
+    return protocol.model_copy(update={"strength_source": "; ".join(sources)})
+
+
+def changed_settings(name: str, protocol: Protocol) -> str:
+    """In what the protocol differs from that of the package from which it comes; empty if in nothing, or from none."""
+    shipped = _origin(name, protocol)
+    if shipped is None:
+        return ""
+    return _list_differences(
+        [each.model_dump(mode="json", include={*DECIDING, "strength"}) for each in (shipped, protocol)]
+    )
+
+
+def _origin(name: str, protocol: Protocol) -> Protocol | None:
+    """The protocol of the package that has the name, or the title."""
+    return _shipped().get(name) or next((each for each in _shipped().values() if each.title == protocol.title), None)
+
+
+def changes(protocol: Protocol, table: Published, scenario: Scenario, method: str) -> str:
+    """In what the settings of a method's runs differ from those that a published number belongs to.
+
+    A number belongs to the settings of those protocols of the package that have it, from the same source for the same
+    scenario and method: whatever the file is called that has it now, as ``protocol.toml`` beside a report. Of several
+    the nearest counts. Empty if they differ in nothing, or if no protocol of the package has the number; then the
+    protocol is its own measure.
+
+    Args:
+        protocol: as it was used.
+        table, scenario, method: which of its published numbers.
+    """
+    owners = [each for each in _shipped().values() if _has_number(each, table, scenario, method)]
+    return min((_changes(owner, protocol, scenario, method) for owner in owners), key=len, default="")
+
+
+def _has_number(shipped: Protocol, table: Published, scenario: Scenario, method: str) -> bool:
+    mean = table.results[method][scenario].mean
+    return any(
+        other.source == table.source and scenario in numbers and numbers[scenario].mean == mean
+        for other in shipped.published
+        for numbers in (other.results.get(method, {}),)
+    )
+
+
+def _changes(shipped: Protocol, protocol: Protocol, scenario: Scenario, method: str) -> str:
+    trees = []
+    for each in (shipped, protocol):
+        tree = each.model_dump(mode="json", include={"benchmark", "model", "training"})
+        tree[method] = each.methods[method].model_dump(mode="json")
+        tree["λ"] = each.strength_of(method, scenario)
+        trees.append(tree)
+    return _list_differences(trees)
+
+
+def _other_settings(shipped: Protocol, protocol: Protocol) -> str:
+    """For which settings the λs that stayed were chosen, if not for these."""
+    words = _list_differences([each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)])
+    return f", but for other settings ({words})" if words else ""
+
+
+def _list_differences(trees: list[dict[str, Any]]) -> str:
+    differences = differing_leaves(trees)
+    return "; ".join(f"{key} {shown(before)}, here {shown(now)}" for key, (before, now) in differences.items())

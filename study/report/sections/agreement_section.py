@@ -1,0 +1,70 @@
+"""How alike the importances are that the methods rest on."""
+
+from collections.abc import Callable, Sequence
+from statistics import mean, median
+
+from study.records.importance_agreement import ImportanceAgreement
+from study.report.analysis import Analysis
+from study.report.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
+from study.report.number_formats import count, strength
+
+LIKENESS = ("spearman", "pearson", "cosine")
+
+
+def agreement_section(analysis: Analysis) -> Section | None:
+    """Cost of each importance and its likeness to the exact one, a table a scenario."""
+    rows = analysis.attachments.agreement
+    if not rows:
+        return None
+    subsections = [
+        Section(f"agreement-{scenario}", f"{scenario.capitalize()}-incremental", (_table(scenario, of_scenario),))
+        for scenario in dict.fromkeys(row.scenario for row in rows)
+        if (of_scenario := [row for row in rows if row.scenario == scenario])
+    ]
+    seeds, experiences = (len({getattr(row, key) for row in rows}) for key in ("seed", "experience"))
+    machines = ", ".join(dict.fromkeys(f"PyTorch {row.torch} on {row.processor}" for row in rows))
+    how = (
+        f"One network a seed, trained without a penalty ({count(seeds, 'seed')}); after each of {experiences} "
+        "experiences every importance is measured on the same network and the same data, in one thread. Cost: the "
+        "median, in training epochs on that data. Likeness to the exact Fisher: means over seeds and experiences, "
+        "with the least and the largest. Size: the sum over all entries over that of the exact one; a λ must be "
+        "larger by as much as it is smaller. Entries that are 0 in both do not count. `agreement.csv` has every "
+        f"single measurement, made with {machines}; `clreg-study agreement` measures it again."
+    )
+    return section_by_scenario("agreement", "How alike the importances are", [Paragraph(how)], subsections)
+
+
+def _table(scenario: str, rows: Sequence[ImportanceAgreement]) -> Table:
+    columns = (
+        Column("method", "name"),
+        Column("cost, epochs"),
+        Column("rank correlation (Spearman)"),
+        Column("correlation (Pearson)"),
+        Column("cosine"),
+        Column("size over exact"),
+    )
+    cells = []
+    for method in dict.fromkeys(row.method for row in rows):
+        of_method = [row for row in rows if row.method == method]
+        cost = median(row.epochs for row in of_method)
+        cells.append(
+            (
+                Cell(method, method),
+                Cell(f"{cost:.2f}", cost),
+                *(_range([getattr(row, key) for row in of_method], _three) for key in LIKENESS),
+                _range([row.ratio for row in of_method], lambda value: strength(float(f"{value:.2g}"))),
+            )
+        )
+    caption = f"{scenario.capitalize()}-incremental: cost of an importance, and its likeness to the exact Fisher"
+    return Table(f"agreement-{scenario}", caption, columns, tuple(cells))
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _range(values: Sequence[float], text: Callable[[float], str]) -> Cell:
+    least, average, largest = min(values), mean(values), max(values)
+    shown = text(average)
+    bounds = (text(least), text(largest))
+    return Cell(shown if bounds == (shown, shown) else f"{shown} [{bounds[0]}, {bounds[1]}]", average)

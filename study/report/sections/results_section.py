@@ -1,0 +1,145 @@
+"""What each method reached in each scenario."""
+
+from collections.abc import Sequence
+
+from study.protocol.settings import Method, Scenario, takes_strength
+from study.report.analysis import Analysis
+from study.report.answer import missing_runs
+from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
+from study.report.figures.accuracy_figure import accuracy_figure
+from study.report.figures.cost_figure import PHASES
+from study.report.figures.style import looks
+from study.report.method_results import MethodResult
+from study.report.number_formats import (
+    BYTES,
+    NOTHING,
+    SECONDS,
+    Unit,
+    enumeration,
+    option,
+    points,
+    seeds_of,
+    strength,
+    unit_for,
+    with_interval,
+)
+from study.report.sections.cells import quantity_cell
+from study.statistics import Summary
+
+
+def results_section(analysis: Analysis) -> Section:
+    """Accuracy, forgetting, transfer, time and memory of every method, a table and a figure a scenario."""
+    subsections = [
+        Section(f"results-{scenario}", f"{scenario.capitalize()}-incremental", (_table(analysis, scenario),))
+        for scenario in analysis.scenarios
+    ]
+    return section_by_scenario("results", "Results", [Paragraph(_how(analysis)), *_gallery(analysis)], subsections)
+
+
+def _how(analysis: Analysis) -> str:
+    chosen = ""
+    if any(takes_strength(method) for method in analysis.protocol.methods.values()):
+        chosen = f" How λ was chosen: {analysis.protocol.strength_source.strip().rstrip('.')}."
+    return (
+        "Means over the seeds with 95% intervals. Average accuracy: over all experiences at the end. Forgetting: what "
+        "was lost of the best accuracy before the end. Backward transfer: accuracy at the end less that right after "
+        "learning. Learning accuracy: right after learning. Time and memory: means of a run; state: what the method "
+        f"has to keep from one experience to the next.{chosen}"
+    )
+
+
+def _gallery(analysis: Analysis) -> list[Gallery]:
+    figures = tuple(_figure(analysis, scenario) for scenario in analysis.scenarios if analysis.finished(scenario))
+    return [Gallery(figures)] if figures else []
+
+
+def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
+    finished = analysis.finished(scenario)
+    published = {}
+    for row in analysis.published:
+        if row.scenario == scenario and row.comparison is not None:
+            published.setdefault(row.method, row.number)
+    reached = ", ".join(f"{result.method} {points(result.accuracy.mean)}" for result in finished)
+    alt = f"Average accuracy in percent, {scenario}-incremental: {reached}."
+    caption = (
+        f"Average accuracy, {scenario}-incremental. Means with 95% intervals, and a small dot a seed"
+        f"{', hollow diamonds published means' if published else ''}."
+    )
+    name = f"accuracy-{scenario}"
+    svg = accuracy_figure(name, alt, finished, looks(analysis.protocol.methods), published)
+    return Figure(name, caption, alt, svg)
+
+
+def _table(analysis: Analysis, scenario: Scenario) -> Table:
+    results = analysis.of(scenario)
+    seconds = [unit_for([result.mean_seconds(phase) for result in results], SECONDS) for phase in PHASES]
+    peak = unit_for([result.peak_memory for result in results], BYTES)
+    plugin = unit_for([result.plugin_memory for result in results], BYTES)
+    columns = (
+        Column("method", "name"),
+        Column("average accuracy %"),
+        Column("forgetting %"),
+        Column("backward transfer %"),
+        Column("learning accuracy %"),
+        Column("seeds"),
+        Column("λ"),
+        *(Column(f"{phase}, {unit.name}") for phase, unit in zip(PHASES, seconds, strict=True)),
+        Column(f"peak memory, {peak.name}"),
+        Column(f"state, {plugin.name}"),
+    )
+    return Table(
+        f"results-{scenario}",
+        f"{scenario.capitalize()}-incremental: what each method reached",
+        columns,
+        tuple(_row(analysis, result, seconds, peak, plugin) for result in results),
+        tuple(_notes(analysis, scenario)),
+    )
+
+
+def _row(
+    analysis: Analysis, result: MethodResult, seconds: Sequence[Unit], peak: Unit, plugin: Unit
+) -> tuple[Cell, ...]:
+    searched = _searched_options(analysis.protocol.methods[result.method], result.settings)
+    metrics = (result.accuracy, result.forgetting, result.backward_transfer, result.learning_accuracy)
+    return (
+        Cell(result.method, result.method),
+        *(_mean(metric) for metric in metrics),
+        _seeds(result, analysis.protocol.seeds),
+        Cell(strength(result.strength) + searched, result.strength),
+        *(quantity_cell(result.mean_seconds(phase), unit) for phase, unit in zip(PHASES, seconds, strict=True)),
+        quantity_cell(result.peak_memory, peak),
+        quantity_cell(result.plugin_memory, plugin),
+    )
+
+
+def _mean(summary: Summary | None) -> Cell:
+    return Cell(with_interval(summary), None if summary is None else summary.mean)
+
+
+def _seeds(result: MethodResult, asked: int) -> Cell:
+    """How many seeds the means are over, of how many if they are fewer, and how many runs enter none."""
+    text = seeds_of(len(result.finished), asked)
+    for outcome in ("diverged", "failed"):
+        number = sum(record.outcome == outcome for record in result.unfinished)
+        text += f", {number} {outcome}" if number else ""
+    return Cell(text, len(result.finished), "problem" if result.unfinished else "")
+
+
+def _searched_options(protocols: Method, chosen: Method) -> str:
+    """Options that the search chose and that are not those of the protocol."""
+    ours, theirs = chosen.model_dump(), protocols.model_dump()
+    return "".join(f", {key} = {option(value)}" for key, value in ours.items() if value != theirs[key])
+
+
+def _notes(analysis: Analysis, scenario: Scenario) -> list[str]:
+    notes = []
+    if any(result.finished and not result.is_sequential for result in analysis.of(scenario)):
+        notes.append(f"{NOTHING}: training on all experiences at once has no forgetting and no transfer.")
+    for where, method, seeds in missing_runs(analysis):
+        if where == scenario:
+            notes.append(f"`{method}` has no run with seed {enumeration(map(str, seeds))}.")
+    there = {result.method for result in analysis.of(scenario)}
+    not_run = [method for method in analysis.protocol.methods if method not in there]
+    if not_run:
+        notes.append(f"Not run: {enumeration(f'`{method}`' for method in not_run)}.")
+    return notes

@@ -1,0 +1,111 @@
+"""What an interrupted run goes on from: its whole state after the latest experience, written atomically."""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from study.atomic import write_atomically
+from study.run.result import Matrix, Seconds
+from study.run.specification import Run
+
+
+@cache
+def code_hash() -> str:
+    """Hash of all source files of the two packages: what one version of them began, another does not go on with."""
+    root = Path(__file__).parents[2]
+    sources = sorted(path for package in ("clreg_plugins", "study") for path in (root / package).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class State:
+    """A run after so many experiences, pickled as a whole, so that nothing that it consists of can be forgotten.
+
+    Attributes:
+        model: with its buffers and which of its parameters learn.
+        plugins: of the strategy, in their order, with the order of the data and all that a method holds.
+        tracked_as: the run's id in W&B.
+        code: hash of the code that it is a state of.
+        optimizer: its ``state_dict``; None before the first experience.
+        random: the state of torch's global generators, for each device.
+        accuracy, loss, training_loss, seconds, resumed: as in the record.
+    """
+
+    model: nn.Module
+    plugins: list[Any]
+    tracked_as: str
+    code: str = field(default_factory=lambda: code_hash())
+    optimizer: dict[str, Any] | None = None
+    random: dict[str, Tensor] = field(default_factory=dict)
+    accuracy: Matrix = field(default_factory=list)
+    loss: Matrix = field(default_factory=list)
+    training_loss: list[float] = field(default_factory=list)
+    seconds: Seconds = field(default_factory=Seconds)
+    resumed: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the state of one run is kept while it is under way.
+
+    Args:
+        folder: of all checkpoints; None keeps nothing.
+        run: whose.
+    """
+
+    folder: Path | None
+    run: Run
+
+    @property
+    def path(self) -> Path:
+        """The file with the state."""
+        return self.folder / f"{self.run.id}.pt"
+
+    @property
+    def progress(self) -> Path:
+        """The file that says to people how far the run has come."""
+        return self.folder / f"{self.run.id}.json"
+
+    def save(self, state: State) -> None:
+        """Keep a state in the place of the one before.
+
+        Raises:
+            OSError: the folder is full or cannot be written to.
+        """
+        if self.folder is None:
+            return
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(self.path, content.getvalue())
+
+    def load(self) -> State | None:
+        """The latest state; None if there is none, or none that can be used: the run then starts afresh."""
+        if self.folder is None or not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, weights_only=False)  # our own file, in the study's own folder
+        except Exception:  # cut short, or of other code: whatever unpickling says, it cannot be gone on from
+            return None
+        return state if isinstance(state, State) and vars(state).get("code") == code_hash() else None
+
+    def report(self, experiences: int, of: int, accuracy: float | None) -> None:
+        """Say how far the run has come.
+
+        Args:
+            experiences: how many are done.
+            of: how many there are.
+            accuracy: the average over those seen, in [0, 1]; None before the first.
+        """
+        if self.folder is not None:
+            progress = {"run": str(self.run), "experiences": experiences, "of": of, "accuracy": accuracy}
+            write_atomically(self.progress, json.dumps(progress).encode())

@@ -1,0 +1,104 @@
+"""What determines a run."""
+
+import hashlib
+import json
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from study.protocol.schema import Protocol
+from study.protocol.settings import Benchmark, Method, Model, Scenario, Training
+from study.run.system import versions
+
+
+class Frozen(BaseModel):
+    """A value: immutable, nothing unknown in it, NaN and infinity kept as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Run(Frozen):
+    """One training run, with all that determines its result.
+
+    Attributes:
+        protocol, label: names for people; they determine nothing.
+        benchmark, model, training: as in the protocol.
+        scenario: "task", "domain" or "class".
+        method: its kind and options.
+        strength: λ; None for a method that has none.
+        seed: of initialisation, data order and permutations, each from a generator of its own.
+        device: "cpu" or "cuda"; their numbers differ in the last bits.
+        evaluated_on: "test", or "validation": a part of the training data that is then not trained on.
+        validation_fraction: the share that is taken; None when evaluated on "test".
+    """
+
+    protocol: str
+    label: str
+    benchmark: Benchmark
+    model: Model
+    training: Training
+    scenario: Scenario
+    method: Method
+    strength: float | None
+    seed: int
+    device: Literal["cpu", "cuda"] = "cpu"
+    evaluated_on: Literal["test", "validation"] = "test"
+    validation_fraction: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        protocol: Protocol,
+        scenario: Scenario,
+        method: str,
+        seed: int,
+        *,
+        settings: Method | None = None,
+        strength: float | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> Self:
+        """The run that a protocol means by a scenario, a method and a seed.
+
+        Args:
+            name: the protocol's.
+            protocol: with the settings.
+            scenario, method, seed: which run.
+            settings, strength: in place of the protocol's, where a search chose them.
+            device: "cpu" or "cuda".
+        """
+        return cls(
+            protocol=name,
+            label=method,
+            benchmark=protocol.benchmark,
+            model=protocol.model,
+            training=protocol.training,
+            scenario=scenario,
+            method=protocol.methods[method] if settings is None else settings,
+            strength=protocol.strength_of(method, scenario) if settings is None else strength,
+            seed=seed,
+            device=device,
+        )
+
+    @property
+    def content(self) -> str:
+        """What determines the result, but for the packages' versions, as JSON."""
+        return json.dumps(self.model_dump(mode="json", exclude={"protocol", "label"}), sort_keys=True)
+
+    @property
+    def id(self) -> str:
+        """Hash of what determines the result, the packages' versions included: 16 hexadecimal digits."""
+        return hashlib.sha256((self.content + json.dumps(versions(), sort_keys=True)).encode()).hexdigest()[:16]
+
+    @property
+    def file_name(self) -> str:
+        """Where the record of this run goes: a folder's listing says what is in it."""
+        return self.file_name_with(self.id)
+
+    def file_name_with(self, identity: str) -> str:
+        """Scenario, method, seed and an id, which is another one if it ran with other versions."""
+        return f"{self.scenario}-{self.label}-seed{self.seed}-{identity}.json"
+
+    def __str__(self) -> str:
+        strength = "" if self.evaluated_on == "test" or self.strength is None else f", λ = {self.strength:g}"
+        return f"{self.scenario}-incremental {self.label}{strength}, seed {self.seed}"
