@@ -61,11 +61,6 @@ class PublishedRow:
         return self.table.source, self.scenario, number.mean, number.spread, self.kind.removeprefix("avalanche_")
 
     @property
-    def incomplete(self) -> bool:
-        """Whether fewer seeds than the protocol asks for have finished."""
-        return self.comparison is None or self.comparison.ours.n < self.seeds
-
-    @property
     def verdict(self) -> str:
         """That of the comparison; or why there is none."""
         if self.comparison is None:
@@ -134,19 +129,6 @@ def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedComp
     return compare_paired([a[seed] for seed in seeds], [b[seed] for seed in seeds], 1 - LEVEL)
 
 
-def seeds_that_could_show(comparisons: int) -> int:
-    """How many seeds a family of so many comparisons needs for any of them to become significant.
-
-    Example:
-        >>> seeds_that_could_show(1), seeds_that_could_show(36)
-        (6, 11)
-    """
-    seeds = 1
-    while 2 / 2**seeds * comparisons > LEVEL:
-        seeds += 1
-    return seeds
-
-
 @dataclass(frozen=True)
 class Ranks:
     """Methods ranked by their average accuracy in each of several scenarios, of one study or of many.
@@ -172,13 +154,13 @@ class Ranks:
         return sorted(zip(self.methods, self.result.average_ranks, strict=True), key=lambda item: item[1])
 
     @property
-    def in_words(self) -> str:
+    def averages(self) -> str:
         """The average ranks, the best first."""
         return f"Average ranks: {', '.join(f'{method} {rank:.2f}' for method, rank in self.best_first)}."
 
     @property
-    def tests_in_words(self) -> str:
-        """Whether ranks differ at all."""
+    def friedman(self) -> str:
+        """The tests of whether any ranks differ."""
         result = self.result
         return f"Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and Davenport's {p_equals(result.p_f)}."
 

@@ -135,7 +135,7 @@ def section_by_scenario(name: str, heading: str, blocks: Sequence[Block], scenar
 
 @dataclass(frozen=True)
 class Statement:
-    """Part of the answer.
+    """A conclusion.
 
     Attributes:
         lead: what it is about, in a word or two.
@@ -155,13 +155,13 @@ class Document:
     Attributes:
         title: the protocol's.
         description: the protocol's, by paragraphs: what comes after the first can wait until after the answer.
-        answer: what came of it.
+        statements: conclusions, written by hand.
         sections: in order.
     """
 
     title: str
     description: tuple[str, ...]
-    answer: tuple[Statement, ...]
+    statements: tuple[Statement, ...]
     sections: tuple[Section, ...]
 
     def blocks(self) -> Iterator[Block]:

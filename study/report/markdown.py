@@ -13,16 +13,16 @@ _ALIGNMENT = {"number": "---:", "name": ":---", "prose": ":---"}
 def to_markdown(document: Document) -> str:
     """The text of a README.md beside a folder ``figures``."""
     first, *rest = map(escape, document.description)
-    parts = [f"# {escape(document.title)}", first, _answer(document), *rest]
+    parts = [f"# {escape(document.title)}", first, _statements(document), *rest]
     for section in document.sections:
         parts += _section(section, 2)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _answer(document: Document) -> str:
+def _statements(document: Document) -> str:
     return "\n".join(
         f"- **{_linked(escape(statement.lead), statement.link)}:** {escape(statement.text)}"
-        for statement in document.answer
+        for statement in document.statements
     )
 
 

@@ -8,18 +8,17 @@ from study.atomic import write_atomically
 from study.protocol.load import load_protocol
 from study.records.store import ARCHIVE, kept_search, read_archive
 from study.report.analysis import Analysis, analyse
-from study.report.answer import in_short, missing_of_asked, what_the_records_say
 from study.report.attachments import read_attachments
 from study.report.comparisons import PublishedRow
-from study.report.conclusions import CONCLUSIONS
-from study.report.document import Cell, Column, Document, Paragraph, Section, Statement, Table
+from study.report.document import Cell, Column, Document, Paragraph, Section, Table
 from study.report.markdown import to_markdown
-from study.report.number_formats import NOTHING, enumeration, seeds_of, signed_points, with_interval
+from study.report.number_formats import NOTHING, count, seeds_of, signed_points, with_interval
 from study.report.provenance import packaged_name, with_true_source
 from study.report.sections.cells import published_cell
 from study.report.sections.reproduction_section import PROTOCOL
+from study.report.sections.summary_section import COUNTS, count_cells
 from study.report.selection import ReportError, select
-from study.report.verdicts import MEANING, explanation, tally, tried_several_times
+from study.report.verdicts import MEANING, limits
 
 OVERVIEW = "README.md"
 
@@ -73,34 +72,34 @@ def reports_below(folder: Path) -> Iterator[Reported]:
 
 
 def compose_overview(reports: list[Reported]) -> Document:
-    """What the overview says: the numbers, then the reports."""
+    """The overview: verdicts by report, then every published number."""
     rows = [(report, row) for report in reports for row in report.analysis.published]
     sections = [_reports(reports)]
     if rows:
-        sections.insert(0, _numbers(rows))
+        sections.append(_numbers(rows))
     return Document(
         "Reports: which published numbers hold",
-        (
-            "Every report of runs below this folder, and every number published for its protocol. This page is written "
-            "by `clreg-study overview` from the records beside the reports.",
+        ("Written by `clreg-study overview` from the records in the folders of the reports.",),
+        tuple(
+            replace(statement, link=report.page)
+            for report in reports
+            for statement in report.analysis.conclusions.statements[:1]
         ),
-        tuple(_answer(reports, [row for _, row in rows])),
         tuple(sections),
     )
 
 
-def _answer(reports: list[Reported], rows: list[PublishedRow]) -> Iterator[Statement]:
-    if rows:
-        yield Statement("Published numbers", tally(rows))
-    for report in reports:  # what was written first; the rest is in the report
-        for statement in report.analysis.conclusions.statements[:1]:
-            yield replace(statement, link=report.page)
-    missing = [(report.path, missing_of_asked(report.analysis)) for report in reports]
-    short = [f"{path} ({few} of {asked})" for path, (few, asked) in missing if few]
-    if short:
-        yield Statement(
-            "Not complete", f"runs are missing in {enumeration(short)}; what is said there holds for the seeds so far."
+def _reports(reports: list[Reported]) -> Section:
+    columns = (Column("report", "name"), Column("protocol", "prose"), *COUNTS)
+    rows = tuple(
+        (
+            Cell(report.path, report.path, link=report.page),
+            Cell(report.analysis.protocol.title),
+            *count_cells(report.analysis, report.analysis.protocol.scenarios),
         )
+        for report in reports
+    )
+    return Section("reports", "Reports", (Table("reports", "Runs and verdicts by report", columns, rows),))
 
 
 def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
@@ -116,18 +115,11 @@ def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
         Column("why", "prose"),
         Column("source", "prose"),
     )
-    how = (
-        f"{MEANING} Seeds: how many of ours have finished, of how many the protocol asks for where these are more. "
-        "The margins and the p-values are in the reports."
-    )
-    table = Table(
-        "numbers",
-        "Published and ours",
-        columns,
-        tuple(_number(report, row) for report, row in rows),
-        tuple(tried_several_times([(report.path, row) for report, row in rows])),
-    )
-    return Section("numbers", "Published numbers", (Paragraph(how), table))
+    numbers = len({row.number_key for _, row in rows})
+    note = f"{count(numbers, 'published number')} in {count(len(rows), 'comparison')}."
+    cells = tuple(_number(report, row) for report, row in rows)
+    table = Table("numbers", "Published and ours", columns, cells, (note,))
+    return Section("numbers", "Published numbers", (Paragraph(MEANING), table))
 
 
 def _number(report: Reported, row: PublishedRow) -> tuple[Cell, ...]:
@@ -145,29 +137,6 @@ def _number(report: Reported, row: PublishedRow) -> tuple[Cell, ...]:
         Cell(seeds_of(seeds, row.seeds)),
         Cell(difference),
         Cell(row.verdict, row.verdict),
-        Cell(explanation(row, report.analysis.conclusions.why(row.scenario, row.method))),
+        Cell(report.analysis.conclusions.why(row.scenario, row.method) or limits(row)),
         Cell(row.table.source),
     )
-
-
-def _reports(reports: list[Reported]) -> Section:
-    columns = (Column("report", "name"), Column("protocol", "prose"), Column("runs"), Column("in short", "prose"))
-    rows = []
-    for report in reports:
-        analysis = report.analysis
-        runs = len(analysis.selection.records)
-        said = list(in_short(analysis)) or what_the_records_say(analysis)[:1]
-        rows.append(
-            (
-                Cell(report.path, report.path, link=report.page),
-                Cell(analysis.protocol.title),
-                Cell(str(runs), runs),
-                Cell(" ".join(f"{statement.lead}: {statement.text}" for statement in said)),
-            )
-        )
-    note = (
-        f"Each folder has the page, its figures and the records of all runs, and in `{CONCLUSIONS}` the words that "
-        "were written by hand; `clreg-study report` writes the same bytes again from them."
-    )
-    table = Table("reports", "Reports", columns, tuple(rows), (note,))
-    return Section("reports", "Reports", (table,))

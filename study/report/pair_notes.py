@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from study.report.comparisons import seeds_that_could_show
+from study.report.comparisons import LEVEL
 from study.report.number_formats import count, p_equals
-from study.statistics import FamilyComparison
+from study.statistics import FamilyComparison, fewest_pairs
 
 TOO_FEW_SEEDS = "too few seeds"
 """Stands in place of a finding that so few seeds cannot give."""
@@ -29,7 +29,7 @@ def pairs_notes(pairs: Sequence[FamilyComparison]) -> list[str]:
         adjusted = min(1.0, p * len(pairs))
         notes.append(
             f"Too few seeds ({seeds}): smallest reachable {p_equals(p)}, after Holm's correction over "
-            f"{count(len(pairs), 'comparison')} {p_equals(adjusted)}; {seeds_that_could_show(len(pairs))} seeds could "
+            f"{count(len(pairs), 'comparison')} {p_equals(adjusted)}; {fewest_pairs(LEVEL / len(pairs))} seeds could "
             "reach 0.05."
         )
     return notes

@@ -4,10 +4,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import tomli_w
+
 from study.protocol.load import load_protocol, protocol_names
 from study.protocol.schema import Protocol, Published
 from study.protocol.settings import Scenario
-from study.protocol.toml import to_toml
 from study.report.number_formats import enumeration, strength
 from study.report.setting_differences import differing_leaves, shown
 
@@ -34,7 +35,7 @@ def packaged_name(protocol: Protocol) -> str | None:
 def protocol_text(name: str, protocol: Protocol) -> str:
     """The protocol as a file: the package's own where it is that, comments included, and otherwise all it says."""
     if not is_packaged(name, protocol):
-        return to_toml(protocol)
+        return tomli_w.dumps(protocol.model_dump(exclude_none=True, mode="json"))
     return (resources.files("study.protocol") / f"{name}.toml").read_text(encoding="utf-8")
 
 

@@ -66,7 +66,7 @@ def _caption(ranks: Ranks, studies: Sequence[Study]) -> list[str]:
     result = ranks.result
     benchmarks = {record.run.benchmark.name for _, records in studies for record in records}
     said = [
-        f"Over {'; '.join(ranks.blocks)}. {ranks.tests_in_words} Nemenyi's critical difference: "
+        f"Over {'; '.join(ranks.blocks)}. {ranks.friedman} Nemenyi's critical difference: "
         f"{points(result.critical_difference)}."
     ]
     if not ranks.can_differ:
@@ -85,4 +85,4 @@ def _caption(ranks: Ranks, studies: Sequence[Study]) -> list[str]:
 def ranks_svg(ranks: Ranks, studies: Sequence[Study]) -> str:
     """The critical-difference figure as the text of an SVG file."""
     methods = {record.run.label: record.run.method for _, records in studies for record in records}
-    return standalone(ranks_figure("ranks", ranks.in_words, ranks, looks(methods)))
+    return standalone(ranks_figure("ranks", ranks.averages, ranks, looks(methods)))

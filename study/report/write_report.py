@@ -10,7 +10,6 @@ from study.protocol.schema import Protocol
 from study.records.run_record import RunRecord
 from study.records.store import ARCHIVE, TUNING_ARCHIVE, write_archive
 from study.report.analysis import Analysis, analyse
-from study.report.answer import answer
 from study.report.attachments import ATTACHMENTS, Attachments, read_attachments
 from study.report.data_files import accuracy_table, runs_table, write_table
 from study.report.document import Document
@@ -27,6 +26,7 @@ from study.report.sections.published_section import published_section
 from study.report.sections.reproduction_section import PROTOCOL, reproduction_section
 from study.report.sections.results_section import results_section
 from study.report.sections.sensitivity_section import sensitivity_section
+from study.report.sections.summary_section import summary_section
 from study.report.sections.unfinished_section import unfinished_section
 from study.report.selection import ReportError, select
 
@@ -112,6 +112,7 @@ def _check_folder(folder: Path) -> None:
 def compose(analysis: Analysis) -> Document:
     """The report in parts that each output renders in its own way; what has nothing to say is not in it."""
     sections = (
+        summary_section(analysis),
         published_section(analysis),
         results_section(analysis),
         comparisons_section(analysis),
@@ -126,7 +127,7 @@ def compose(analysis: Analysis) -> Document:
     return Document(
         protocol.title,
         tuple(" ".join(paragraph.split()) for paragraph in protocol.description.strip().split("\n\n")),
-        answer(analysis),
+        tuple(analysis.conclusions.statements),
         tuple(section for section in sections if section is not None),
     )
 

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
+from netrc import NetrcParseError, netrc
 from numbers import Real
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from study.errors import StudyError
 
@@ -71,7 +73,7 @@ def check_tracking(tracking: Tracking) -> None:
     """Find out before any training whether runs can be tracked, without a prompt and without the network.
 
     Raises:
-        TrackingError: the folder cannot be written to, or the mode is "online" and there is no valid API key.
+        TrackingError: the folder cannot be written to, or the mode is "online" and there is no API key.
     """
     if tracking.mode == "disabled":
         return
@@ -84,24 +86,27 @@ def check_tracking(tracking: Tracking) -> None:
             f"W&B's folder {tracking.folder} cannot be written to ({error.strerror or error}); "
             "name another, or use --wandb disabled"
         ) from error
-    if tracking.mode == "online" and (problem := _problem_with_the_key(tracking)):
+    if tracking.mode == "online" and not _has_key():
         raise TrackingError(
-            f"{problem}; run `wandb login` or set WANDB_API_KEY, or use --wandb offline and `wandb sync` later"
+            "there is no API key for W&B; run `wandb login` or set WANDB_API_KEY, or use --wandb offline and "
+            "`wandb sync` later"
         )
 
 
-def _problem_with_the_key(tracking: Tracking) -> str | None:
-    from wandb.errors import AuthenticationError
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib import wbauth
+def _has_key() -> bool:
+    """Whether the environment, wandb's settings file or netrc holds a key: where `wandb login` puts it."""
+    import wandb
 
-    with _surroundings(tracking):
-        host = wandb_setup.singleton().settings.base_url
-        try:  # what wandb.init does, less the prompt
-            key = wbauth.authenticate_session(host=host, source="clreg", prompt=False, update_session=False)
-        except AuthenticationError as error:
-            return f"W&B's API key is not valid ({error})"
-    return None if key else f"there is no API key for W&B at {host}"
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    settings = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings"
+    if settings.is_file() and "api_key" in settings.read_text(encoding="utf-8"):
+        return True
+    try:
+        host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname
+        return netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 class WandbLogger:

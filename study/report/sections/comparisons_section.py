@@ -21,7 +21,7 @@ from study.report.number_formats import (
 )
 from study.report.pair_notes import TOO_FEW_SEEDS, pairs_notes, sign_flip_test
 from study.report.sections.cells import p_cell
-from study.statistics import FamilyComparison, minimal_detectable, seeds_needed
+from study.statistics import FamilyComparison, seeds_needed
 
 LONGEST_UNFOLDED = 10
 
@@ -41,12 +41,10 @@ def comparisons_section(analysis: Analysis) -> Section | None:
 def _how(analysis: Analysis) -> str:
     test = sign_flip_test([pair for pairs in analysis.pairs.values() for pair in pairs])
     return (
-        "Average accuracy, paired by seed over the seeds that both finished: the mean difference in percentage points "
-        f"with its 95% interval, and the p-value of the {test}, then adjusted "
-        "by Holm's method for all comparisons of the scenario; that one decides. Wilcoxon's signed-rank test stands "
-        "beside it. Effect size: mean over standard deviation of the differences, bias-corrected. Seeds for 1 point: "
-        "how many it takes to find a difference of 1 percentage point with probability 0.8 at the level 0.05 divided "
-        "by the number of comparisons, which is on the safe side."
+        "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
+        f"95% intervals. p: {test}; p (Holm), over all pairs of the scenario, decides. Effect size: mean over standard "
+        "deviation of the differences, bias-corrected. Seeds for 1 point: seeds that find a difference of 1 point with "
+        f"probability 0.8 at level {LEVEL} over the number of pairs."
     )
 
 
@@ -72,30 +70,7 @@ def _scenario(scenario: Scenario, pairs: Sequence[FamilyComparison], asked: int)
         f"All {number}" if len(pairs) > LONGEST_UNFOLDED else None,
     )
     heading = f"{scenario.capitalize()}-incremental"
-    return Section(f"pairs-{scenario}", heading, (Paragraph(_in_words(pairs)), table))
-
-
-def _in_words(pairs: Sequence[FamilyComparison]) -> str:
-    tested = [pair for pair in pairs if pair.reachable]
-    if not tested:
-        return f"Too few seeds: none of {count(len(pairs), 'comparison')} could become significant."
-    significant = [pair for pair in tested if pair.significant]
-    are = "is" if len(significant) == 1 else "are"
-    text = f"Of {count(len(pairs), 'comparison')}, {len(significant)} {are} significant after Holm's correction."
-    if len(tested) < len(pairs):
-        text += f" {len(pairs) - len(tested)} have too few seeds to become so."
-    open_ones = [f"`{pair.a}` and `{pair.b}`" for pair in tested if not pair.significant]
-    if 0 < len(open_ones) <= 6:
-        text += f" Not shown to differ: {'; '.join(open_ones)}."
-    return text + _what_could_be_found(tested, len(pairs))
-
-
-def _what_could_be_found(tested: Sequence[FamilyComparison], family: int) -> str:
-    """How large a difference must be for so many seeds to find it."""
-    sizes = [minimal_detectable(pair.comparison.sd, pair.comparison.n, LEVEL / family) for pair in tested]
-    smallest, largest = points(min(sizes)), points(max(sizes))
-    which = smallest if smallest == largest else f"{smallest} to {largest}, depending on the methods,"
-    return f" With probability 0.8, so many seeds find a difference of {which} percentage points."
+    return Section(f"pairs-{scenario}", heading, (table,))
 
 
 def _row(pair: FamilyComparison, family: int, asked: int) -> tuple[Cell, ...]:
@@ -130,22 +105,15 @@ def _finding(pair: FamilyComparison) -> Cell:
 
 
 def _ranks(analysis: Analysis, ranks: Ranks) -> Section:
-    critical_difference = points(ranks.result.critical_difference)
-    where = f"{len(ranks.blocks)} scenarios of this one benchmark ({enumeration(ranks.blocks)})"
     text = (
-        f"Methods ranked by mean average accuracy over the {where}, which are no independent benchmarks: read it as a "
-        f"description. {ranks.tests_in_words} Nemenyi's critical difference of average ranks is {critical_difference}"
+        f"Methods ranked by mean average accuracy in {len(ranks.blocks)} scenarios of one benchmark "
+        f"({enumeration(ranks.blocks)}), which are not independent: a description, not a test. {ranks.friedman} "
+        f"Nemenyi's critical difference of average ranks: {points(ranks.result.critical_difference)}"
     )
     if not ranks.can_differ:
-        text += (
-            f", more than the {len(ranks.methods) - 1} that ranks of {len(ranks.methods)} methods can differ by: so "
-            f"few scenarios cannot tell methods apart by rank. {ranks.in_words}"
-        )
-        return Section("ranks", "Over the scenarios", (Paragraph(text),))
-    caption = (
-        f"Average ranks over {where}. Bars join methods whose ranks do not differ by the critical difference "
-        f"({critical_difference})."
-    )
-    svg = ranks_figure("ranks", ranks.in_words, ranks, looks(analysis.protocol.methods))
-    blocks: tuple[Block, ...] = (Paragraph(f"{text}."), Gallery((Figure("ranks", caption, ranks.in_words, svg),)))
-    return Section("ranks", "Over the scenarios", blocks)
+        text += f", more than {len(ranks.methods)} methods can differ by. {ranks.averages}"
+        return Section("ranks", "Ranks over scenarios", (Paragraph(text),))
+    caption = "Average ranks over the scenarios. Bars join methods whose ranks differ by less than the critical value."
+    svg = ranks_figure("ranks", ranks.averages, ranks, looks(analysis.protocol.methods))
+    blocks: tuple[Block, ...] = (Paragraph(f"{text}."), Gallery((Figure("ranks", caption, ranks.averages, svg),)))
+    return Section("ranks", "Ranks over scenarios", blocks)

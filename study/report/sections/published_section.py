@@ -9,7 +9,7 @@ from study.report.comparisons import PublishedRow
 from study.report.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
 from study.report.number_formats import NOTHING, interval, margin_points, seeds_of, signed_points, with_interval
 from study.report.sections.cells import p_cell, published_cell
-from study.report.verdicts import MEANING, limits, tried_several_times
+from study.report.verdicts import MEANING, limits
 
 
 def published_section(analysis: Analysis) -> Section | None:
@@ -28,7 +28,7 @@ def published_section(analysis: Analysis) -> Section | None:
             )
         )
     return section_by_scenario(
-        "published", "Published and ours", (Paragraph(MEANING), *_sources(analysis), *_several(analysis)), subsections
+        "published", "Published and ours", (Paragraph(MEANING), *_sources(analysis)), subsections
     )
 
 
@@ -40,12 +40,8 @@ def _sources(analysis: Analysis) -> list[Paragraph]:
     ]
 
 
-def _several(analysis: Analysis) -> list[Paragraph]:
-    return [Paragraph(text) for text in tried_several_times([("", row) for row in analysis.published])]
-
-
 def _spread(table: Published) -> str:
-    runs = f"{table.n} runs" if table.n else "a number of runs that it does not say"
+    runs = f"{table.n} runs" if table.n else "an unstated number of runs"
     kind = {"sd": "± is the standard deviation over", "sem": "± is the standard error of the mean over"}
     return f"Without a spread; over {runs}." if table.spread == "none" else f"{kind[table.spread]} {runs}."
 
@@ -67,7 +63,7 @@ def _table(
         Column("margin"),
         Column("p (Welch)"),
         Column("p (TOST)"),
-        Column("what limits it", "prose"),
+        Column("limited by", "prose"),
         Column("why", "prose"),
     ]
     if len(tables) > 1:

@@ -7,7 +7,7 @@ from study.records.run_record import RunRecord
 from study.report.analysis import Analysis
 from study.report.document import Cell, Code, Column, Paragraph, Section, Table
 from study.report.number_formats import count, enumeration
-from study.report.provenance import is_packaged, protocol_text
+from study.report.provenance import changed_settings, is_packaged, protocol_text
 
 PROTOCOL = "protocol.toml"
 """In the folder of a report: the protocol as it was used."""
@@ -27,7 +27,7 @@ def reproduction_section(analysis: Analysis) -> Section:
                 "`results.parquet` a row a run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy "
                 "matrices (accuracies there are from 0 to 1)."
             ),
-            Paragraph(_where(packaged)),
+            Paragraph(_where(analysis, packaged)),
             Code("\n".join(_commands(analysis, packaged)), "sh"),
             Paragraph(_provenance(analysis)),
             _versions(analysis),
@@ -37,11 +37,13 @@ def reproduction_section(analysis: Analysis) -> Section:
     )
 
 
-def _where(packaged: bool) -> str:
-    file = f"`{PROTOCOL}` is the protocol as it was used"
+def _where(analysis: Analysis, packaged: bool) -> str:
+    changed = changed_settings(analysis.name, analysis.protocol)
     if packaged:
-        return f"{file}, which comes with the package. In the folder of this report:"
-    return f"{file}, which is not one that comes with the package as it is. In the folder of this report:"
+        origin = "as it comes with the package"
+    else:
+        origin = f"which differs from the packaged one in {changed}" if changed else "which is not a packaged one"
+    return f"`{PROTOCOL}` is the protocol, {origin}. In the folder of this report:"
 
 
 def _commands(analysis: Analysis, packaged: bool) -> list[str]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from study.protocol.settings import Method, Scenario, takes_strength
 from study.report.analysis import Analysis
-from study.report.answer import missing_runs
 from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
 from study.report.figures.accuracy_figure import accuracy_figure
 from study.report.figures.cost_figure import PHASES
@@ -39,12 +38,12 @@ def results_section(analysis: Analysis) -> Section:
 def _how(analysis: Analysis) -> str:
     chosen = ""
     if any(takes_strength(method) for method in analysis.protocol.methods.values()):
-        chosen = f" How λ was chosen: {analysis.protocol.strength_source.strip().rstrip('.')}."
+        chosen = f" Source of λ: {analysis.protocol.strength_source.strip().rstrip('.')}."
     return (
-        "Means over the seeds with 95% intervals. Average accuracy: over all experiences at the end. Forgetting: what "
-        "was lost of the best accuracy before the end. Backward transfer: accuracy at the end less that right after "
-        "learning. Learning accuracy: right after learning. Time and memory: means of a run; state: what the method "
-        f"has to keep from one experience to the next.{chosen}"
+        "Means over seeds with 95% intervals. Average accuracy: over all experiences at the end. Forgetting: best "
+        "earlier accuracy minus final accuracy. Backward transfer: final accuracy minus accuracy right after learning. "
+        "Learning accuracy: right after learning. State: what the method keeps from one experience to the "
+        f"next.{chosen}"
     )
 
 
@@ -135,9 +134,6 @@ def _notes(analysis: Analysis, scenario: Scenario) -> list[str]:
     notes = []
     if any(result.finished and not result.is_sequential for result in analysis.of(scenario)):
         notes.append(f"{NOTHING}: training on all experiences at once has no forgetting and no transfer.")
-    for where, method, seeds in missing_runs(analysis):
-        if where == scenario:
-            notes.append(f"`{method}` has no run with seed {enumeration(map(str, seeds))}.")
     there = {result.method for result in analysis.of(scenario)}
     not_run = [method for method in analysis.protocol.methods if method not in there]
     if not_run:

@@ -28,7 +28,7 @@ def _how(analysis: Analysis) -> str:
     protocol = analysis.protocol
     tuning = protocol.tuning
     text = (
-        f"How λ was chosen: {protocol.strength_source.strip().rstrip('.')}. The search trains with every value of the "
+        f"Source of λ: {protocol.strength_source.strip().rstrip('.')}. The search trains with every value of the "
         f"grid on {count(len(tuning.seeds), 'seed')} that no result here uses ({enumeration(map(str, tuning.seeds))}), "
         f"and evaluates on {100 * tuning.validation_fraction:g}% of each class's training data, which it then does not "
         "train on. No test data takes part. The highest mean accuracy is chosen, of equals the smallest λ."

@@ -159,7 +159,7 @@ def test_where_every_strength_is_given_by_hand_nothing_is_said_of_the_protocols(
     by_hand = ["scenarios=['class']", *(f"strength.{m}.class=3" for m in load_protocol("digits").strength)]
     protocol, records = digits(*by_hand)
     write_report("digits", protocol, records, [], tmp_path)
-    found = re.search(r"How λ was chosen: (.*)", plain((tmp_path / "README.md").read_text()))[1]
+    found = re.search(r"Source of λ: (.*)", plain((tmp_path / "README.md").read_text()))[1]
     assert found.startswith("λ given by hand: l2, class (3)")
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from study.report.analysis import analyse
-from study.report.comparisons import all_pairs, ranks_over_scenarios, seeds_that_could_show
+from study.report.comparisons import all_pairs, ranks_over_scenarios
 from study.report.method_results import MethodResult, method_result
 from study.report.selection import select
-from study.statistics import compare_family, friedman
+from study.statistics import compare_family, fewest_pairs, friedman
 from tests.study.report.synthetic import LAST, LEARNED_FIRST, all_records, failed, record, toy
 
 
@@ -56,7 +56,7 @@ def test_with_the_same_seeds_all_pairs_are_the_family_of_the_statistics(seeds):
     scores = {method: draws[i].tolist() for i, method in enumerate(toy().methods) if method != "joint"}
     found = all_pairs(with_seeds(scores))
     assert found == compare_family({result.method: list(result.scores.values()) for result in with_seeds(scores)})
-    assert {pair.reachable for pair in found} == {seeds >= seeds_that_could_show(len(found))}
+    assert {pair.reachable for pair in found} == {seeds >= fewest_pairs(0.05 / len(found))}
 
 
 def test_methods_without_a_common_seed_are_no_pair():

@@ -6,8 +6,8 @@ import pytest
 
 from study.campaign.strength_search import choose
 from study.protocol.load import load_protocol, parse_protocol
-from study.protocol.toml import to_toml
 from study.records.run_record import RunRecord
+from study.report.provenance import protocol_text
 from study.report.selection import OLDER, OTHER_SETTINGS, OUTSIDE_GRID, VALIDATION, ReportError, select
 from tests.study.report.synthetic import TEXT, all_records, record, search_records, toy, written
 
@@ -191,4 +191,4 @@ def test_the_report_says_what_was_left_out(tmp_path, without_figures):
 @pytest.mark.parametrize("overrides", [(), ("training.epochs=3",)])
 def test_a_protocol_as_text_is_the_same_protocol(overrides):
     for protocol in (toy(), load_protocol("digits", overrides)):
-        assert parse_protocol(to_toml(protocol), "written.toml") == protocol
+        assert parse_protocol(protocol_text("other", protocol), "written.toml") == protocol

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from study.statistics import compare_paired, minimal_detectable, seeds_needed
+from study.statistics import compare_paired, seeds_needed
 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.2, 199), (0.5, 34), (0.8, 15)])
@@ -30,20 +30,6 @@ def test_no_difference_is_so_large_that_fewer_seeds_do_than_the_sign_flip_test_n
     assert seeds_needed(sd, 1e6, alpha, power=0.95) == fewest
     assert compare_paired(np.arange(fewest) + 1, np.zeros(fewest)).p_smallest <= alpha
     assert compare_paired(np.arange(fewest - 1) + 1, np.zeros(fewest - 1)).p_smallest > alpha
-    assert minimal_detectable(sd, fewest - 1, alpha, power=0.95) == math.inf
-    assert minimal_detectable(sd, fewest, alpha, power=0.95) < math.inf
-
-
-@pytest.mark.parametrize("n", [6, 7, 10, 50, 1000])
-def test_the_detectable_difference_is_the_one_that_needs_so_many_seeds(n: int):
-    delta = minimal_detectable(3.0, n)
-    assert seeds_needed(3.0, delta * (1 + 1e-6)) == n
-    assert seeds_needed(3.0, delta * (1 - 1e-6)) == n + 1
-
-
-def test_the_detectable_difference_has_the_unit_of_the_spread():
-    assert minimal_detectable(50.0, 12) == pytest.approx(50 * minimal_detectable(1.0, 12))
-    assert minimal_detectable(0.0, 12) == 0
 
 
 def test_tiny_differences_need_many_seeds_and_no_long_search():
@@ -68,8 +54,3 @@ def test_tiny_differences_need_many_seeds_and_no_long_search():
 def test_bad_input_is_named(options: dict, named: str):
     with pytest.raises(ValueError, match=named):
         seeds_needed(**{"sd": 1.0, "delta": 1.0} | options)
-
-
-def test_the_detectable_difference_of_no_seeds_is_refused():
-    with pytest.raises(ValueError, match="not 0"):
-        minimal_detectable(1.0, 0)

@@ -36,12 +36,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_online_without_a_key_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_without_a_key_says_what_to_do(tmp_path: Path) -> None:
     online = Tracking("online", folder=tmp_path / "tracked")
     with pytest.raises(TrackingError, match=r"no API key.*`wandb login`.*WANDB_API_KEY.*--wandb offline.*`wandb sync`"):
-        check_tracking(online)
-    monkeypatch.setenv("WANDB_API_KEY", "too short")
-    with pytest.raises(TrackingError, match=r"API key is not valid.*`wandb login`"):
         check_tracking(online)
     check_tracking(Tracking("offline", folder=tmp_path / "tracked"))
 
