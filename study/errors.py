@@ -2,8 +2,8 @@
 
 
 class StudyError(ValueError):
-    """Something that a user can put right: the message says what it is, where it comes from and what is allowed."""
+    """An error that the user can fix. The message names the value, where it came from, and what is allowed."""
 
 
 class ProtocolError(StudyError):
-    """A protocol that cannot be used, and why."""
+    """The protocol cannot be used."""

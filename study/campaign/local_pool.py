@@ -20,7 +20,6 @@ from study.run.specification import Run
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -36,7 +35,7 @@ def execute_in_processes(
 def _until_a_process_dies(
     waiting: deque[Run], store: RunStore, environment: RunEnvironment, jobs: int
 ) -> Iterator[RunRecord]:
-    """Take runs from ``waiting`` until it is empty, or a process dies and takes those beside it along."""
+    """Take runs from ``waiting`` until it is empty or a process dies, which ends all processes of the pool."""
     under_way: dict[Future[RunRecord], Run] = {}
     with _pool(jobs) as pool:
         try:
@@ -70,7 +69,7 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Processes started in here do not see Ctrl-C; a terminal sends it to all, but it is for the parent."""
+    """Block SIGINT in processes started here: Ctrl-C reaches the whole group, but only the parent handles it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -82,7 +81,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when its parent is gone, even if that was killed."""
+    """End this worker when its parent ends, even by a kill."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

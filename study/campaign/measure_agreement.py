@@ -141,7 +141,7 @@ def _row(
 
 
 def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, experience: int) -> Mapping[str, Tensor]:
-    """As the method's own plugin measures it after so many experiences, but for the data being in memory."""
+    """The importance that the method's own plugin measures, with the data in memory."""
     plugin = EWCPlugin(
         0.0,
         **{**settings.model_dump(include=IN_THE_PASS), "batch_size": pass_batch(settings)},

@@ -65,7 +65,7 @@ class StudyProgress:
 
     @contextmanager
     def shown(self) -> Iterator["StudyProgress"]:
-        """Show it while the study runs: a picture that moves, where there is a terminal, else a line for each run."""
+        """Show the progress: live in a terminal, otherwise a line for each run."""
         if self.console.is_terminal and self._bar.tasks[0].total:
             with Live(get_renderable=self._picture, console=self.console, refresh_per_second=2):
                 yield self
@@ -73,7 +73,6 @@ class StudyProgress:
             yield self
 
     def advance(self, record: RunRecord) -> None:
-        """A run has ended."""
         if not record.finished:
             self.not_finished += 1
             self.console.print(f"{record.outcome}: {record.run}: {record.last_line}", style="red", markup=False)
@@ -88,7 +87,7 @@ class StudyProgress:
 
 
 def under_way_table(running: list[dict]) -> Table:
-    """How far runs are, and their average accuracy on the experiences seen."""
+    """Experiences done and average accuracy so far of each run."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for said in running:
         accuracy = "–" if said["accuracy"] is None else f"{100 * said['accuracy']:.1f}% so far"
@@ -115,7 +114,7 @@ def status_table(protocol: Protocol, records: Sequence[RunRecord]) -> Table:
 
 
 def _belongs(run: Run, protocol: Protocol) -> bool:
-    """Whether a protocol means a run, whatever λ and options a search chose for it."""
+    """Whether a run belongs to a protocol, whatever λ and options a search chose."""
     if run.scenario not in protocol.scenarios or run.label not in protocol.methods or run.evaluated_on != "test":
         return False
     strength = protocol.strength_of(run.label, run.scenario)

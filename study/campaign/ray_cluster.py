@@ -17,7 +17,7 @@ from study.run.system import versions
 
 
 class ClusterError(StudyError):
-    """A cluster that cannot be used, and why."""
+    """The cluster cannot be used."""
 
 
 def execute_on_cluster(

@@ -20,7 +20,7 @@ class Repetition:
 
     @property
     def same(self) -> bool:
-        """Whether every accuracy and loss is the same, to the last bit."""
+        """Whether outcome, accuracies and losses are equal to the last bit."""
         return (self.before.outcome, self.before.accuracy, self.before.loss) == (
             self.now.outcome,
             self.now.accuracy,
@@ -29,7 +29,7 @@ class Repetition:
 
     @property
     def largest_difference(self) -> float:
-        """Of any accuracy, in percentage points; NaN where one of the runs came to fewer experiences."""
+        """Of any accuracy, in percentage points; NaN if the numbers of experiences differ."""
         entries = [[value for row in record.accuracy for value in row] for record in (self.before, self.now)]
         if len(entries[0]) != len(entries[1]) or not entries[0]:
             return float("nan")
@@ -37,7 +37,7 @@ class Repetition:
 
     @property
     def changed_environment(self) -> list[str]:
-        """What was different from before and may change the last bits: versions, machine, code."""
+        """Versions, machine and code that differ and may change the last bits."""
         found = [
             f"{package} {version}, now {self.now.versions.get(package)}"
             for package, version in self.before.versions.items()
@@ -56,5 +56,5 @@ def _machine(record: RunRecord) -> str:
 
 
 def perform_again(record: RunRecord, environment: RunEnvironment) -> Repetition:
-    """Perform a recorded run again, from its start; nothing is kept of it."""
+    """Perform a recorded run again from its start, without storing the result."""
     return Repetition(record, perform_and_record(record.run, environment))

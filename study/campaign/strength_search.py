@@ -95,7 +95,7 @@ def choose(name: str, protocol: Protocol, records: Iterable[RunRecord]) -> list[
 
 
 def content_on_any_device(run: Run) -> str:
-    """What a run of the search is known by: it may be done on any device."""
+    """Identifies a run of the search on any device."""
     return run.model_copy(update={"device": "cpu"}).content
 
 

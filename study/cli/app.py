@@ -56,7 +56,6 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script."""
     app()
 
 
@@ -70,7 +69,7 @@ def list_protocols() -> None:
 
 @app.command()
 def show(name: Name, overrides: Overrides = None) -> None:
-    """Say what a protocol does."""
+    """Print what a protocol does."""
     from study.report.terminal_tables import protocol_table
 
     with errors_without_traceback():
@@ -217,7 +216,7 @@ def _carry_out(
     force: bool,
     reuse: Sequence[Path] | None,
 ) -> list[RunRecord]:
-    """The records of runs, after all that can be checked before the first of them has been."""
+    """Check everything that can be checked, then perform the runs."""
     if force and reuse:
         raise ProtocolError("--force repeats runs, and --reuse takes them from elsewhere; allowed: one of the two")
     known = reusable_records(reuse or ())

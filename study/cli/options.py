@@ -23,7 +23,7 @@ class Device(StrEnum):
 
 
 class Mode(StrEnum):
-    """What W&B is told."""
+    """W&B's mode."""
 
     offline = "offline"
     online = "online"
@@ -147,7 +147,7 @@ def records_saying_what_is_left_out(folder: Path) -> list[RunRecord]:
 
 
 def folder_named(name: str) -> Path:
-    """That folder, or the one where the records of a protocol of that name go by default."""
+    """The folder of that name, or the default records folder of the protocol of that name."""
     return Path(name) if Path(name).is_dir() else records_folder(name)
 
 
@@ -181,7 +181,7 @@ def check_device(device: Device | None) -> None:
 
 
 def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
-    """The root of the data, which is there, as is the device, where it is this machine that needs it."""
+    """The data's root, after checking that the data and the device are there."""
     check_device(device)
     if name == "split_digits" and named is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported

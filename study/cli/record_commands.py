@@ -104,7 +104,7 @@ def compare(
 
 
 def _rank(names: list[str], path: Path) -> None:
-    """The average ranks over studies, on the terminal and as a figure."""
+    """Print average ranks over studies and draw them."""
     from study.report.study_ranking import rank_studies, ranks_svg, ranks_table
 
     studies = []
@@ -162,7 +162,7 @@ def repeat(
     seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
     data_root: DataRoot = None,
 ) -> None:
-    """Perform recorded runs again, and say whether they give the same numbers, to the last bit."""
+    """Perform recorded runs again and compare the numbers, to the last bit."""
     from study.campaign.repetition import perform_again
     from study.report.number_formats import SECONDS, quantity
 

@@ -12,7 +12,7 @@ SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
 
 @contextmanager
 def errors_without_traceback() -> Iterator[None]:
-    """What a user can put right is said without a traceback."""
+    """Print user errors without a traceback and exit with code 2."""
     try:
         yield
     except (StudyError, OSError) as error:

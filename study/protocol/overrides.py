@@ -38,7 +38,7 @@ def apply_override(override: str, data: dict[str, Any]) -> None:
 
 
 def _path(key: str, override: str) -> list[str]:
-    """The parts of a TOML key: of ``strength."si-c0.1".domain`` three."""
+    """The parts of a TOML key: three for ``strength."si-c0.1".domain``."""
     path: list[str] = []
     try:
         parts = tomllib.loads(f"{key} = 0") if "=" in override else {}

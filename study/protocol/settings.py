@@ -25,7 +25,7 @@ def suggestion(name: str, allowed: Iterable[str]) -> str:
 
 
 class Table(BaseModel):
-    """A table of a protocol file: immutable, nothing converted silently, no unknown keys."""
+    """A table of a protocol file: immutable, strict types, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -153,13 +153,13 @@ class Training(Table):
 
 
 class Naive(Table):
-    """Plain fine-tuning, no defence against forgetting."""
+    """Plain fine-tuning."""
 
     kind: Literal["naive"]
 
 
 class Joint(Table):
-    """Training on all experiences at once: what there is to reach."""
+    """Training on all experiences at once: an upper reference."""
 
     kind: Literal["joint"]
 
@@ -203,14 +203,10 @@ class LwF(Table):
 
 
 class L2(Table):
-    """``L2Plugin``."""
-
     kind: Literal["l2"]
 
 
 class EWC(Table):
-    """``EWCPlugin`` and its options."""
-
     kind: Literal["ewc"]
     fisher: Fisher = "exact"
     n_samples: Positive | None = None
@@ -218,8 +214,6 @@ class EWC(Table):
 
 
 class OnlineEWC(Table):
-    """``OnlineEWCPlugin`` and its options."""
-
     kind: Literal["online_ewc"]
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     fisher: Fisher = "exact"
@@ -228,8 +222,6 @@ class OnlineEWC(Table):
 
 
 class MAS(Table):
-    """``MASPlugin`` and its options."""
-
     kind: Literal["mas"]
     output: Literal["squared_norm", "mean_square", "vector"] = "squared_norm"
     accumulate: Literal["average", "sum"] = "average"
@@ -237,8 +229,6 @@ class MAS(Table):
 
 
 class SI(Table):
-    """``SIPlugin`` and its options."""
-
     kind: Literal["si"]
     xi: Annotated[float, Field(gt=0)] = 0.1
     gradient: Literal["task", "total"] = "task"
@@ -285,5 +275,4 @@ Method = Annotated[
 
 
 def takes_strength(method: Method) -> bool:
-    """Whether a method has a λ."""
     return not isinstance(method, Naive | Joint | Cumulative | Replay)

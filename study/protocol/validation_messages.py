@@ -24,7 +24,7 @@ def validation_messages(error: ValidationError) -> list[str]:
 
 
 def _one_in_words(error: Any) -> tuple[str, str]:
-    """One error of pydantic's: what it is about, and what is wrong with that and what is allowed."""
+    """The subject of one pydantic error, and what is wrong and what is allowed."""
     location = list(error["loc"])
     if location[:1] == ["methods"] and len(location) > 2:
         del location[2]  # pydantic inserts the kind of the method there

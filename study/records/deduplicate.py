@@ -27,5 +27,5 @@ def deduplicate(records: Iterable[RunRecord], key: Callable[[RunRecord], Key]) -
 
 
 def _age(record: RunRecord) -> tuple[object, ...]:
-    """Of those that ended in the same second always the same comes last."""
+    """Ordered by outcome and time; ties are broken deterministically."""
     return record.outcome != "failed", record.ended, record.id, record.run.label

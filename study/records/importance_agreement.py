@@ -25,7 +25,7 @@ IN_THE_PASS = {"fisher", "n_samples", "batch_size"}
 
 
 class AgreementError(StudyError):
-    """A file of agreements that cannot be read."""
+    """The file of agreements cannot be used."""
 
 
 class ImportanceAgreement(Frozen):
@@ -61,11 +61,10 @@ class ImportanceAgreement(Frozen):
 
     @property
     def where(self) -> tuple[Scenario, int, int, str]:
-        """Scenario, seed, experience and method."""
         return self.scenario, self.seed, self.experience, self.method
 
     def belongs_to(self, protocol: Protocol) -> bool:
-        """Whether it was measured with a protocol's settings of this method."""
+        """Whether it was measured with the protocol's settings of this method."""
         return self.method in protocol.methods and self.settings == settings_of(protocol, self.method)
 
 

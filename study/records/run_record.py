@@ -69,17 +69,16 @@ class RunRecord(Frozen):
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
         return self.outcome == "finished"
 
     @property
     def last_line(self) -> str:
-        """The last line of the error: what happened, without the traceback."""
+        """The last line of the error, without the traceback."""
         return (self.error or "").strip().rpartition("\n")[2]
 
 
 def record_of(run: Run, result: RunResult) -> RunRecord:
-    """The record of a run that has just ended on this machine, with these versions."""
+    """Make the record of a run that has just ended on this machine."""
     fields = {key: value for key, value in vars(result).items() if key != "gpu"}
     return RunRecord(
         id=run.id,

@@ -23,7 +23,7 @@ TUNING_ARCHIVE = "tuning.jsonl.gz"
 
 
 class RecordError(StudyError):
-    """A record that cannot be read, or a folder of records that cannot be used, and why."""
+    """A record or a folder of records cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Contents:
 
     @property
     def left_out(self) -> list[str]:
-        """A sentence on the files of each kind that were left out."""
+        """One sentence for each kind of file that was left out."""
         return [
             f"left out, {what}: {', '.join(path.name for path in paths)}"
             for what, paths in (
@@ -72,17 +72,16 @@ class Contents:
 
 @dataclass(frozen=True)
 class RunStore:
-    """A folder of records. It is made when the first record is written."""
+    """A folder of records, created with the first record."""
 
     folder: Path
 
     def path(self, run: Run) -> Path:
-        """Where the record of a run is, or would be."""
         return self.folder / run.file_name
 
     @property
     def under_way(self) -> Path:
-        """The folder of the checkpoints of runs that have begun and not ended."""
+        """Folder of the checkpoints of unfinished runs."""
         return self.folder / "under-way"
 
     def read(self, run: Run) -> RunRecord | None:
@@ -126,11 +125,11 @@ class RunStore:
         return Contents(self.folder, [records[name] for name in sorted(records)], damaged, foreign)
 
     def write(self, record: RunRecord) -> None:
-        """Write a record so that a reader, or a crash, sees either the whole of it or nothing."""
+        """Write a record atomically."""
         write_atomically(self.path(record.run), (record.model_dump_json(indent=1) + "\n").encode())
 
     def put_aside(self, runs: Sequence[Run]) -> None:
-        """Move the records of runs into the folder ``superseded``, and forget their checkpoints."""
+        """Move the records of runs into ``superseded`` and delete their checkpoints."""
         aside = self.folder / "superseded"
         for run in runs:
             if self.path(run).exists():

@@ -34,17 +34,14 @@ class Analysis:
 
     @property
     def conclusions(self) -> Conclusions:
-        """What is said by hand."""
         return self.attachments.conclusions
 
     @property
     def name(self) -> str:
-        """The protocol's name."""
         return self.selection.name
 
     @property
     def protocol(self) -> Protocol:
-        """The protocol."""
         return self.selection.protocol
 
     @property
@@ -53,7 +50,6 @@ class Analysis:
         return list(dict.fromkeys(result.scenario for result in self.results))
 
     def of(self, scenario: Scenario) -> list[MethodResult]:
-        """The results of one scenario."""
         return [result for result in self.results if result.scenario == scenario]
 
     def finished(self, scenario: Scenario) -> list[MethodResult]:
@@ -62,7 +58,6 @@ class Analysis:
 
 
 def analyse(selection: Selection, attachments: Attachments | None = None) -> Analysis:
-    """Compute what a report says."""
     results = tuple(
         method_result(runs.scenario, runs.method, runs.settings, runs.strength, runs.records) for runs in selection.runs
     )

@@ -28,7 +28,6 @@ class Attachments:
     files: dict[str, bytes] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Put the files into a folder."""
         for name, text in self.files.items():
             write_atomically(folder / name, text)
 

@@ -62,7 +62,7 @@ class PublishedRow:
 
     @property
     def verdict(self) -> str:
-        """That of the comparison; or why there is none."""
+        """The comparison's verdict, or why there is none."""
         if self.comparison is None:
             return NO_RUN
         return OTHER_SETTINGS if self.changes else self.comparison.verdict
@@ -145,12 +145,11 @@ class Ranks:
 
     @property
     def can_differ(self) -> bool:
-        """Whether any difference of average ranks could reach the critical one, which few blocks make too large."""
+        """Whether any difference of average ranks could exceed the critical difference."""
         return self.result.critical_difference < len(self.methods) - 1
 
     @property
     def best_first(self) -> list[tuple[str, float]]:
-        """Methods with their average ranks."""
         return sorted(zip(self.methods, self.result.average_ranks, strict=True), key=lambda item: item[1])
 
     @property

@@ -17,7 +17,7 @@ CONCLUSIONS = "conclusions.toml"
 
 
 class ConclusionError(StudyError):
-    """A file of conclusions that does not say what it must."""
+    """The file of conclusions is not valid."""
 
 
 Line = Annotated[Text, AfterValidator(lambda text: " ".join(text.split()))]
@@ -50,18 +50,17 @@ class Explained(Table):
 
 
 class Conclusions(Table):
-    """What the file says, in TOML: any number of ``[[stated]]``, for the head of the report, and ``[[explained]]``."""
+    """The file's content: ``[[stated]]`` for the head of the report, ``[[explained]]`` for published numbers."""
 
     stated: list[Stated] = Field(default_factory=list)
     explained: list[Explained] = Field(default_factory=list)
 
     @property
     def statements(self) -> list[Statement]:
-        """What stands at the head of the report."""
         return [Statement(entry.lead, entry.text) for entry in self.stated]
 
     def why(self, scenario: Scenario, method: str) -> str:
-        """Why a published number was reached or not; empty if nothing is said."""
+        """The explanation of a published number; empty if there is none."""
         for entry in self.explained:
             if entry.scenario == scenario and method in entry.methods:
                 return entry.why

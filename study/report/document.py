@@ -79,15 +79,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Figures side by side where there is room for it."""
+    """Figures in a row where the page is wide enough."""
 
     figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Sentences."""
-
     text: str
 
 
@@ -165,7 +163,6 @@ class Document:
     sections: tuple[Section, ...]
 
     def blocks(self) -> Iterator[Block]:
-        """Every block in the order of the report."""
         for section in self.sections:
             yield from section.blocks
             for subsection in section.sections:
@@ -173,10 +170,8 @@ class Document:
 
     @property
     def figures(self) -> list[Figure]:
-        """Every figure in order."""
         return [figure for block in self.blocks() if isinstance(block, Gallery) for figure in block.figures]
 
     @property
     def tables(self) -> list[Table]:
-        """Every table in order."""
         return [block for block in self.blocks() if isinstance(block, Table)]

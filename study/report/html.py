@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"https?://[^\s<>\"']*[\w/]")
 
 
 def to_html(document: Document) -> str:
-    """The whole page, with style, script and figures in it."""
+    """The page, self-contained."""
     environment = Environment(
         loader=PackageLoader("study.report"),
         autoescape=select_autoescape(["html"]),
@@ -48,12 +48,12 @@ def inline(text: str) -> Markup:
 
 
 def cell_text(cell: Cell) -> Markup:
-    """A cell's text, with the interval at its end, if there is one, as an element that can stand on its own line."""
+    """A cell's text, with a trailing interval as an element of its own."""
     return Markup(_INTERVAL.sub(r' <span class="interval">\1</span>', str(inline(cell.text))))
 
 
 def sort_key(cell: Cell) -> str:
-    """What a cell is sorted by, as text; empty for what comes last."""
+    """The sort value as text; empty sorts last."""
     return "" if cell.value is None else repr(cell.value) if isinstance(cell.value, float) else str(cell.value)
 
 

@@ -33,7 +33,7 @@ _ALIGNMENT = {"number": "r", "name": "l", "prose": "p{6cm}"}
 
 
 def to_latex(document: Document) -> str:
-    """A file of tables, each to be used as it is or cut out."""
+    """The tables as one LaTeX file."""
     parts = [
         f"% Tables of \\textit{{{escape(document.title)}}}.",
         r"% Needs \usepackage{booktabs} and \usepackage{graphicx}; wide tables are shrunk to the width of the text.",

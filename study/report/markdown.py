@@ -11,7 +11,7 @@ _ALIGNMENT = {"number": "---:", "name": ":---", "prose": ":---"}
 
 
 def to_markdown(document: Document) -> str:
-    """The text of a README.md beside a folder ``figures``."""
+    """The text of README.md, for a folder with ``figures``."""
     first, *rest = map(escape, document.description)
     parts = [f"# {escape(document.title)}", first, _statements(document), *rest]
     for section in document.sections:

@@ -34,17 +34,16 @@ class MethodResult:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it sees all data again, so that it says what there is to reach."""
+        """Whether the method sees all data again, so that it is an upper reference."""
         return isinstance(self.settings, Joint | Cumulative)
 
     @property
     def is_sequential(self) -> bool:
-        """Whether there is a row of accuracies for each experience, as forgetting and curves need; not for joint."""
+        """Whether there is an accuracy row for each experience; not for joint training."""
         return bool(self.finished) and all(len(record.accuracy) > 1 for record in self.finished)
 
     @cached_property
     def scores(self) -> dict[int, float]:
-        """Average accuracy by seed."""
         return {record.run.seed: 100 * average_accuracy(record.accuracy) for record in self.finished}
 
     @cached_property
@@ -54,7 +53,7 @@ class MethodResult:
 
     @cached_property
     def forgetting(self) -> Summary | None:
-        """Average forgetting; None for joint training, which learns all at once, or if no run finished."""
+        """Average forgetting; None for joint training or if no run finished."""
         return self._sequential(forgetting)
 
     @cached_property
@@ -83,7 +82,7 @@ class MethodResult:
         return 100 * np.mean([record.accuracy for record in self.finished], axis=0)
 
     def mean_seconds(self, phase: str) -> float | None:
-        """Mean over the runs of their time in "training", "consolidation" or "evaluation"; None if none finished."""
+        """Mean time in "training", "consolidation" or "evaluation"; None if no run finished."""
         return _mean([sum(getattr(record.seconds, phase)) for record in self.finished])
 
     @property
@@ -93,12 +92,12 @@ class MethodResult:
 
     @property
     def plugin_memory(self) -> float | None:
-        """What the method has to keep, mean over the runs, in bytes; None if none finished."""
+        """Mean state of the method in bytes; None if no run finished."""
         return _mean([record.plugin_memory for record in self.finished])
 
     @property
     def plugin_scratch(self) -> float | None:
-        """What its plugin holds beside, only to be fast; as above."""
+        """Mean scratch memory of the plugin in bytes; None if no run finished."""
         return _mean([record.plugin_scratch for record in self.finished])
 
     def _sequential(self, metric: Callable[[list[list[float]]], float]) -> Summary | None:
@@ -116,7 +115,7 @@ class MethodResult:
 def method_result(
     scenario: Scenario, method: str, settings: Method, strength: float | None, records: Sequence[RunRecord]
 ) -> MethodResult:
-    """The result of one method in one scenario, from records of as many seeds."""
+    """The result of one method in one scenario."""
     finished = tuple(record for record in records if record.finished)
     unfinished = tuple(record for record in records if not record.finished)
     return MethodResult(scenario, method, settings, strength, finished, unfinished)

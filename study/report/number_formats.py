@@ -53,7 +53,7 @@ def interval(low: float, high: float) -> str:
 
 
 def with_interval(summary: Summary | None) -> str:
-    """A mean in percent with its interval, which a single run does not have."""
+    """A mean in percent with its interval; a single run has none."""
     if summary is None:
         return NOTHING
     bounds = interval(summary.low, summary.high)
@@ -83,7 +83,6 @@ def p_equals(p: float) -> str:
 
 
 def effect_size(value: float) -> str:
-    """An effect size with two decimals; infinite where all differences are equal."""
     if math.isnan(value):
         return NOTHING
     return ("∞" if value > 0 else "−∞") if math.isinf(value) else _with_minus(value, 2)
@@ -105,7 +104,7 @@ def strength(value: float | None) -> str:
 
 
 def option(value: Any) -> str:
-    """An option's value as a protocol file's reader knows it."""
+    """An option's value as in a protocol file."""
     return (
         strength(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
     )

@@ -37,7 +37,6 @@ class Reported:
 
     @property
     def page(self) -> str:
-        """Of the report, from the folder of the overview."""
         return f"{self.path}/README.md"
 
 

@@ -14,7 +14,7 @@ EXACT_UP_TO = 16
 
 
 def sign_flip_test(pairs: Sequence[FamilyComparison]) -> str:
-    """What the test of these comparisons is called: exact is it only where the seeds are few enough."""
+    """The name of the test, "exact" only if the seeds are few enough for all flips."""
     exact = [pair.comparison.n <= EXACT_UP_TO for pair in pairs]
     if all(exact):
         return "exact sign-flip permutation test"
@@ -22,7 +22,7 @@ def sign_flip_test(pairs: Sequence[FamilyComparison]) -> str:
 
 
 def pairs_notes(pairs: Sequence[FamilyComparison]) -> list[str]:
-    """What the star means, where there is one, and how many seeds would do, where there are too few."""
+    """Notes on the star and on how many seeds a test needs."""
     notes = ["*: significant after Holm's correction."] if any(pair.significant for pair in pairs) else []
     smallest = {pair.comparison.n: pair.comparison.p_smallest for pair in pairs if not pair.reachable}
     for seeds, p in sorted(smallest.items()):

@@ -15,10 +15,9 @@ def plain_table(title: str, *columns: Column | str, **options: object) -> Table:
 
 
 def number_columns(*headings: str) -> list[Column]:
-    """Columns aligned at the right, no narrower than their headings' words."""
+    """Right-aligned columns, as wide as their headings' longest word."""
     return [Column(heading, justify="right", min_width=max(map(len, heading.split()))) for heading in headings]
 
 
 def add_plain_row(table: Table, *cells: str) -> None:
-    """A row of cells as they are."""
     table.add_row(*map(Text, cells))

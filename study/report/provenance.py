@@ -18,22 +18,21 @@ DECIDING = {"benchmark", "model", "training", "methods"}
 
 @cache
 def _shipped() -> dict[str, Protocol]:
-    """The protocols that come with the package, by name."""
     return {name: load_protocol(name) for name in protocol_names()}
 
 
 def is_packaged(name: str, protocol: Protocol) -> bool:
-    """Whether the protocol is, unchanged, the one of that name which comes with the package."""
+    """Whether the protocol equals the packaged one of that name."""
     return _shipped().get(name) == protocol
 
 
 def packaged_name(protocol: Protocol) -> str | None:
-    """The name of the protocol that comes with the package and says the same; None if none does."""
+    """The name of the packaged protocol that equals this one; None if there is none."""
     return next((name for name, shipped in _shipped().items() if shipped == protocol), None)
 
 
 def protocol_text(name: str, protocol: Protocol) -> str:
-    """The protocol as a file: the package's own where it is that, comments included, and otherwise all it says."""
+    """The protocol as TOML: the packaged file with its comments, or else all its values."""
     if not is_packaged(name, protocol):
         return tomli_w.dumps(protocol.model_dump(exclude_none=True, mode="json"))
     return (resources.files("study.protocol") / f"{name}.toml").read_text(encoding="utf-8")
@@ -74,7 +73,7 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
 
 
 def changed_settings(name: str, protocol: Protocol) -> str:
-    """In what the protocol differs from that of the package from which it comes; empty if in nothing, or from none."""
+    """How the protocol differs from the packaged one; empty if it does not, or there is none."""
     shipped = _origin(name, protocol)
     if shipped is None:
         return ""
@@ -84,7 +83,6 @@ def changed_settings(name: str, protocol: Protocol) -> str:
 
 
 def _origin(name: str, protocol: Protocol) -> Protocol | None:
-    """The protocol of the package that has the name, or the title."""
     return _shipped().get(name) or next((each for each in _shipped().values() if each.title == protocol.title), None)
 
 
@@ -124,7 +122,7 @@ def _changes(shipped: Protocol, protocol: Protocol, scenario: Scenario, method: 
 
 
 def _other_settings(shipped: Protocol, protocol: Protocol) -> str:
-    """For which settings the λs that stayed were chosen, if not for these."""
+    """For which settings the unchanged λs were chosen, if for others."""
     words = _list_differences([each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)])
     return f", but for other settings ({words})" if words else ""
 

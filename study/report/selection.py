@@ -22,7 +22,7 @@ OUTSIDE_GRID = "not of the protocol's search"
 
 
 class ReportError(StudyError):
-    """A report that cannot be written, and why."""
+    """The report cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Selection:
 
     @property
     def left_out_sentence(self) -> str:
-        """How many records were left out, and why; empty if none was."""
+        """How many records were left out and why; empty if none."""
         if not self.left_out:
             return ""
         reasons = "; ".join(f"{number} {reason}" for reason, number in self.left_out.items())
@@ -126,7 +126,7 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
 def _meant(
     name: str, protocol: Protocol, choices: Sequence[Choice]
 ) -> tuple[dict[str, list[tuple[Scenario, str]]], dict[tuple[Scenario, str], str]]:
-    """Which scenarios and methods a content stands for (two methods may be the same), and what the search lacks."""
+    """Scenarios and methods by run content (two methods may be equal), and what the search has not chosen."""
     meant: dict[str, list[tuple[Scenario, str]]] = {}
     undecided: dict[tuple[Scenario, str], str] = {}
     for scenario in protocol.scenarios:
@@ -142,13 +142,12 @@ def _meant(
 
 
 def _order(protocol: Protocol, place: tuple[Scenario, str]) -> tuple[int, int]:
-    """The protocol's: scenario by scenario, and in each the methods."""
     scenario, method = place
     return protocol.scenarios.index(scenario), list(protocol.methods).index(method)
 
 
 def _of_one_device(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """A method's records in the order of their seeds, one each; no mean may mix devices."""
+    """A method's records by seed, all of one device."""
     by_device = {
         device: deduplicate(
             (record for record in records if record.run.device == device), lambda record: record.run.seed
@@ -160,7 +159,7 @@ def _of_one_device(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
 
 
 def _why_not(used: dict[str, RunRecord], candidates: dict[str, RunRecord]) -> list[str]:
-    """A reason for each record of the protocol's runs that is not in the report. Both by id."""
+    """Why each record of the protocol's runs is not used. Both arguments by id."""
     devices = {_regardless_of_seed(record.run): record.run.device for record in used.values()}
     reasons = []
     for identity in candidates.keys() - used.keys():
@@ -173,7 +172,7 @@ def _why_not(used: dict[str, RunRecord], candidates: dict[str, RunRecord]) -> li
 def _of_the_search(
     name: str, protocol: Protocol, tuning: Sequence[RunRecord]
 ) -> tuple[tuple[RunRecord, ...], list[str]]:
-    """The records of the protocol's search in its order, under its names, and a reason for each that is not."""
+    """The records of the protocol's search in order, and why each other is not used."""
     if protocol.tuning is None or not protocol.tuning.grid:
         return (), [OUTSIDE_GRID] * len(tuning)
     runs: dict[str, list[Run]] = {}
@@ -197,7 +196,7 @@ def _regardless_of_seed(run: Run) -> str:
 
 
 def _why_none(name: str, protocol: Protocol, records: Sequence[RunRecord], choices: Sequence[Choice]) -> str:
-    """Why a report has no records, with what differs in the first that has the scenario and method of the protocol."""
+    """Why no record belongs to the protocol, with the differences of the first that could."""
     if not records:
         return f"there are no records to report on; `clreg-study run {name}` writes them"
     message = f"none of the {count(len(records), 'record')} given belongs to {name}"

@@ -24,7 +24,7 @@ def differing(runs: Sequence[Run], ignored: Sequence[str] = NAMES) -> dict[str, 
 
 
 def differing_leaves(trees: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The leaves of nested dictionaries that are not the same in all, by dotted name; None where one has no such."""
+    """Leaves of nested dictionaries that differ, by dotted name; None where one lacks it."""
     return dict(_differing(trees, ""))
 
 
@@ -40,7 +40,7 @@ def list_differences(differences: dict[str, list[Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A setting's value as a protocol's reader knows it, and what stands where a run has no such setting."""
+    """A setting's value as in a protocol file, or a dash."""
     return NOTHING if value is None else option(value)
 
 

@@ -38,7 +38,7 @@ class OneMethod:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A row of the table: what it is called, and the runs of A and of B."""
+    """A row of the table."""
 
     name: str
     a: OneMethod
@@ -106,7 +106,7 @@ def _caption(pairs: Sequence[_Pair], found: Sequence[FamilyComparison]) -> list[
 
 
 def _what_differs(pairs: Sequence[_Pair]) -> list[str]:
-    """The settings in which A and B differ, with the rows where they do unless they do in all."""
+    """Settings in which A and B differ, with the rows concerned if not all."""
     rows: dict[str, list[str]] = {}
     for pair in pairs:
         rows.setdefault(list_differences(differing([pair.a.run, pair.b.run])), []).append(pair.name)
@@ -118,7 +118,7 @@ def _what_differs(pairs: Sequence[_Pair]) -> list[str]:
 
 
 def _pairs(a: Side, b: Side) -> list[_Pair]:
-    """The methods to compare that have a seed in common."""
+    """The methods that share a seed."""
     a_records, b_records = by_method(a[1]), by_method(b[1])
     pairs = []
     for (scenario, method), of_a in a_records.items():
@@ -144,7 +144,6 @@ def _pairs(a: Side, b: Side) -> list[_Pair]:
 
 
 def by_method(records: Sequence[RunRecord]) -> dict[tuple[Scenario, str], list[RunRecord]]:
-    """What finished, each run once."""
     found: dict[tuple[Scenario, str], list[RunRecord]] = {}
     for record in deduplicate(records, lambda record: (record.run.label, record.run.content)).values():
         if record.finished:

@@ -53,7 +53,7 @@ def rank_studies(studies: Sequence[Study]) -> Ranks:
 
 
 def ranks_table(ranks: Ranks, studies: Sequence[Study]) -> Table:
-    """Average ranks, the best first, with Friedman's test and what it can tell apart."""
+    """Average ranks, best first, with Friedman's test."""
     table = plain_table(f"average ranks over {len(ranks.blocks)} scenarios", "method", *number_columns("average rank"))
     for method, rank in ranks.best_first:
         add_plain_row(table, method, points(rank))
@@ -83,6 +83,5 @@ def _caption(ranks: Ranks, studies: Sequence[Study]) -> list[str]:
 
 
 def ranks_svg(ranks: Ranks, studies: Sequence[Study]) -> str:
-    """The critical-difference figure as the text of an SVG file."""
     methods = {record.run.label: record.run.method for _, records in studies for record in records}
     return standalone(ranks_figure("ranks", ranks.averages, ranks, looks(methods)))

@@ -15,7 +15,7 @@ from study.statistics import Summary
 
 
 def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[MethodResult]:
-    """The results in one scenario, a method a row, in the order of the records; methods without a finished run too."""
+    """Results in one scenario, in the order of the records."""
     by_method: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.run.scenario == scenario:
@@ -46,7 +46,7 @@ def scenario_table(title: str, scenario: Scenario, results: Sequence[MethodResul
 
 
 def choice_table(title: str, choices: Sequence[Choice]) -> Table:
-    """What the search found: validation accuracy over the grid, and the best."""
+    """Validation accuracy over the grid, and the best λ."""
     table = plain_table(
         f"{title}: the search, average accuracy % on validation data",
         "scenario",
@@ -64,7 +64,7 @@ def choice_table(title: str, choices: Sequence[Choice]) -> Table:
 
 
 def strength_toml(choices: Sequence[Choice]) -> str:
-    """The best λ of each method as the lines of a protocol file's ``[strength]``."""
+    """The best λs as lines of a protocol's ``[strength]``."""
     by_method: dict[str, list[str]] = {}
     for choice in choices:
         by_method.setdefault(choice.method, []).append(f"{choice.scenario} = {choice.strength:g}")

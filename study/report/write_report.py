@@ -100,7 +100,7 @@ def write_report(
 
 
 def _check_folder(folder: Path) -> None:
-    """A report replaces an earlier one, and nothing else."""
+    """Refuse a folder that holds something other than a report."""
     others = folder.is_dir() and any(path.name not in ATTACHMENTS for path in folder.iterdir())
     if others and not (folder / ARCHIVE).is_file():
         raise ReportError(
@@ -110,7 +110,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def compose(analysis: Analysis) -> Document:
-    """The report in parts that each output renders in its own way; what has nothing to say is not in it."""
+    """The report as a document; empty sections are left out."""
     sections = (
         summary_section(analysis),
         published_section(analysis),
@@ -133,7 +133,7 @@ def compose(analysis: Analysis) -> Document:
 
 
 def _write_figures(document: Document, folder: Path) -> None:
-    """Every figure as a file of its own; those of an earlier report that this one does not have go."""
+    """Write every figure, and delete those of an earlier report."""
     for figure in document.figures:
         write_atomically(folder / f"{figure.name}.svg", standalone(figure.svg).encode())
     names = {figure.name for figure in document.figures}

@@ -57,7 +57,7 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
             self.batches.before_training_exp(strategy)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Store examples of the experience that ends, and make room for them."""
+        """Store examples of this experience and make room for them."""
         inputs, targets, tasks = self._new
         share = self.capacity // (len(self.stored) + 1)
         chosen = [self._draw(columns, share) for columns in [*self.stored, [inputs, targets, tasks]]]
@@ -87,7 +87,7 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         return capacity
 
     def _as(self, dtype: torch.dtype, inputs: Tensor) -> Tensor:
-        """Inputs as bytes or as what a model takes, whichever they are."""
+        """Inputs as bytes, or as the model takes them."""
         if inputs.dtype == dtype:
             return inputs
         return self.encoding.encode(inputs) if dtype == torch.uint8 else self.encoding.decode(inputs)

@@ -72,7 +72,6 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         self.columns: Columns = []
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Read the data that the strategy is about to train on."""
         self.columns = self._read(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -88,11 +87,9 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         )
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Let the data go."""
         self.columns = []
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """The same for evaluation, where an experience's data is read once and kept."""
         key = strategy.experience.origin_stream.name, strategy.experience.current_experience
         if key not in self._evaluated:
             self._evaluated[key] = self._read(strategy)
@@ -108,7 +105,7 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
 
 
 def _check_sizes(strategy: Any) -> None:
-    """Whether every experience fills a batch: asked at the first, so that a run does not fail at a later one."""
+    """Check at the first experience that every experience fills a batch."""
     if isinstance(strategy, Cumulative | JointTraining):
         return  # what they train on never shrinks
     sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]

@@ -87,7 +87,7 @@ Part = tuple[Inputs, int]
 
 
 def _by_class(settings: Benchmark, streams: Sequence[Images], generator: torch.Generator) -> list[list[Part]]:
-    """For each experience a part of each stream: that with the next classes."""
+    """Split each stream into experiences by class."""
     n_classes = CLASSES[settings.name]
     order = torch.arange(n_classes)
     if settings.class_order == "random":
@@ -106,7 +106,7 @@ def _by_class(settings: Benchmark, streams: Sequence[Images], generator: torch.G
 
 
 def _permuted(settings: Benchmark, streams: Sequence[Images], generator: torch.Generator) -> list[list[Part]]:
-    """For each experience all of each stream, under a permutation of its own; the inputs are there but once."""
+    """Each experience is the whole stream under a permutation of its own; inputs are stored once."""
     decoded = [_decode(settings, images.pixels) for images in streams]
     n_pixels = decoded[0][0, 0].numel()
     experiences = []
@@ -122,7 +122,7 @@ def _permuted(settings: Benchmark, streams: Sequence[Images], generator: torch.G
 
 
 def _in_scenario(scenario: Scenario, index: int, data: Inputs, n_classes: int) -> TaskAwareClassificationDataset:
-    """The data of an experience, with the labels that a scenario gives it."""
+    """An experience's data with the labels of the scenario."""
     if scenario == "class":
         data = Inputs(data.inputs, data.labels + index * n_classes, data.permutation)
     task = index if scenario == "task" else 0
@@ -140,7 +140,7 @@ def _decode(settings: Benchmark, pixels: Tensor) -> Tensor:
 
 
 def _split(images: Images, key: str, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Images in two stratified parts, the second with ``fraction`` of them; each in its old order."""
+    """Two stratified parts in the original order, the second with ``fraction`` of the images."""
     indices = torch.arange(len(images.targets)).numpy()
     classes, counts = images.targets.unique(return_counts=True)
     try:

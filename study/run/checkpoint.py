@@ -18,7 +18,7 @@ from study.run.specification import Run
 
 @cache
 def code_hash() -> str:
-    """Hash of all source files of the two packages: what one version of them began, another does not go on with."""
+    """Hash of all source files: a checkpoint is only used by the code that wrote it."""
     root = Path(__file__).parents[2]
     sources = sorted(path for package in ("clreg_plugins", "study") for path in (root / package).rglob("*.py"))
     digest = hashlib.sha256()
@@ -68,12 +68,11 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        """The file with the state."""
         return self.folder / f"{self.run.id}.pt"
 
     @property
     def progress(self) -> Path:
-        """The file that says to people how far the run has come."""
+        """File with the run's progress, for people."""
         return self.folder / f"{self.run.id}.json"
 
     def save(self, state: State) -> None:
@@ -89,7 +88,7 @@ class Checkpoint:
         write_atomically(self.path, content.getvalue())
 
     def load(self) -> State | None:
-        """The latest state; None if there is none, or none that can be used: the run then starts afresh."""
+        """The latest state; None if there is none that can be used."""
         if self.folder is None or not self.path.is_file():
             return None
         try:

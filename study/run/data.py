@@ -46,7 +46,7 @@ SECONDS_TO_ANSWER = 30  # that a server has; without a limit, a machine behind a
 
 
 class DataError(StudyError):
-    """Data that is not there, or is not what it should be."""
+    """Data is missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ class Encoding:
 
     @classmethod
     def of(cls, settings: Benchmark) -> "Encoding":
-        """That of a protocol's benchmark."""
         mean, std = (torch.tensor(value).reshape(-1, 1, 1) for value in (settings.mean, settings.std))
         return cls(16 if settings.name == "split_digits" else 255, mean, std)
 
@@ -95,7 +94,7 @@ class Encoding:
         return bool((self.encode(self.decode(pixels)) == pixels).all())
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """The bytes that :meth:`decode` made these inputs of."""
+        """Inverse of :meth:`decode`."""
         pixels = (inputs * self.std.to(inputs.device) + self.mean.to(inputs.device)) * self.levels
         return pixels.round().to(torch.uint8)
 
@@ -143,12 +142,12 @@ def load_images(name: str, root: Path) -> tuple[Images, Images]:
 
 @lru_cache(maxsize=2)
 def kept_images(name: str, root: Path) -> list[tuple[Images, Images]]:
-    """Where :func:`load_images` keeps what it has read, empty at first."""
+    """Cache of :func:`load_images`."""
     return []
 
 
 def read_images(name: str, root: Path) -> tuple[Images, Images]:
-    """:func:`load_images`, from the files each time."""
+    """As :func:`load_images`, without the cache."""
     if name == "split_digits":
         digits = load_digits()
         pixels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
@@ -167,7 +166,7 @@ def read_images(name: str, root: Path) -> tuple[Images, Images]:
 
 
 def _sums(dataset: type, root: Path) -> dict[Path, str]:
-    """The MD5 sum of each file that a dataset is read from."""
+    """MD5 sums of the files of a dataset."""
     name = dataset.__name__
     if name in MNIST_SUMS:
         return {root / name / "raw" / file: md5 for file, md5 in MNIST_SUMS[name].items()}
@@ -219,7 +218,6 @@ def _patience() -> Iterator[None]:
 
 
 def _images(pixels: Any, targets: Any) -> Images:
-    """Images from torchvision's arrays: (N, height, width), or (N, height, width, channels)."""
     pixels = torch.as_tensor(pixels)
     pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
     return Images(pixels.contiguous(), torch.as_tensor(targets))

@@ -36,11 +36,9 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
         return float("nan") if self._total is None else float(self._total) / self._steps
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Start anew."""
         self._total, self._steps = None, 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Add up the loss, on its device."""
         loss = strategy.loss.detach().double()
         self._total = loss if self._total is None else self._total + loss
         self._steps += 1
@@ -69,7 +67,7 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let the next :func:`peak_memory` be that from now on, where the system can tell."""
+    """Start a new measurement of peak memory, where the system supports it."""
     gc.collect()  # an earlier run in this process is a cycle of strategy and plugins
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -96,7 +94,7 @@ def system_bytes(file: str, key: str) -> int | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU what PyTorch held at most, on a CPU the whole process."""
+    """Peak in bytes: of PyTorch on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     high_water = system_bytes("self/status", "VmHWM")
@@ -120,7 +118,7 @@ class Held:
 
 
 def held_bytes(plugin: Any, model: nn.Module) -> Held:
-    """What a plugin holds, each tensor counted once; the model's own tensors and other plugins' are not counted."""
+    """Bytes that a plugin holds, each tensor once, without the model's and other plugins' tensors."""
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     state = _sizes(plugin, lambda value: value.__getstate__())
     everything = _sizes(plugin, vars)
@@ -129,7 +127,7 @@ def held_bytes(plugin: Any, model: nn.Module) -> Held:
 
 
 def _sizes(plugin: Any, contents: Callable[[Any], Any]) -> dict[int, int]:
-    """The bytes of each storage that can be reached from a plugin, by address."""
+    """Bytes of each storage reachable from a plugin, by address."""
     found: dict[int, int] = {}
     seen: dict[int, Any] = {}  # with the values, so that none that was made on the way lends its id to another
 

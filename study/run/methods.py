@@ -39,7 +39,6 @@ STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
 
 
 def strategy_of(method: Method) -> type[Naive]:
-    """The Avalanche strategy that a method is plugged into."""
     return STRATEGY.get(type(method), Naive)
 
 
@@ -80,7 +79,7 @@ def build_plugin(
 
 
 def pass_batch(method: EWC | OnlineEWC | MAS) -> int | None:
-    """Samples at a time of a method's pass; None: as many as in a training step."""
+    """Batch size of a method's pass; None: that of training."""
     if isinstance(method, MAS):
         return PASS_BATCH if method.per_sample else None
     return method.batch_size or (None if method.fisher == "batched" else PASS_BATCH)

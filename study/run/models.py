@@ -35,7 +35,6 @@ class MultiHead(MultiTaskModule):
         self.heads.requires_grad_(False)
 
     def adaptation(self, experience: CLExperience) -> None:
-        """Let the heads of an experience that is about to be trained on learn."""
         super().adaptation(experience)
         if self.training:
             for task in experience.task_labels:
@@ -66,7 +65,7 @@ def build_model(settings: Model, scenario: Scenario, benchmark: CLScenario) -> n
 
 
 def _trunk(settings: Model, image: Tensor) -> tuple[nn.Module, int]:
-    """A network without its last layer, and the width of its features."""
+    """The network without its last layer, and the width of its features."""
     if settings.name == "mlp":
         return _mlp([image.numel(), *settings.hidden]), settings.hidden[-1]
     if settings.name == "resnet18_reduced":
@@ -85,5 +84,5 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """What one float32 copy of all parameters takes."""
+    """Bytes of one float32 copy of all parameters."""
     return sum(p.numel() for p in model.parameters()) * torch.float32.itemsize

@@ -16,12 +16,10 @@ class SynapticIntelligenceOnCopies(SynapticIntelligencePlugin):
     """
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Remember the anchor."""
         super().before_training_exp(strategy, **kwargs)
         _copy(self.ewc_data[0])
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Remember the parameters before the update."""
         super().before_training_iteration(strategy, **kwargs)
         _copy(self.syn_data["old_theta"])
 

@@ -26,7 +26,6 @@ class Seconds(Frozen):
 
     @property
     def total(self) -> float:
-        """The sum of all."""
         return sum(self.training) + sum(self.consolidation) + sum(self.evaluation)
 
 

@@ -12,7 +12,7 @@ from study.run.system import versions
 
 
 class Frozen(BaseModel):
-    """A value: immutable, nothing unknown in it, NaN and infinity kept as they are."""
+    """An immutable value without unknown fields; NaN and infinity survive JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
@@ -82,21 +82,21 @@ class Run(Frozen):
 
     @property
     def content(self) -> str:
-        """What determines the result, but for the packages' versions, as JSON."""
+        """JSON of all that determines the result, except the packages' versions."""
         return json.dumps(self.model_dump(mode="json", exclude={"protocol", "label"}), sort_keys=True)
 
     @property
     def id(self) -> str:
-        """Hash of what determines the result, the packages' versions included: 16 hexadecimal digits."""
+        """Hash of all that determines the result, with versions: 16 hexadecimal digits."""
         return hashlib.sha256((self.content + json.dumps(versions(), sort_keys=True)).encode()).hexdigest()[:16]
 
     @property
     def file_name(self) -> str:
-        """Where the record of this run goes: a folder's listing says what is in it."""
+        """The name of the record's file."""
         return self.file_name_with(self.id)
 
     def file_name_with(self, identity: str) -> str:
-        """Scenario, method, seed and an id, which is another one if it ran with other versions."""
+        """The file name with another id, as of a run with other versions."""
         return f"{self.scenario}-{self.label}-seed{self.seed}-{identity}.json"
 
     def __str__(self) -> str:

@@ -11,13 +11,12 @@ PACKAGES_THAT_DECIDE = ("clreg", "torch", "torchvision", "avalanche-lib", "numpy
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's numbers."""
     return {name: version(name) for name in PACKAGES_THAT_DECIDE}
 
 
 @cache
 def git_commit() -> str | None:
-    """The commit that the code is at, with "+" behind it if files differ from it; None outside its own checkout."""
+    """The commit of the code, with "+" if files differ from it; None outside its checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:  # an installed copy may lie in somebody else's checkout, which does not track it
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
@@ -35,7 +34,6 @@ def git_commit() -> str | None:
 
 @cache
 def processor() -> str:
-    """The CPU's model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -51,7 +51,7 @@ SAMPLE = 2**17  # at most so many values of Ω, evenly spaced, make its quantile
 
 
 class TrackingError(StudyError):
-    """A run cannot be tracked as asked, and what to do about it."""
+    """Runs cannot be tracked as asked."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,6 @@ class WandbLogger:
     # ------------------------------------------------------------- Avalanche's evaluator
 
     def log_metrics(self, metric_values: list[Any]) -> None:
-        """Take Avalanche's metrics, as every logger of its does."""
         from avalanche.logging import BaseLogger
 
         BaseLogger.log_metrics(self, metric_values)
@@ -183,7 +182,7 @@ class WandbLogger:
             self._metrics[name] = float(value)
 
     def before_training_exp(self, strategy: Any, metric_values: list[Any], **kwargs: Any) -> None:
-        """Write the row of the experience before, where nobody calls ``after_experience``."""
+        """Write the previous row if ``after_experience`` was not called."""
         self._write_metrics()
         self._experience = int(strategy.experience.current_experience)
 
@@ -242,7 +241,7 @@ class WandbLogger:
         self._end(SUCCEEDED if finished else FAILED)
 
     def close(self) -> None:
-        """End without an outcome, as on an interrupt: the run can go on later, under the same id."""
+        """End without an outcome, as on an interrupt; the run can be resumed under its id."""
         if self._run is not None:
             self._write_metrics()
             self._end(INTERRUPTED)
@@ -279,7 +278,7 @@ class WandbLogger:
 
 
 def _abandon_service() -> None:
-    """Let the next run start a new service: the one there may be dead, and wandb would go on asking it."""
+    """Stop the service, which may be dead, so that the next run starts a new one."""
     import wandb
 
     with suppress(Exception, SystemExit):  # teardown exits where the service did not end well
@@ -288,7 +287,7 @@ def _abandon_service() -> None:
 
 @contextmanager
 def _surroundings(tracking: Tracking) -> Iterator[None]:
-    """What wandb takes from nowhere but environment variables, and nothing of what it does to ``sys``."""
+    """Set the environment variables that wandb reads, and undo its changes to ``sys``."""
     folder = str(tracking.folder.resolve() / "wandb")  # for tables and logs, too, which would go to the home directory
     ours = {"WANDB_SILENT": "true", "WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder}
     if tracking.mode == "offline":
@@ -309,7 +308,7 @@ def _surroundings(tracking: Tracking) -> Iterator[None]:
 
 
 def _importance_statistics(importance: "Mapping[str, Tensor]") -> dict[str, float]:
-    """Mean, maximum, share of zeros and quantiles of Ω, of each parameter and of all; nothing for no Ω."""
+    """Mean, maximum, share of zeros and quantiles of Ω, by parameter and in total."""
     import torch
 
     values = {name: omega.detach().float().flatten().cpu() for name, omega in importance.items() if omega.numel()}
@@ -334,7 +333,7 @@ def _matrix(accuracy: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def _heat_map(accuracy: Sequence[Sequence[float]]) -> "Image":
-    """The accuracy matrix as a picture. Drawn without pyplot, whose backend belongs to the program around."""
+    """The accuracy matrix as an image, drawn without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image

@@ -75,7 +75,7 @@ def _performed(run: Run, environment: RunEnvironment) -> RunResult:
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """A seed for one purpose, in [0, 2³²): what one purpose draws says nothing about what another does."""
+    """A seed for one purpose, in [0, 2³²), independent of those of other purposes."""
     return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
 
 
@@ -129,7 +129,7 @@ class Learner:
 
     @property
     def method_plugin(self) -> Any:
-        """What the method consists of; None for one without a plugin."""
+        """The method's plugin; None if it has none."""
         return self.state.plugins[2] if len(self.state.plugins) > 2 else None
 
     # ------------------------------------------------------------------- beginning, or going on
@@ -175,7 +175,7 @@ class Learner:
         )
 
     def _go_on(self) -> None:
-        """Put the strategy where the checkpoint's was."""
+        """Restore the strategy from the checkpoint."""
         state = self.state
         state.resumed += 1
         self.strategy.make_optimizer(reset_optimizer_state=True)  # else the strategy would, at its first experience
@@ -191,14 +191,13 @@ class Learner:
     # ------------------------------------------------------------------- learning
 
     def learn_all(self) -> None:
-        """Train on every experience that is left, and evaluate on all after each."""
+        """Train on the remaining experiences, evaluating after each."""
         done = len(self.state.accuracy)
         self.checkpoint.report(done, len(self.calls), self._accuracy_so_far())
         for index in range(done, len(self.calls)):
             self.learn(index)
 
     def learn(self, index: int) -> None:
-        """Train on one experience, the next one, evaluate on all, and keep a checkpoint."""
         state, run = self.state, self.run
         began = self._now()
         # What Adam keeps of a past experience goes on moving the heads of past tasks for some steps, if a penalty
@@ -232,7 +231,6 @@ class Learner:
         self.checkpoint.report(index + 1, len(self.calls), self._accuracy_so_far())
 
     def _now(self) -> float:
-        """The clock, when all that was asked of the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -251,7 +249,6 @@ class Learner:
         return rows[0], rows[1]
 
     def _accuracy_so_far(self) -> float | None:
-        """Average accuracy on the experiences seen."""
         if not self.state.accuracy:
             return None
         latest = self.state.accuracy[-1]
@@ -261,7 +258,7 @@ class Learner:
     # ------------------------------------------------------------------- what came of it
 
     def result(self, outcome: Outcome, error: str | None) -> RunResult:
-        """The result of the run, which W&B is told as well."""
+        """The result of the run, also sent to W&B."""
         state, plugin = self.state, self.method_plugin
         held = Held(0, 0) if plugin is None else held_bytes(plugin, state.model)
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None

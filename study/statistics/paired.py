@@ -87,7 +87,7 @@ def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Pair
 
 
 def _differences(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """a − b, where sizes that differ by rounding alone are equal, and those that are 0 but for rounding are 0."""
+    """a − b, with ties and zeros merged up to rounding."""
     d = a - b
     sizes = merge_ties(np.append(np.abs(d), 0.0), tolerance)[:-1]
     return np.copysign(sizes, d) + 0.0  # −0 becomes 0

@@ -12,7 +12,7 @@ from study.statistics import Summary
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: a summary after each experience, or a single one that holds for all (joint training)."""
+    """One line: a summary after each experience, or a constant (joint training)."""
 
     method: str
     summaries: Sequence[Summary]

@@ -49,7 +49,7 @@ def memory_figure(name: str, alt: str, results: Sequence[MethodResult], looks: M
 
 
 def _powers_of_two(low: float, high: float) -> list[float]:
-    """At most three of them, evenly apart on a log axis."""
+    """At most three, evenly spaced on a log axis."""
     exponents = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
     step = math.ceil(len(exponents) / 3)
     return [2.0**exponent for exponent in exponents[(len(exponents) - 1) % step // 2 :: step]]

@@ -69,7 +69,7 @@ class Look:
 
 
 def looks(methods: Mapping[str, Method]) -> dict[str, Look]:
-    """The look of each of a protocol's methods: grey without a defence, ink for those that see all data again."""
+    """The look of each method: grey for naive training, dark for joint and cumulative training."""
     found = {}
     others = 0
     for index, (name, method) in enumerate(methods.items()):
@@ -106,7 +106,7 @@ def draw(
 
 
 def standalone(svg: str) -> str:
-    """The text of an SVG file that a dark reader shows light on dark."""
+    """The text of an SVG file that adapts to a dark theme."""
     start = svg.index(">") + 1
     namespaces = ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     opening = svg[:start].replace("<svg", f"<svg{namespaces}", 1)
@@ -114,7 +114,7 @@ def standalone(svg: str) -> str:
 
 
 def css() -> str:
-    """The rules that figures rely on: what matplotlib sets for all elements, and the colours in the dark."""
+    """The CSS rules that figures rely on."""
     # no ancestor in these selectors: what ``<use>`` repeats has none
     rules = "".join(
         f'[style*="{place}: {light}"]{{{place}:{dark}!important}}'
@@ -125,7 +125,7 @@ def css() -> str:
 
 
 def _element(text: str, name: str, alt: str) -> str:
-    """The element alone, with ids of its own and only those that something refers to."""
+    """The ``<svg>`` element with unique ids, without unused ones."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*</defs>\s*", "", text)
@@ -142,7 +142,7 @@ def _element(text: str, name: str, alt: str) -> str:
 
 
 def within_percent(low: float, high: float) -> tuple[float, float]:
-    """Limits of an axis of accuracies: no further than 0 and 100, whatever intervals reach, but for a little room."""
+    """Axis limits of accuracies, at most 0 and 100 plus a small margin."""
     return max(low, -1.5), min(high, 101.5)
 
 
@@ -202,5 +202,5 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def margin_for(names: Sequence[str]) -> float:
-    """The share of the width that labels at the right of the axes take."""
+    """Share of the width that labels at the right of the axes take."""
     return min(0.45, (0.58 * (FONT - 0.5) * max(map(len, names), default=0) + 26) / (72 * WIDTH))

@@ -12,7 +12,6 @@ LIKENESS = ("spearman", "pearson", "cosine")
 
 
 def agreement_section(analysis: Analysis) -> Section | None:
-    """Cost of each importance and its likeness to the exact one, a table a scenario."""
     rows = analysis.attachments.agreement
     if not rows:
         return None

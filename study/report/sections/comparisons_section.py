@@ -27,7 +27,6 @@ LONGEST_UNFOLDED = 10
 
 
 def comparisons_section(analysis: Analysis) -> Section | None:
-    """Every two methods of each scenario, and the methods' ranks over the scenarios."""
     subsections = [
         _scenario(scenario, pairs, analysis.protocol.seeds) for scenario, pairs in analysis.pairs.items() if pairs
     ]

@@ -11,7 +11,6 @@ from study.report.sections.cells import quantity_cell
 
 
 def cost_section(analysis: Analysis) -> Section | None:
-    """What a run of each method takes, a table and two figures a scenario."""
     subsections = []
     for scenario in analysis.scenarios:
         finished = analysis.finished(scenario)

@@ -12,7 +12,6 @@ from study.report.number_formats import BYTES, points, quantity
 
 
 def curves_section(analysis: Analysis) -> Section | None:
-    """What happens on the way to the final accuracy, four figures a scenario."""
     subsections = []
     for scenario in analysis.scenarios:
         finished = analysis.finished(scenario)

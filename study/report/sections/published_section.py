@@ -13,7 +13,6 @@ from study.report.verdicts import MEANING, limits
 
 
 def published_section(analysis: Analysis) -> Section | None:
-    """Every published number of the protocol, ours, the tests, and the verdict."""
     if not analysis.published:
         return None
     tables = analysis.protocol.published

@@ -14,7 +14,6 @@ PROTOCOL = "protocol.toml"
 
 
 def reproduction_section(analysis: Analysis) -> Section:
-    """What someone else needs to get the same numbers."""
     packaged = is_packaged(analysis.name, analysis.protocol)
     text = protocol_text(analysis.name, analysis.protocol)
     return Section(

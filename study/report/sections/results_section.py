@@ -27,7 +27,6 @@ from study.statistics import Summary
 
 
 def results_section(analysis: Analysis) -> Section:
-    """Accuracy, forgetting, transfer, time and memory of every method, a table and a figure a scenario."""
     subsections = [
         Section(f"results-{scenario}", f"{scenario.capitalize()}-incremental", (_table(analysis, scenario),))
         for scenario in analysis.scenarios
@@ -116,7 +115,7 @@ def _mean(summary: Summary | None) -> Cell:
 
 
 def _seeds(result: MethodResult, asked: int) -> Cell:
-    """How many seeds the means are over, of how many if they are fewer, and how many runs enter none."""
+    """Seeds of the means, seeds asked for if more, and runs that did not finish."""
     text = seeds_of(len(result.finished), asked)
     for outcome in ("diverged", "failed"):
         number = sum(record.outcome == outcome for record in result.unfinished)
@@ -125,7 +124,7 @@ def _seeds(result: MethodResult, asked: int) -> Cell:
 
 
 def _searched_options(protocols: Method, chosen: Method) -> str:
-    """Options that the search chose and that are not those of the protocol."""
+    """Options that the search chose and that differ from the protocol's."""
     ours, theirs = chosen.model_dump(), protocols.model_dump()
     return "".join(f", {key} = {option(value)}" for key, value in ours.items() if value != theirs[key])
 

@@ -10,7 +10,7 @@ from study.report.number_formats import combination, count, enumeration, points,
 
 
 def sensitivity_section(analysis: Analysis) -> Section | None:
-    """The search: what it tried, found and chose; None where there are no records of it."""
+    """What the search tried and chose; None without records of it."""
     choices = analysis.selection.choices
     if not choices:
         return None

@@ -20,11 +20,10 @@ COUNTS = (
 
 
 def summary_section(analysis: Analysis) -> Section:
-    """Runs by outcome and published numbers by verdict."""
     rows = [(Cell(scenario, scenario), *count_cells(analysis, [scenario])) for scenario in analysis.protocol.scenarios]
     notes = (
-        "Runs finished: of those that the protocol asks for, where some are missing. Runs that diverged or failed enter "
-        "no mean. Pairs that differ: significantly after Holm's correction, of the pairs with enough seeds for it.",
+        "Runs finished: of those that the protocol asks for, where some are missing. Runs that diverged or failed "
+        "enter no mean. Pairs that differ: significantly after Holm's correction, of pairs with enough seeds.",
     )
     table = Table("summary", "Runs and verdicts", (Column("scenario", "name"), *COUNTS), tuple(rows), notes)
     return Section("summary", "Summary", (table,))

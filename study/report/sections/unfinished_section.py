@@ -6,7 +6,6 @@ from study.report.number_formats import count
 
 
 def unfinished_section(analysis: Analysis) -> Section | None:
-    """Every run that did not finish, with how far it came and the last line of its error."""
     rows = [
         (
             Cell(result.scenario, result.scenario),
