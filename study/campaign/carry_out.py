@@ -1,4 +1,4 @@
-"""Many runs: those that are finished are kept, the others performed, and people see how far it is."""
+"""A campaign: keep finished runs, perform the others, and show progress."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,11 +15,7 @@ from study.run.specification import Run
 
 
 class Interrupted(Exception):
-    """Ctrl-C: what was finished is kept.
-
-    Attributes:
-        finished: how many of the runs are.
-    """
+    """The campaign was interrupted; ``finished`` runs are done and kept."""
 
     def __init__(self, finished: int) -> None:
         super().__init__(f"interrupted with {finished} runs finished")
@@ -37,22 +33,22 @@ def carry_out(
     cluster: str | None,
     terminal: Console,
 ) -> list[RunRecord]:
-    """The records of all runs, in their order, with those that have not ended performed first.
+    """Perform the runs that have not ended, and return the records of all in their order.
 
-    A run that diverged has ended: it would diverge again. One that failed is tried again.
+    A run that diverged has ended: it would diverge again. A run that failed is tried again.
 
     Args:
-        runs: what to do.
-        store: of the records; no other study may write to it meanwhile.
+        runs: the runs.
+        store: of the records, locked meanwhile.
         environment: of the runs.
-        jobs: how many at a time.
-        force: perform all of them, from the start; what they came to before is put aside.
-        known: records of elsewhere; runs that ended there are taken over, under the names that they have here.
+        jobs: how many run at a time.
+        force: perform all runs from the start, and put existing records aside.
+        known: records from elsewhere; runs that ended there are copied, under their names here.
         cluster: see :func:`execute`.
-        terminal: to show the progress on.
+        terminal: shows the progress.
 
     Raises:
-        Interrupted: by Ctrl-C.
+        Interrupted: on Ctrl-C.
         RecordError: a record is damaged, or another study writes to the store.
         OSError: the store cannot be written to.
         ClusterError: the cluster cannot be used.

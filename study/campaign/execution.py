@@ -16,15 +16,15 @@ def execute(
 ) -> Iterator[RunRecord]:
     """Perform runs and yield the record of each as it ends, finished or not.
 
-    A record is in the store before it is yielded. Closing the iterator, or an interrupt, stops the runs under
-    way and loses nothing that finished, and of a run under way no more than the experience in progress.
+    A record is stored before it is yielded. Closing the iterator, or an interrupt, loses no finished run, and of an
+    unfinished one at most the current experience.
 
     Args:
         runs: in the order in which they start.
         store: for the records.
         environment: of the runs.
-        jobs: how many run at a time: 1 in this process, more in processes of their own.
-        cluster: the address of a Ray cluster that performs them instead, or "local" for one on this machine.
+        jobs: how many run at a time; 1 runs in this process.
+        cluster: address of a Ray cluster, or "local" for one on this machine; None uses processes.
 
     Raises:
         OSError: a record or checkpoint cannot be written.

@@ -1,4 +1,4 @@
-"""How alike the importances of a protocol's methods are, and what each pass costs, on one and the same network."""
+"""Agreement and cost of the importances of a protocol's methods, measured on the same networks."""
 
 import random
 import statistics
@@ -39,22 +39,20 @@ def measure_agreement(
     environment: RunEnvironment,
     known: Sequence[ImportanceAgreement] = (),
 ) -> Iterator[list[ImportanceAgreement]]:
-    """Train without penalty, and measure after each experience every importance that the protocol's EWC methods do.
+    """Train without a penalty and, after each experience, measure the importance of every EWC method of the protocol.
 
     Args:
-        name, protocol: with at least one method of kind "naive", and one EWC with the exact Fisher on all samples.
-        scenario, seed: of the run.
-        environment: of the run.
-        known: rows of an earlier call that was cut short. The network is trained anew, to the same weights; what is
-            known of it is not measured again.
+        name, protocol: with a method of kind "naive" and an EWC with the exact Fisher on all samples.
+        scenario, seed, environment: of the run.
+        known: rows of an interrupted call. The network is trained again to the same weights, and these rows are kept.
 
     Yields:
-        The rows of each experience, when they are measured or known.
+        The rows of each experience.
 
     Raises:
-        ProtocolError: the protocol lacks one of these.
+        ProtocolError: the protocol lacks one of these methods.
         DataError: the data is not there.
-        AgreementError: a likeness is not defined.
+        AgreementError: a measure of agreement is undefined.
     """
     naive, methods, exact = _methods(name, protocol)
     run = Run.of(name, protocol, scenario, naive, seed)
@@ -72,8 +70,8 @@ def measure_agreement(
             epoch = learner.state.seconds.training[-1] / steps * batches
             passes = {m: partial(_importance, learner, columns, protocol.methods[m], index) for m in methods}
             yield [
-                _row(protocol, (scenario, seed, index, method), seconds, epoch, likeness)
-                for method, seconds, likeness in _compared(passes, exact)
+                _row(protocol, (scenario, seed, index, method), seconds, epoch, measured)
+                for method, seconds, measured in _compared(passes, exact)
             ]
 
 
@@ -112,7 +110,7 @@ def _row(
     where: tuple[Scenario, int, int, str],
     seconds: float,
     epoch: float,
-    likeness: Agreement,
+    measured: Agreement,
 ) -> ImportanceAgreement:
     scenario, seed, experience, method = where
     try:
@@ -127,11 +125,11 @@ def _row(
             commit=git_commit() or "",
             seconds=seconds,
             epochs=seconds / epoch,
-            spearman=likeness.spearman,
-            pearson=likeness.pearson,
-            cosine=likeness.cosine,
-            ratio=likeness.ratio,
-            entries=likeness.n,
+            spearman=measured.spearman,
+            pearson=measured.pearson,
+            cosine=measured.cosine,
+            ratio=measured.ratio,
+            entries=measured.n,
         )
     except ValidationError as error:
         raise AgreementError(

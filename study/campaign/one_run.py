@@ -33,7 +33,7 @@ def perform_and_store(run: Run, store: RunStore, environment: RunEnvironment) ->
 def keep(record: RunRecord, store: RunStore, environment: RunEnvironment) -> None:
     """Write a record, then delete the run's checkpoint.
 
-    A run that failed, for instance for want of memory, keeps it: it will be tried again.
+    A run that failed, for instance for lack of memory, keeps it: it will be tried again.
     """
     store.write(record)
     if environment.checkpoints is not None and record.outcome != "failed":

@@ -1,4 +1,4 @@
-"""What people see of a study while it runs: how far it is, how long it will take, how good it looks so far."""
+"""Progress of a campaign on the terminal."""
 
 import json
 import time
@@ -19,12 +19,7 @@ from study.run.specification import Run
 
 
 def runs_under_way(folder: Path, within: float | None = None) -> list[dict]:
-    """What the runs in a folder of checkpoints say of themselves, those that said something last first.
-
-    Args:
-        folder: see :attr:`RunStore.under_way`.
-        within: only those that said something in so many last seconds.
-    """
+    """Progress reports of runs in a folder of checkpoints, latest first; of the last ``within`` seconds if given."""
     found = []
     for path in folder.glob("*.json") if folder.is_dir() else ():
         try:
@@ -37,13 +32,13 @@ def runs_under_way(folder: Path, within: float | None = None) -> list[dict]:
 
 
 class StudyProgress:
-    """Runs done, running, failed and diverged, the time left, and the accuracy of what is running.
+    """Shows runs done, running and failed, the time left, and the accuracy of running ones.
 
     Args:
-        console: to show it on.
-        total: runs to do.
-        jobs: how many of them run at a time.
-        under_way: folder in which runs say how far they are.
+        console: to print to.
+        total: number of runs.
+        jobs: how many run at a time.
+        under_way: folder of the checkpoints.
     """
 
     def __init__(self, console: Console, total: int, jobs: int, under_way: Path) -> None:

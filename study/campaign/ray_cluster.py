@@ -1,4 +1,4 @@
-"""Runs over a Ray cluster: the same runs and records as in local processes, on as many machines as it has."""
+"""Runs on a Ray cluster."""
 
 import importlib.util
 import socket
@@ -23,23 +23,19 @@ class ClusterError(StudyError):
 def execute_on_cluster(
     runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int, address: str
 ) -> Iterator[RunRecord]:
-    """Perform runs on a Ray cluster and yield the record of each as it ends.
+    """As :func:`study.campaign.execution.execute`, on a Ray cluster.
 
-    The driver writes the records. The data folder must be found on every machine, and, for a run to go on from its
-    checkpoint, so must the folder of the checkpoints: a file system that all share.
+    The driver writes the records. All machines need the data folder and, to resume runs, the folder of checkpoints: a
+    shared file system.
 
     Args:
-        runs: in the order in which they start.
-        store: for the records.
-        environment: of the runs.
-        jobs: how many run at a time at most, with a CPU each (and a GPU each for runs on "cuda").
-        address: of the cluster: HOST:PORT or ray://HOST:PORT, "auto" for the one that this machine belongs to, or
-            "local" to start one here.
+        runs, store, environment: as there.
+        jobs: runs at a time at most, with one CPU each, and one GPU each for runs on "cuda".
+        address: HOST:PORT or ray://HOST:PORT, "auto" for the cluster of this machine, or "local" to start one here.
 
     Raises:
         OSError: a record cannot be written.
-        ClusterError: Ray is not installed, there is no cluster at the address, or it lacks a GPU or the versions asked
-            for.
+        ClusterError: Ray is not installed, no cluster is at the address, or it lacks a GPU or the same versions.
     """
     runs = list(runs)
     ray = _connected(address, jobs)
@@ -62,7 +58,7 @@ def execute_on_cluster(
                     keep(record, store, environment)
                 yield record
     finally:
-        ray.shutdown()  # with it end the runs under way
+        ray.shutdown()  # ends unfinished runs
 
 
 def _perform(run: Run, environment: RunEnvironment, asked_for: dict[str, str]) -> RunRecord:
@@ -86,10 +82,10 @@ def _result(ray: Any, reference: Any, run: Run) -> RunRecord:
 
 
 def check_cluster(address: str) -> None:
-    """Find out before anything else whether there is a cluster to be asked; Ray itself would wait for minutes.
+    """Check early whether a cluster answers; Ray itself waits for minutes.
 
     Raises:
-        ClusterError: Ray is not installed, or nobody listens at the address.
+        ClusterError: Ray is not installed, or nothing listens at the address.
     """
     if importlib.util.find_spec("ray") is None:
         raise ClusterError("Ray is not installed; pip install ray")

@@ -1,4 +1,4 @@
-"""Recorded runs performed again: does the same run give the same numbers?"""
+"""Recorded runs performed again, to check that they give the same numbers."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,7 @@ from study.run.run_environment import RunEnvironment
 
 @dataclass(frozen=True)
 class Repetition:
-    """A run that was performed again.
-
-    Attributes:
-        before, now: the record, and the new one.
-    """
+    """A record, and the record of the same run performed again."""
 
     before: RunRecord
     now: RunRecord

@@ -1,4 +1,4 @@
-"""The search for hyperparameters: on seeds that no report uses, evaluated on a part of the training data."""
+"""The search for λ and other options, on its own seeds and validation data."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,16 @@ from study.run.specification import Run
 
 @dataclass(frozen=True)
 class Choice:
-    """What the search found for one method in one scenario.
+    """The result of the search for one method in one scenario.
 
     Attributes:
-        scenario, method: for which.
-        options: the names of what was searched over, "strength" (λ) first.
-        accuracy: for each combination of their values that finished on every seed, in the order of the values, the
-            average accuracy, a mean over the seeds, in [0, 1].
-        best: the combination with the highest; of equals that with the smallest λ, since the weaker penalty assumes
-            less.
-        best_method, strength: the method's settings and λ in that combination.
-        at_edge: whether its λ is the first or last of the grid, so that a wider grid may find a better one.
+        scenario, method: which.
+        options: names of the searched options, "strength" (λ) first.
+        accuracy: by combination of values, the average accuracy in [0, 1], mean over seeds; only combinations that
+            finished on every seed.
+        best: the combination with the highest accuracy; the smallest λ among equals.
+        best_method, strength: the method's settings and λ of that combination.
+        at_edge: whether its λ is the first or last of the grid.
     """
 
     scenario: Scenario
@@ -65,15 +64,10 @@ def tuning_runs(
 
 
 def choose(name: str, protocol: Protocol, records: Iterable[RunRecord]) -> list[Choice]:
-    """The best combination of each method in each scenario for which the whole grid has been tried.
+    """The best combination for each method and scenario whose whole grid has been tried.
 
-    A combination with which any run diverged or failed is not chosen; a method with which none finished is left out.
-    Records of other settings play no part; of several of one run, see :func:`study.records.deduplicate.deduplicate`.
-
-    Args:
-        name: the protocol's.
-        protocol: with the grid.
-        records: of the search.
+    Combinations with a run that diverged or failed are not chosen; methods without a finished combination are left out.
+    Records of other settings are ignored.
     """
     if protocol.tuning is None:
         return []
@@ -119,10 +113,10 @@ def _best(
 def resolve(
     name: str, protocol: Protocol, scenario: Scenario, method: str, choices: Sequence[Choice]
 ) -> tuple[Method, float | None]:
-    """The settings and λ that a protocol means, with those chosen by the search where it says "tuned".
+    """The settings and λ of a method, with those of the search where the protocol says "tuned".
 
     Raises:
-        ProtocolError: it says so, and the search has not been done.
+        ProtocolError: λ is "tuned" and the search has not been done.
     """
     strength = protocol.strength_of(method, scenario)
     if strength != "tuned":

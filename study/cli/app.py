@@ -1,4 +1,4 @@
-"""``clreg-study``: run a protocol, look at one, search for its λ, report what came of it."""
+"""``clreg-study``: run protocols, search for λ, report results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,9 +105,9 @@ def run(
     force: Force = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train every method in every scenario over the seeds, and print what came of it.
+    """Train every method in every scenario over the seeds, and print the results.
 
-    Finished runs are kept and not repeated: after an interrupt the same command goes on.
+    Finished runs are kept: after an interrupt the same command goes on.
     """
     from study.report.terminal_tables import method_results, scenario_table
 
@@ -175,9 +175,9 @@ def tune(
 
 @app.command()
 def status(name: Name, out: Out = None, overrides: Overrides = None) -> None:
-    """Say how far a study is, from another terminal or after an interrupt.
+    """Print the progress of a study, from another terminal or after an interrupt.
 
-    JSON files that are no records, or damaged ones, are named and not counted.
+    JSON files that are not records, or are damaged, are named and not counted.
     """
     from study.campaign.progress import runs_under_way, status_table, under_way_table
 

@@ -1,4 +1,4 @@
-"""The options that commands share, and what their values stand for."""
+"""Options shared by commands."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -62,7 +62,7 @@ TuningFolder = Annotated[
 
 
 def selected(option: str, value: str | None, allowed: list[AnyName]) -> list[AnyName]:
-    """The names in a comma-separated option, in the protocol's order; all of them without the option.
+    """The names in a comma-separated option, in the protocol's order; all without the option.
 
     Raises:
         ProtocolError: a name is not allowed.
@@ -91,21 +91,20 @@ def tuning_folder(name: str) -> Path:
     return Path("runs") / f"{stem(name)}-tuning"
 
 
-def tuning_records(name: str, folder: Path | None, beside: Path | None = None) -> list[RunRecord]:
-    """The records of the search; none where there was none, unless a folder is named.
+def tuning_records(name: str, folder: Path | None, archived_in: Path | None = None) -> list[RunRecord]:
+    """The records of the search; none if there was none, unless a folder is named.
 
     Args:
         name: the protocol's.
-        folder: of the search, or of a report on it, as ``--tuning`` names it; by default the one that
-            ``clreg-study tune`` writes to.
-        beside: a folder of records that goes before the default if it is that of a report, which keeps its search.
+        folder: of the search or of a report on it; None for the default of ``clreg-study tune``.
+        archived_in: a folder of records that takes precedence over the default if it is a report with its search.
 
     Raises:
         RecordError: a record is damaged, or the named folder has none of a search.
     """
     if folder is None:
-        archived = beside is not None and (beside / TUNING_ARCHIVE).is_file()
-        return _of_a_search(beside if archived else tuning_folder(name))
+        archived = archived_in is not None and (archived_in / TUNING_ARCHIVE).is_file()
+        return _of_a_search(archived_in if archived else tuning_folder(name))
     found = _of_a_search(folder)
     if not found:
         raise RecordError(f"there are no records of a search in {folder}; `clreg-study tune {name}` writes them")
@@ -113,7 +112,7 @@ def tuning_records(name: str, folder: Path | None, beside: Path | None = None) -
 
 
 def reusable_records(folders: Iterable[Path]) -> list[RunRecord]:
-    """The records of all folders, of searches too.
+    """The records of all folders, including searches.
 
     Raises:
         RecordError: a folder has none, or a record is damaged.
@@ -134,7 +133,7 @@ def _of_a_search(folder: Path) -> list[RunRecord]:
 
 
 def records_saying_what_is_left_out(folder: Path) -> list[RunRecord]:
-    """Every record in a folder; JSON files that are none are named on the terminal.
+    """Every record in a folder; other JSON files are named on the terminal.
 
     Raises:
         RecordError: a record is damaged, or there is none.
@@ -152,11 +151,11 @@ def folder_named(name: str) -> Path:
 
 
 def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
-    """What ``PROTOCOL``, ``FOLDER``, ``PROTOCOL:METHOD`` or ``FOLDER:METHOD`` stands for.
+    """The records and method that ``PROTOCOL[:METHOD]`` or ``FOLDER[:METHOD]`` names.
 
     Raises:
         RecordError: there are no records.
-        ProtocolError: none of that method.
+        ProtocolError: there are none of that method.
     """
     name, colon, method = argument.rpartition(":") if ":" in argument else (argument, "", "")
     folder = folder_named(name)
@@ -168,7 +167,7 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
 
 
 def check_device(device: Device | None) -> None:
-    """Refuse a GPU where there is none.
+    """Check that the device is there.
 
     Raises:
         ProtocolError: PyTorch finds no GPU.

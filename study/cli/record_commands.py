@@ -1,4 +1,4 @@
-"""Commands on what has been recorded: report, overview, compare, agreement and repeat."""
+"""Commands on records: report, overview, compare, agreement and repeat."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,15 +44,15 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; by default <records>/report.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write what the records say: Markdown, one HTML page, LaTeX tables, figures, CSV and Parquet.
+    """Write a report: Markdown, HTML, LaTeX tables, figures, CSV and Parquet.
 
-    JSON files beside the records that are none are named and left out; a damaged record is an error that names it.
+    JSON files that are not records are named and left out; a damaged record is an error.
     """
     with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         folder = records or records_folder(name)
         found = records_saying_what_is_left_out(folder)
-        searched = tuning_records(name, tuning, beside=folder)
+        searched = tuning_records(name, tuning, archived_in=folder)
         from study.report.attachments import read_attachments
         from study.report.write_report import (
             write_report,  # here, since the other commands need not wait for matplotlib
@@ -85,9 +85,9 @@ def compare(
         typer.Option(help="SVG file: rank the methods that all share over all studies and scenarios, and draw it."),
     ] = None,
 ) -> None:
-    """Test one set of runs against another, paired by seed: methods, or the same methods under other settings.
+    """Compare two sets of runs, paired by seed: methods, or the same methods under other settings.
 
-    With --ranks any number of studies: Friedman's test over their scenarios, and which methods it tells apart.
+    With --ranks, any number of studies: Friedman's test over their scenarios.
     """
     from study.report.study_comparison import comparison_table
 
@@ -129,8 +129,7 @@ def agreement(
 ) -> None:
     """Compare the importances of a protocol's EWC methods with the exact one on the same networks, and their cost.
 
-    `report` takes what it writes into the report on the same folder. After an interrupt the same command goes on:
-    what the file has already is not measured again; delete it to measure afresh.
+    `report` includes the result. After an interrupt the same command goes on; delete the file to measure again.
     """
     with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())

@@ -1,4 +1,4 @@
-"""How commands end when they cannot go on."""
+"""User errors and exit codes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

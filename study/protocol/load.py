@@ -27,7 +27,7 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
         name: as ``clreg-study list`` has it, or a path.
         overrides: ``key=value`` with a TOML key and a TOML value, as ``training.epochs=3``; they replace what the file
             says and are validated like it. A string may go without its quotes. ``key=`` with nothing after it removes
-            the key, as in ``training.epochs=`` beside ``training.iterations=10``.
+            the key, as in ``training.epochs=`` with ``training.iterations=10``.
 
     Raises:
         ProtocolError: there is none, or the file or an override does not say what it must.

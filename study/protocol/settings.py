@@ -59,7 +59,7 @@ class Benchmark(Table):
             experience has all ten digits under a permutation of the pixels of its own.
         experiences: how many there are; of a split benchmark an equal share of the classes each.
         class_order: of a split benchmark: "labels" takes the classes in the order of their labels, "random" in an
-            order that each seed draws anew.
+            order that each seed draws.
         padding: pixels of zeros added at each side of an image, before it is normalised.
         mean, std: pixels, in [0, 1], are normalised to (pixel - mean) / std; one number, or one a channel.
         test_fraction: share of each class kept for testing; only for "split_digits", which has no test set.

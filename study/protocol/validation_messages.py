@@ -1,4 +1,4 @@
-"""What is wrong with a protocol, in words: key, value, and what is allowed."""
+"""pydantic errors as messages: key, value, and what is allowed."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def validation_messages(error: ValidationError) -> list[str]:
     """pydantic's errors, a line each: ``key = value: what is wrong and what is allowed``."""
     alternatives: dict[str, list[str]] = {}  # where a value may be of several types, pydantic names each by itself
     for item in error.errors(include_url=False):
-        subject, problem = _one_in_words(item)
+        subject, problem = _message(item)
         known = alternatives.setdefault(subject, [])
         if problem not in known:
             known.append(problem)
@@ -23,7 +23,7 @@ def validation_messages(error: ValidationError) -> list[str]:
     return lines
 
 
-def _one_in_words(error: Any) -> tuple[str, str]:
+def _message(error: Any) -> tuple[str, str]:
     """The subject of one pydantic error, and what is wrong and what is allowed."""
     location = list(error["loc"])
     if location[:1] == ["methods"] and len(location) > 2:

@@ -1,4 +1,4 @@
-"""Of several records of one run, the one that counts."""
+"""The record that counts among several of one run."""
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
@@ -9,17 +9,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def deduplicate(records: Iterable[RunRecord], key: Callable[[RunRecord], Key]) -> dict[Key, RunRecord]:
-    """For each key the record that ended last; one that failed counts only where no other is there.
+    """The latest record for each key; a failed one only if there is no other.
 
-    That a run failed says something of the machine, as its memory was full, and must not hide what the run comes to.
-    That it diverged is what it comes to.
-
-    Args:
-        records: in any order.
-        key: what two records of one run have in common.
+    A failure is a property of the machine, such as full memory, so it does not hide a result. Divergence is a property
+    of the run, so it is kept.
 
     Returns:
-        Keys in the order in which they come first.
+        By key, in the order of first appearance.
     """
     records = list(records)
     found = {key(record): record for record in records}  # for the order

@@ -1,4 +1,4 @@
-"""What ``clreg-study agreement`` measures, and the file that it is kept in."""
+"""Rows of ``clreg-study agreement`` and their file."""
 
 import csv
 import hashlib
@@ -29,17 +29,17 @@ class AgreementError(StudyError):
 
 
 class ImportanceAgreement(Frozen):
-    """One importance beside the exact one, after one experience.
+    """One importance compared with the exact one, after one experience.
 
     Attributes:
-        scenario, seed, experience, method: where; experiences count from 0.
+        scenario, seed, experience, method: which; experiences count from 0.
         settings: see :func:`settings_of`.
-        torch, processor, commit: what it was measured with: a version, a CPU's model, and the code, with "+" behind it
-            where files differed from the commit; empty outside its checkout.
-        seconds: of the pass, with the data in memory, in one thread.
+        torch, processor, commit: version, CPU model and code it was measured with; see
+            :func:`study.run.system.git_commit`.
+        seconds: of the pass, data in memory, one thread.
         epochs: of the pass, in training epochs on the same data.
         spearman, pearson, cosine, ratio: see :class:`clreg_plugins.diagnostics.Agreement`; over the entries that are
-            not 0 in both, since what no sample depends on would make all importances alike.
+            not 0 in both, since parameters that no sample uses agree trivially.
         entries: how many these are.
     """
 
@@ -69,12 +69,7 @@ class ImportanceAgreement(Frozen):
 
 
 def settings_of(protocol: Protocol, method: str) -> str:
-    """Hash of all that a protocol says and an importance depends on, but for scenario and seed: 16 hexadecimal digits.
-
-    Args:
-        protocol: with the method.
-        method: whose importance.
-    """
+    """Hash of all settings that an importance depends on, except scenario and seed: 16 hexadecimal digits."""
     content = protocol.model_dump(mode="json", include={"benchmark", "model", "training"})
     content["method"] = protocol.methods[method].model_dump(mode="json", include=IN_THE_PASS)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -91,10 +86,10 @@ def write_agreement(rows: Sequence[ImportanceAgreement], path: Path) -> None:
 
 
 def read_agreement(path: Path) -> list[ImportanceAgreement]:
-    """The rows of such a file.
+    """Read the rows of a file.
 
     Raises:
-        AgreementError: it is something else.
+        AgreementError: the file is not valid.
     """
     try:
         rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
@@ -108,10 +103,10 @@ def read_agreement(path: Path) -> list[ImportanceAgreement]:
 
 
 def check_agreement(rows: Sequence[ImportanceAgreement], protocol: Protocol, path: Path) -> None:
-    """Refuse rows of another protocol.
+    """Check that rows belong to the protocol.
 
     Raises:
-        AgreementError: a method that the protocol lacks, or other settings.
+        AgreementError: a row is of a method that the protocol lacks, or of other settings.
     """
     for row in rows:
         if not row.belongs_to(protocol):

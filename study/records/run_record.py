@@ -1,4 +1,4 @@
-"""The record of a run: what was asked for, what it gave, and what it ran with."""
+"""The record of a run: settings, result, and what it ran with."""
 
 import platform
 import re
@@ -13,13 +13,7 @@ RECORD_NAME = re.compile(r"(task|domain|class)-.+-seed\d+-[0-9a-f]{16}\.json")
 
 
 class Hardware(Frozen):
-    """The machine that a run ran on.
-
-    Attributes:
-        system: operating system and processor architecture.
-        processor: the CPU's model.
-        gpu: the GPU's model; None for a run on the CPU.
-    """
+    """The machine of a run: system and architecture, CPU model, and GPU model (None on the CPU)."""
 
     system: str
     processor: str
@@ -27,25 +21,25 @@ class Hardware(Frozen):
 
 
 class RunRecord(Frozen):
-    """What came of a run.
+    """The record of a run.
 
     Attributes:
-        id: of the run, with the versions that it ran with.
+        id: of the run, with its versions.
         run: what was asked for.
         outcome: "finished"; "diverged" (NaN or infinity in loss, parameters or importance); or "failed".
         accuracy: shape (K, T), in [0, 1]: row k holds the accuracy on each of T experiences after the k-th training
             call. K = T, or 1 for joint training; fewer rows if the run did not finish.
-        loss: mean cross-entropy on each experience's test data, of the same shape.
-        training_loss: mean over the steps of each experience, penalty not included.
+        loss: mean cross-entropy on each experience's test data, same shape.
+        training_loss: mean over the steps of each experience, without the penalty.
         seconds: see :class:`Seconds`.
-        peak_memory: bytes, the largest that the process (on a GPU: PyTorch there) held in the run.
-        plugin_memory: bytes that the method has to keep from one experience to the next: importance and anchor, stored
-            examples, a copy of the model.
-        plugin_scratch: bytes that its plugin holds beside, only to be fast.
-        memory_examples: of replay: how many examples its memory holds in full.
-        resumed: how often the run was continued from a checkpoint.
-        error: of a run that did not finish: the traceback.
-        ended: when, UTC, ISO 8601.
+        peak_memory: bytes, of the process, or of PyTorch on a GPU.
+        plugin_memory: bytes that the method keeps between experiences: importance and anchor, examples, a copy of the
+            model.
+        plugin_scratch: bytes that its plugin holds only for speed.
+        memory_examples: capacity of a replay memory.
+        resumed: how often the run was resumed from a checkpoint.
+        error: traceback of a run that did not finish.
+        ended: UTC, ISO 8601.
         versions, hardware, commit: what it ran with.
     """
 

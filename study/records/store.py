@@ -1,4 +1,4 @@
-"""Where records are kept: one JSON file a run, written atomically; or many in one compressed archive."""
+"""Files of records: one JSON file for each run, or a compressed archive."""
 
 import gzip
 import os
@@ -28,13 +28,13 @@ class RecordError(StudyError):
 
 @dataclass(frozen=True)
 class Contents:
-    """What there is in a folder of records.
+    """The content of a folder of records.
 
     Attributes:
         folder: which.
-        records: in the order of their files' names.
-        damaged: files that have a record's name and are no record of this version: a run that is lost as it is.
-        foreign: other JSON files that are no records: somebody else's, nothing is lost.
+        records: by file name.
+        damaged: files named like records that cannot be read, so runs are lost.
+        foreign: other JSON files.
     """
 
     folder: Path
@@ -43,13 +43,10 @@ class Contents:
     foreign: list[Path]
 
     def whole(self, *, or_none: bool = False) -> list[RunRecord]:
-        """The records, where none is damaged.
-
-        Args:
-            or_none: whether there may be none.
+        """The records, if none is damaged.
 
         Raises:
-            RecordError: one is damaged, since without it numbers would be others; or there is none.
+            RecordError: one is damaged; or there is none, unless ``or_none``.
         """
         if self.damaged:
             raise _no_record(self.damaged[0])
@@ -97,18 +94,15 @@ class RunStore:
             return None
 
     def read_all(self, *, or_none: bool = False) -> list[RunRecord]:
-        """Every record of the folder, and of an archive in it, in the order of their files' names.
-
-        Args:
-            or_none: whether there may be none.
+        """Every record of the folder and its archive, by file name; other JSON files are left out.
 
         Raises:
-            RecordError: there is none, or one is damaged. JSON files of others are left out.
+            RecordError: one is damaged; or there is none, unless ``or_none``.
         """
         return self.contents().whole(or_none=or_none)
 
     def contents(self) -> Contents:
-        """Every record of the folder, and of an archive in it, and the files that are none.
+        """Every record of the folder and its archive, and the files that are none.
 
         Raises:
             RecordError: the archive is damaged.
@@ -140,10 +134,10 @@ class RunStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other studies from writing to the folder; the lock goes with the process that holds it.
+        """Lock the folder against other studies; the lock ends with the process.
 
         Raises:
-            RecordError: another study writes to it.
+            RecordError: another study holds it.
             OSError: the folder cannot be written to.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +160,7 @@ def write_archive(records: Sequence[RunRecord], path: Path) -> None:
 
 
 def read_archive(path: Path) -> list[RunRecord]:
-    """The records of an archive.
+    """Read an archive.
 
     Raises:
         RecordError: the file is not an archive of records.
@@ -181,7 +175,7 @@ def read_archive(path: Path) -> list[RunRecord]:
 
 
 def kept_search(folder: Path) -> list[RunRecord]:
-    """The records of the search that a report keeps in its folder; none if it has none.
+    """The records of the search in a report's folder; none if it has none.
 
     Raises:
         RecordError: they are damaged.

@@ -1,1 +1,1 @@
-"""From records to what people read. Nothing in here trains."""
+"""Reports from records. Nothing here trains."""

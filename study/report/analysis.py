@@ -1,4 +1,4 @@
-"""All that a report says in numbers, computed once for every part of it."""
+"""All numbers of a report, computed once."""
 
 from dataclasses import dataclass, field
 
@@ -14,15 +14,15 @@ from study.statistics import FamilyComparison
 
 @dataclass(frozen=True)
 class Analysis:
-    """What came of a protocol.
+    """Everything that a report says in numbers.
 
     Attributes:
         selection: the records behind it.
-        results: by scenario and method, in the protocol's order; those without a record are not in it.
-        published: every published number beside ours.
-        pairs: the methods of each scenario in twos.
-        ranks: of the methods over the scenarios; None where there is too little for it.
-        attachments: what the report was made with beside records.
+        results: by scenario and method, in the protocol's order; only those with a record.
+        published: every published number, compared with ours.
+        pairs: pairs of methods by scenario.
+        ranks: of the methods over scenarios; None if there is too little for it.
+        attachments: conclusions and agreement of importances.
     """
 
     selection: Selection

@@ -1,4 +1,4 @@
-"""What a report holds beside its records: conclusions, and how alike importances are."""
+"""Files that a report includes: conclusions, and agreement of importances."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ ATTACHMENTS = (CONCLUSIONS, AGREEMENT_FILE)
 
 @dataclass(frozen=True)
 class Attachments:
-    """Files that a report is made with, and keeps.
+    """Files that a report includes.
 
     Attributes:
-        conclusions: what is said by hand.
+        conclusions: written by hand.
         agreement: rows of ``clreg-study agreement``; may be empty.
-        files: those that there are, by name, as they are.
+        files: their content, by name.
     """
 
     conclusions: Conclusions = field(default_factory=Conclusions)
@@ -33,14 +33,14 @@ class Attachments:
 
 
 def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments:
-    """Each attachment, from the first folder that has it; what was measured, from the last.
+    """Conclusions from the first folder that has them, agreement from the last.
 
     Args:
-        folders: of a report, and of the records that it is to be made of, where what was measured is newer.
+        folders: of the report, then of the records, where measurements are newer.
         protocol: of the report.
 
     Raises:
-        ConclusionError, AgreementError: a file is not what it must be, or is of another protocol.
+        ConclusionError, AgreementError: a file is not valid, or of another protocol.
     """
     conclusions, agreement, files = Conclusions(), [], {}
     if path := _first(CONCLUSIONS, folders):

@@ -1,4 +1,4 @@
-"""Ours against what was published, method against method, and methods over scenarios. In percent throughout."""
+"""Comparisons with published numbers, between methods, and over scenarios; in percent."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +37,7 @@ class PublishedRow:
         comparison: with ours; None if no run of ours finished.
         kind: of the method.
         seeds: how many the protocol asks for.
-        changes: in what our settings differ from those that the number belongs to, as ``--set`` can make them; empty
-            if in nothing. Then there is no verdict.
+        changes: how our settings differ from the published ones; if not empty, there is no verdict.
     """
 
     scenario: Scenario
@@ -52,10 +51,10 @@ class PublishedRow:
 
     @property
     def number_key(self) -> tuple[object, ...]:
-        """The same for rows that have one published number: of two variants of a method, or in two reports.
+        """Equal for rows that share one published number, such as variants of a method.
 
-        By its source, scenario and value, and by the kind of method: two methods of one table can have equal values.
-        Avalanche's plugins are of the kind that they are beside.
+        The kind of method belongs to it, since two methods of one table can have equal values. Avalanche's plugins
+        count as the kind that they implement.
         """
         number = self.number
         return self.table.source, self.scenario, number.mean, number.spread, self.kind.removeprefix("avalanche_")
@@ -69,12 +68,7 @@ class PublishedRow:
 
 
 def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
-    """Every number published for a protocol, by scenario, source and method, beside ours.
-
-    Args:
-        protocol: with the published numbers.
-        results: of all its scenarios; a method without one has nothing to compare.
-    """
+    """Every published number of a protocol, by scenario, source and method, compared with our results."""
     by_method = {(result.scenario, result.method): result for result in results}
     rows = []
     for scenario in protocol.scenarios:
@@ -104,10 +98,9 @@ def _compare(ours: MethodResult | None, table: Published, number: PublishedNumbe
 
 
 def all_pairs(results: Sequence[MethodResult]) -> list[FamilyComparison]:
-    """Every two methods of one scenario, paired by the seeds that both finished, with Holm's correction over them.
+    """Every pair of methods of one scenario, paired by common seeds, with Holm's correction over all pairs.
 
-    Two methods without a seed in common are no pair. Where all methods have the same seeds, this is
-    :func:`study.statistics.compare_family`.
+    Methods without a common seed form no pair.
     """
     return family(
         [
@@ -120,21 +113,17 @@ def all_pairs(results: Sequence[MethodResult]) -> list[FamilyComparison]:
 
 
 def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedComparison:
-    """Two methods over the seeds that both have, at least one.
-
-    Args:
-        a, b: scores by seed.
-    """
+    """Compare two methods, given scores by seed, over their common seeds (at least one)."""
     seeds = sorted(a.keys() & b.keys())
     return compare_paired([a[seed] for seed in seeds], [b[seed] for seed in seeds], 1 - LEVEL)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Methods ranked by their average accuracy in each of several scenarios, of one study or of many.
+    """Methods ranked by average accuracy in several scenarios.
 
     Attributes:
-        blocks: the names of the scenarios.
+        blocks: names of the scenarios.
         methods: those that finished in all of them.
         result: Friedman's test and Nemenyi's critical difference.
     """
@@ -174,11 +163,7 @@ def ranks_over_scenarios(results: Sequence[MethodResult]) -> Ranks | None:
 
 
 def rank_methods(scores: Mapping[str, Mapping[str, float]]) -> Ranks | None:
-    """Friedman's test over blocks; None with fewer than 2 of them, or 3 methods that all of them have.
-
-    Args:
-        scores: by block and method.
-    """
+    """Friedman's test on scores by block and method; None with fewer than 2 blocks or 3 methods common to all."""
     names = dict.fromkeys(method for block in scores.values() for method in block)
     methods = tuple(method for method in names if all(method in block for block in scores.values()))
     if len(scores) < 2 or len(methods) < 3:

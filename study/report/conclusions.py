@@ -1,4 +1,4 @@
-"""What people conclude from a report: the only words in it that are written by hand, kept beside its records."""
+"""Conclusions: the only part of a report that is written by hand."""
 
 import tomllib
 from pathlib import Path
@@ -25,11 +25,11 @@ Line = Annotated[Text, AfterValidator(lambda text: " ".join(text.split()))]
 
 
 class Stated(Table):
-    """A sentence or more on what a report shows; texts as in a report, with `code` between backticks.
+    """A conclusion; texts may have `code` between backticks.
 
     Attributes:
-        lead: what it is about, in a word or two.
-        text: what there is to say, beginning with a small letter.
+        lead: its subject, in a word or two.
+        text: the conclusion, beginning in lower case.
     """
 
     lead: Text
@@ -37,7 +37,7 @@ class Stated(Table):
 
 
 class Explained(Table):
-    """Why a published number was reached, or was not.
+    """Why published numbers were reached or not.
 
     Attributes:
         scenario, methods: which numbers.
@@ -68,16 +68,10 @@ class Conclusions(Table):
 
 
 def parse_conclusions(text: bytes, path: Path, protocol: Protocol) -> Conclusions:
-    """The conclusions that a file holds.
-
-    Args:
-        text: what is in it.
-        path: its name in errors.
-        protocol: that of the report.
+    """Parse the conclusions of a file; ``path`` is its name in errors.
 
     Raises:
-        ConclusionError: the file is not what it must be, or explains a number that the protocol does not have, or one
-            twice.
+        ConclusionError: the file is not valid, or explains a number twice, or one that the protocol does not have.
     """
     try:
         conclusions = Conclusions.model_validate(tomllib.loads(text.decode()))

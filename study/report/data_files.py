@@ -1,4 +1,4 @@
-"""The records as tables for other programs: a row a run, and a row an entry of its accuracy matrix."""
+"""Records as CSV and Parquet: one row for each run, or for each entry of its accuracy matrix."""
 
 import json
 from pathlib import Path
@@ -13,19 +13,19 @@ _INTEGERS = ("peak_memory_bytes", "memory_examples")  # that may be missing
 
 
 def runs_table(selection: Selection) -> pd.DataFrame:
-    """A row a run, in the order of scenario, method and seed.
+    """One row for each run, by scenario, method and seed.
 
-    Accuracies and what comes of them are in [0, 1] and missing for runs that did not finish; times are in seconds,
-    memory in bytes. Each package that decides a run's numbers has its version in a column of its own.
+    Accuracies are in [0, 1] and missing for runs that did not finish; times in seconds, memory in bytes, one column for
+    each package's version.
     """
     rows = [_run(runs, record) for runs in selection.runs for record in runs.records]
     return pd.DataFrame(rows).astype(dict.fromkeys(_INTEGERS, "Int64"))
 
 
 def accuracy_table(selection: Selection) -> pd.DataFrame:
-    """A row an entry of an accuracy matrix: accuracy and loss on ``experience`` after the training call ``after``.
+    """One row for each entry of an accuracy matrix: accuracy and loss on ``experience`` after training call ``after``.
 
-    Both count from 0. Runs that did not finish are in it as far as they came: see ``outcome``.
+    Both count from 0. Unfinished runs are included as far as they go: see ``outcome``.
     """
     rows = [
         {

@@ -1,7 +1,4 @@
-"""What a report consists of, before it is Markdown, HTML or LaTeX.
-
-Texts are plain, but for `names and commands` between backticks.
-"""
+"""A report before it is Markdown, HTML or LaTeX. Texts are plain, with `code` between backticks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +13,9 @@ class Cell:
 
     Attributes:
         text: what is shown, the same in all outputs.
-        value: what the column is sorted by, in one unit for the whole column; None sorts last.
-        mark: what the cell stands for, so that it can be set off beside saying so in words.
-        link: a path from the page that the text leads to; in Markdown only.
+        value: sort key, in one unit for the whole column; None sorts last.
+        mark: highlights the cell.
+        link: relative path; in Markdown only.
     """
 
     text: str
@@ -45,11 +42,11 @@ class Table:
     """A table; the first column names the row.
 
     Attributes:
-        name: identifies it within the report: letters, digits and hyphens.
+        name: id within the report: letters, digits and hyphens.
         caption: what it shows.
-        columns, rows: as many cells in each row as there are columns.
+        columns, rows: as many cells in each row as columns.
         notes: sentences below it.
-        folded: what stands in its place until it is asked for, where it is long; None shows it at once.
+        folded: summary of a collapsed table; None shows it.
     """
 
     name: str
@@ -67,8 +64,8 @@ class Figure:
     Attributes:
         name: of its file, without ".svg".
         caption: what it shows.
-        alt: what one would see, for those who do not see it.
-        svg: an ``<svg>`` element whose ids no other figure has.
+        alt: text alternative.
+        svg: an ``<svg>`` element with ids of its own.
     """
 
     name: str
@@ -91,13 +88,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be copied as it is.
-
-    Attributes:
-        text: without a newline at its end.
-        language: "sh" or "toml".
-        folded: as of a table.
-    """
+    """A code block in ``language`` "sh" or "toml"; ``folded`` as for a table."""
 
     text: str
     language: str
@@ -109,14 +100,7 @@ Block = Table | Gallery | Paragraph | Code
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what belongs to it.
-
-    Attributes:
-        name: identifies it within the report.
-        heading: its title.
-        blocks: before its subsections.
-        sections: its subsections.
-    """
+    """A section, with blocks before its subsections; ``name`` is its id."""
 
     name: str
     heading: str
@@ -133,13 +117,7 @@ def section_by_scenario(name: str, heading: str, blocks: Sequence[Block], scenar
 
 @dataclass(frozen=True)
 class Statement:
-    """A conclusion.
-
-    Attributes:
-        lead: what it is about, in a word or two.
-        text: what there is to say, beginning with a small letter.
-        link: as of a cell; from the lead.
-    """
+    """A conclusion: ``lead`` names its subject, ``text`` begins in lower case, ``link`` is the lead's."""
 
     lead: str
     text: str
@@ -148,14 +126,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report.
-
-    Attributes:
-        title: the protocol's.
-        description: the protocol's, by paragraphs: what comes after the first can wait until after the answer.
-        statements: conclusions, written by hand.
-        sections: in order.
-    """
+    """A report: the protocol's title and description (by paragraphs), conclusions, and sections."""
 
     title: str
     description: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The report's tables as LaTeX, for a paper: packages booktabs and graphicx."""
+"""The report's tables as LaTeX; needs booktabs and graphicx."""
 
 import re
 from collections.abc import Iterator

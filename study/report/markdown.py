@@ -1,4 +1,4 @@
-"""The report as Markdown, as GitHub shows it."""
+"""The report as GitHub Markdown."""
 
 import re
 from collections.abc import Iterator

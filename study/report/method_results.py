@@ -1,4 +1,4 @@
-"""From records to numbers: what each method reached. Accuracies and all that comes of them are in percent."""
+"""From records to numbers. Accuracies and metrics are in percent."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,8 @@ class MethodResult:
     Attributes:
         scenario, method: which.
         settings: the method's kind and options.
-        strength: λ; None for a method that has none.
-        finished: the records of the runs that finished, in the order of the seeds.
-        unfinished: those of the runs that diverged or failed.
+        strength: λ; None for a method without one.
+        finished, unfinished: records by outcome, in the order of the seeds.
     """
 
     scenario: Scenario

@@ -1,4 +1,4 @@
-"""Numbers as people read them: the one place that decides on digits, units and signs, for every output."""
+"""Formats of numbers: digits, units and signs, for every output."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""One page on many reports: every number published for their protocols, and what came of it."""
+"""One page on many reports: verdicts by report, and every published number."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,12 +25,7 @@ OVERVIEW = "README.md"
 
 @dataclass(frozen=True)
 class Reported:
-    """A report as it is found in a folder.
-
-    Attributes:
-        path: of its folder, from that of the overview, with "/" between the parts.
-        analysis: what it says.
-    """
+    """A report at ``path``, relative to the overview."""
 
     path: str
     analysis: Analysis

@@ -1,4 +1,4 @@
-"""What a comparison of two methods says in words, in a report and in the terminal."""
+"""Notes on comparisons of methods, for reports and the terminal."""
 
 from collections.abc import Sequence
 

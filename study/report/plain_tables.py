@@ -1,16 +1,11 @@
-"""Tables for the terminal in which every text is shown as it is: a ``[draft]`` in a title is no markup."""
+"""Terminal tables whose text is never read as markup."""
 
 from rich.table import Column, Table
 from rich.text import Text
 
 
 def plain_table(title: str, *columns: Column | str, **options: object) -> Table:
-    """A table with a title and columns as they are.
-
-    Args:
-        title: shown above it, at the left.
-        columns, options: as :class:`rich.table.Table` has them.
-    """
+    """A table with its title above at the left; columns and options as of :class:`rich.table.Table`."""
     return Table(*columns, title=Text(title, style="table.title"), title_justify="left", **options)
 
 

@@ -1,4 +1,4 @@
-"""The protocol as it was used: whether it is one of the package's, and what ``--set`` or people have made of it."""
+"""How a protocol relates to the packaged one, and what was changed."""
 
 from functools import cache
 from importlib import resources
@@ -39,16 +39,14 @@ def protocol_text(name: str, protocol: Protocol) -> str:
 
 
 def with_true_source(name: str, protocol: Protocol) -> Protocol:
-    """The protocol, with a ``strength_source`` that claims nothing of what was replaced, as by ``--set``.
+    """The protocol with a ``strength_source`` that holds for it, if values were replaced, as by ``--set``.
 
-    A λ that was given by hand was not chosen as the protocol that comes with the package says; and one that stayed was
-    not chosen for settings that did not. A protocol that says for itself how its λ was chosen is taken at its word, and
-    so is one that leaves λ to the search, which is done with the same settings.
+    A λ given by hand was not chosen as the packaged protocol says, and a λ that stayed was chosen for the packaged
+    settings. A protocol with a source of its own, or with λ from the search, stays as it is.
 
     Args:
-        name: the protocol's; where that is not one of the package's, as in the folder of a report, its title tells from
-            which of them it comes. Nothing is known of one that comes from none.
-        protocol: as it was used.
+        name: the protocol's; if it is not a packaged one, its title is looked up.
+        protocol: as used.
     """
     shipped = _origin(name, protocol)
     if shipped is None or protocol.strength_source != shipped.strength_source:
@@ -87,16 +85,10 @@ def _origin(name: str, protocol: Protocol) -> Protocol | None:
 
 
 def changes(protocol: Protocol, table: Published, scenario: Scenario, method: str) -> str:
-    """In what the settings of a method's runs differ from those that a published number belongs to.
+    """How the settings of a method's runs differ from those that a published number belongs to.
 
-    A number belongs to the settings of those protocols of the package that have it, from the same source for the same
-    scenario and method: whatever the file is called that has it now, as ``protocol.toml`` beside a report. Of several
-    the nearest counts. Empty if they differ in nothing, or if no protocol of the package has the number; then the
-    protocol is its own measure.
-
-    Args:
-        protocol: as it was used.
-        table, scenario, method: which of its published numbers.
+    A number belongs to the settings of the packaged protocols that contain it, with the same source, scenario and
+    method; the nearest counts. Empty if nothing differs or no packaged protocol has the number.
     """
     owners = [each for each in _shipped().values() if _has_number(each, table, scenario, method)]
     return min((_changes(owner, protocol, scenario, method) for owner in owners), key=len, default="")

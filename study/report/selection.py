@@ -27,14 +27,7 @@ class ReportError(StudyError):
 
 @dataclass(frozen=True)
 class MethodRuns:
-    """The records of one method in one scenario.
-
-    Attributes:
-        scenario, method: which.
-        settings: the method's kind and options.
-        strength: λ; None for a method that has none.
-        records: one a seed, in the order of the seeds; at least one.
-    """
+    """The records of one method in one scenario, one for each seed, with the method's settings and λ."""
 
     scenario: Scenario
     method: str
@@ -45,14 +38,14 @@ class MethodRuns:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a report is about.
+    """The records that a report is about.
 
     Attributes:
         name, protocol: the protocol.
-        runs: by scenario and method, in the protocol's order; those without a record are not in it.
-        tuning: the records of the search, in the order of scenario, method, grid and seed.
-        choices: what the search chose.
-        left_out: how many of the records given were not used, by reason.
+        runs: by scenario and method, in the protocol's order; only those with a record.
+        tuning: records of the search, by scenario, method, grid and seed.
+        choices: of the search.
+        left_out: how many records were not used, by reason.
     """
 
     name: str
@@ -77,19 +70,17 @@ class Selection:
 
 
 def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: Sequence[RunRecord]) -> Selection:
-    """The records of the runs that a protocol means.
+    """The records of the runs of a protocol.
 
-    A record belongs to it if what determined its result, versions and device apart, is what the protocol says now. Of
-    one method in one scenario those of one device are taken, that with more finished seeds, of equals the CPU; of
-    several records of one seed the one that :func:`study.records.deduplicate.deduplicate` takes.
+    A record belongs to it if its content, versions and device apart, is that of the protocol. For each method and
+    scenario one device is used, the one with more finished seeds, and the latest record of each seed.
 
     Args:
-        name, protocol: the protocol, which may leave a λ to the search ("tuned").
-        records: any.
-        tuning: any; those of the protocol's search choose the λs that it leaves to it.
+        name, protocol: the protocol, which may leave λ to the search ("tuned").
+        records, tuning: any records; those of the protocol's search choose λ.
 
     Raises:
-        ReportError: none belongs to it, or a λ that the search shall choose has not been chosen.
+        ReportError: no record belongs to it, or the search has not chosen a λ.
     """
     found_by_search, outside = _of_the_search(name, protocol, tuning)
     choices = tuple(choose(name, protocol, found_by_search))

@@ -11,12 +11,7 @@ NAMES = ("protocol", "label", "seed")
 
 
 def differing(runs: Sequence[Run], ignored: Sequence[str] = NAMES) -> dict[str, list[Any]]:
-    """The settings that are not the same in all runs, by their dotted names as in a protocol, with each run's value.
-
-    Args:
-        runs: at least one.
-        ignored: names of settings that do not count.
-    """
+    """Settings that differ between runs, by dotted name as in a protocol, with the value of each run."""
     found = differing_leaves([run.model_dump(mode="json", exclude=set(ignored)) for run in runs])
     if "method.kind" in found:  # other kinds have other options
         return {key: values for key, values in found.items() if key == "method.kind" or not key.startswith("method.")}

@@ -1,4 +1,4 @@
-"""Two sets of runs against each other, paired by seed."""
+"""Two sets of runs, compared by seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,7 @@ Side = tuple[str, Sequence[RunRecord], str | None]  # what it is called, its rec
 
 @dataclass(frozen=True)
 class OneMethod:
-    """The finished runs of one method in one scenario, all of the same settings.
-
-    Attributes:
-        run: one of them.
-        scores: average accuracy in percent, by seed.
-    """
+    """The finished runs of one method in one scenario: one of them, and average accuracy in percent by seed."""
 
     run: Run
     scores: dict[int, float]
@@ -46,15 +41,13 @@ class _Pair:
 
 
 def comparison_table(a: Side, b: Side) -> Table:
-    """The difference of average accuracy, A - B, with its interval, tests and effect size.
+    """The difference of average accuracy, A − B, with interval, tests and effect size.
 
     Args:
-        a, b: each a name, its records, and a method; where one of them names no method, every method of the one is
-            compared with that of the same name of the other.
+        a, b: name, records and method; without a method, methods of equal names are compared.
 
     Raises:
-        StudyError: there is nothing to compare: no method and seed that both have in a common scenario; one of them
-            has runs of several settings of a method; or their data is not the same.
+        StudyError: no scenario, method and seed in common; runs of several settings of a method; or other data.
     """
     pairs = _pairs(a, b)
     if not pairs:
@@ -98,8 +91,8 @@ def _decision(found: FamilyComparison) -> str:
 
 def _caption(pairs: Sequence[_Pair], found: Sequence[FamilyComparison]) -> list[str]:
     return [
-        f"Paired by seed; p of the {sign_flip_test(found)}, adjusted by Holm's method over the table, and beside it",
-        "that of Wilcoxon's signed-rank test.",
+        f"Paired by seed; p of the {sign_flip_test(found)}, adjusted by Holm's method over the table,",
+        "and p of Wilcoxon's signed-rank test.",
         *pairs_notes(found),
         *_what_differs(pairs),
     ]
@@ -155,7 +148,7 @@ def of_one_setting(side: str, records: Sequence[RunRecord]) -> OneMethod:
     """The runs of a method.
 
     Raises:
-        StudyError: they are of several settings, which no mean may mix.
+        StudyError: their settings differ.
     """
     first = records[0].run
     several = list_differences(differing([record.run for record in records]))

@@ -1,4 +1,4 @@
-"""Several studies together: the methods that they share, ranked over all studies and scenarios."""
+"""Methods ranked over several studies."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ Study = tuple[str, Sequence[RunRecord]]  # what it is called, and its records
 
 
 def rank_studies(studies: Sequence[Study]) -> Ranks:
-    """The methods that finished in every scenario of every study, ranked by their mean average accuracy in each.
+    """Rank the methods that finished in every scenario of every study by mean average accuracy.
 
-    A method is what its name and kind say; its options and λ may be those of each study.
+    Methods match by name and kind; options and λ may differ between studies.
 
     Raises:
-        StudyError: a study has no finished run; there are fewer than two scenarios, or three methods that all have;
-            runs of one method in one scenario are of several settings; or a name stands for methods of two kinds.
+        StudyError: a study has no finished run; there are fewer than 2 scenarios or 3 common methods; settings differ
+            within a study; or a name stands for two kinds.
     """
     scores: dict[str, dict[str, float]] = {}
     kinds: dict[str, tuple[str, str]] = {}

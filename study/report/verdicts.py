@@ -1,4 +1,4 @@
-"""What the verdicts on published numbers mean, and what limits a comparison."""
+"""Verdicts on published numbers, and what limits a comparison."""
 
 from study.report.comparisons import LEVEL, NO_RUN, OTHER_SETTINGS, PublishedRow
 from study.statistics import FEWEST_JUDGED

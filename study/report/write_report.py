@@ -1,4 +1,4 @@
-"""From a protocol and its records to a folder that people read. Nothing is trained here."""
+"""From a protocol and its records to a folder with the report."""
 
 import re
 from collections.abc import Sequence
@@ -35,12 +35,7 @@ OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|ti
 
 
 class Written(NamedTuple):
-    """What was written, and what not.
-
-    Attributes:
-        page: the HTML page.
-        left_out: a sentence on the records that do not belong to the report; empty if all do.
-    """
+    """The HTML page, and a sentence on records that were left out (may be empty)."""
 
     page: Path
     left_out: str
@@ -56,23 +51,17 @@ def write_report(
 ) -> Written:
     """Write a report: README.md, index.html, tables.tex, figures, the protocol, and the data behind them.
 
-    The same records give the same bytes in every file, and so do the records that the report itself keeps, but for
-    the sentence that says how many others were left out.
+    The same records give the same bytes, except for the sentence on records that were left out.
 
     Args:
-        name: the protocol's; commands in the report use it.
-        protocol: what the report is about. It decides which records belong to it: see
-            :func:`study.report.selection.select`.
+        name, protocol: the protocol, which decides the records, see :func:`study.report.selection.select`.
         records: of its runs, in any order; others are left out.
         tuning: of its search for λ; may be empty.
-        folder: for the report; it is made. Files of an earlier report in it are replaced.
-        attachments: what else it is made with; by default what the folder holds already.
-
-    Returns:
-        The path of the HTML page, and what was left out.
+        folder: of the report; an earlier report in it is replaced.
+        attachments: by default those in the folder.
 
     Raises:
-        ReportError: no record belongs to the protocol, or the folder holds something that is no report.
+        ReportError: no record belongs to the protocol, or the folder holds something else.
         OSError: the folder cannot be written to.
     """
     _check_folder(folder)

@@ -14,15 +14,14 @@ from study.run.data import Encoding
 class ReplayMemory(SupervisedPlugin, supports_distributed=False):
     """Mixes stored examples of past experiences into the data of the current one.
 
-    The memory holds as many examples of each past experience, drawn at random from its data; with every experience
-    the shares shrink, and what is dropped is drawn at random too. In training the memory is repeated as often as it
-    fits into the current data, at least once, and both are shuffled together, so that about every second example is
-    an old one as soon as there are any (Hsu et al. 2018, "naive rehearsal").
+    The memory holds equally many random examples of each past experience; shares shrink as experiences are added. In
+    training the memory is repeated as often as it fits into the current data, at least once, and shuffled with it, so
+    that about half of the examples are old (Hsu et al. 2018, "naive rehearsal").
 
     Args:
-        settings: how large, and how a pixel is stored.
-        batches: the plugin that feeds the strategy; it must stand before this one.
-        encoding: between a model's inputs and bytes.
+        settings: size, and how a pixel is stored.
+        batches: the plugin that feeds the strategy; it must come before this one.
+        encoding: between inputs and bytes.
         copy_bytes: bytes of one float32 copy of the model's parameters.
         seed: of the draws.
     """
@@ -41,7 +40,7 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         self.capacity: int | None = None  # in examples
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Add the memory to the data, and hand the sum to the strategy.
+        """Add the memory to the data.
 
         Raises:
             ValueError: at the first experience, if the memory cannot hold an example of each.

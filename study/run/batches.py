@@ -1,4 +1,4 @@
-"""A strategy's data from memory: the batches that its own loader would give, without reading sample by sample."""
+"""In-memory batches in place of Avalanche's loader."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ ROWS_AT_A_TIME = 256  # small enough for the processor's cache, and no second co
 
 
 def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = None) -> Columns:
-    """All samples of a dataset as one batch, its transforms applied once; on ``device``.
+    """All samples of a dataset as one batch, transforms applied once, on ``device``.
 
     Args:
         dataset: of samples that can be collated.
-        device: for the columns.
-        encoding: keeps the inputs as bytes, a quarter of the memory; None keeps them as they are.
+        device: of the columns.
+        encoding: stores the inputs as bytes, a quarter of the memory; None keeps them as they are.
 
     Raises:
         ValueError: the dataset is empty.
@@ -46,21 +46,20 @@ def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = N
 class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
     """Feeds a strategy from memory (on a GPU: from its memory), in an order that only the seed decides.
 
-    Avalanche's loader reads one sample at a time, in every epoch again, which costs about as much as a training
-    step of a small network. Here every sample is read once an experience, and a batch is an index into tensors. The
-    order has a generator of its own, so that methods see the same batches whatever else they draw. For data that
-    fits in memory and is not augmented at random. Samples of several tasks are shuffled like any others, where
-    Avalanche's loader would take equally many of each task into every batch.
+    Avalanche's loader reads one sample at a time in every epoch, about the cost of a training step of a small
+    network. Here every sample is read once an experience, and a batch indexes tensors. The order has its own generator,
+    so all methods see the same batches. For data that fits in memory without random augmentation. Samples of several
+    tasks are shuffled together, where Avalanche's loader balances them in every batch.
 
     Other plugins may add samples to :attr:`columns` between ``before_train_dataset_adaptation`` and
-    ``before_training_exp``, which is how replay does it.
+    ``before_training_exp``, as replay does.
 
     Args:
         seed: of the order.
-        iterations: batches that a training call has in all its epochs together, full ones only and reshuffled
-            whenever too few samples are left; None for epochs that have every sample once.
-        encoding: that the inputs were decoded with; on a CPU they are then kept as bytes, a quarter of the memory, and
-            decoded batch by batch to the same bits. None keeps them as they are.
+        iterations: batches of a training call in total, only full ones, reshuffled when too few samples are left; None
+            for whole epochs.
+        encoding: of the inputs. On a CPU they are kept as bytes, a quarter of the memory, and decoded batch by batch to
+            the same bits; None keeps them as they are.
     """
 
     def __init__(self, seed: int, iterations: int | None = None, encoding: Encoding | None = None) -> None:
@@ -75,10 +74,10 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         self.columns = self._read(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Put batches of it in the place of the strategy's loader.
+        """Replace the strategy's loader.
 
         Raises:
-            ValueError: this experience, or one to come, is smaller than a batch, where only full batches count.
+            ValueError: this or a later experience is smaller than a batch, if only full batches count.
         """
         if self.iterations is not None:
             _check_sizes(strategy)
@@ -117,17 +116,17 @@ def _check_sizes(strategy: Any) -> None:
 
 
 class Batches:
-    """Iterates over the rows of some columns, in batches.
+    """Iterates over the rows of columns in batches.
 
     Args:
         columns: each with N rows.
-        batch_size: rows in a batch; the last of an epoch has what is left.
-        generator: draws the order, a new one each time; None keeps the rows' own.
-        iterations: how many batches, full ones only, over as many epochs as it takes; None for one epoch.
-        encoding: of the first column, if that holds bytes.
+        batch_size: rows in a batch; the last of an epoch may be smaller.
+        generator: draws a new order each time; None keeps the order of the rows.
+        iterations: how many batches, only full ones, over as many epochs as needed; None for one epoch.
+        encoding: of the first column, if it holds bytes.
 
     Raises:
-        ValueError: fewer rows than a batch has, where only full batches count.
+        ValueError: fewer rows than a batch, if only full batches count.
     """
 
     def __init__(
@@ -170,12 +169,7 @@ class Batches:
 
 
 class InMemoryLoader(DataLoader):
-    """A loader whose batches are slices of columns, in their order: reading the data costs next to nothing.
-
-    Args:
-        columns: inputs, targets and so on, of as many rows.
-        batch_size: rows in a batch; the last has what is left.
-    """
+    """A loader whose batches are slices of columns, in order."""
 
     def __init__(self, columns: Sequence[Tensor], batch_size: int) -> None:
         super().__init__(TensorDataset(*columns), batch_size=batch_size)

@@ -17,13 +17,12 @@ from study.run.data import DataError, Encoding, Images, load_images
 
 
 class Inputs(Dataset):
-    """A model's inputs and their labels, in memory.
+    """Inputs and their labels, in memory.
 
     Args:
         inputs: shape (N, channels, height, width).
         labels: shape (N,).
-        permutation: of an image's pixels, shape (height · width,), the same for each channel; None leaves them where
-            they are.
+        permutation: of the pixels, shape (height · width,), the same for each channel; None for none.
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor, permutation: Tensor | None = None) -> None:
@@ -49,21 +48,20 @@ def build_benchmark(
     evaluated_on: Literal["test", "validation"] = "test",
     validation_fraction: float | None = None,
 ) -> CLScenario:
-    """The benchmark with its train stream, and as its test stream the data to evaluate on.
+    """The benchmark, whose test stream is the data to evaluate on.
 
     Args:
         settings: the protocol's.
-        scenario: "task" has a task label and classes from 0 for each experience; "domain" has classes from 0
-            for each experience and no task labels (all 0); "class" keeps the classes of experiences apart.
+        scenario: "task": task labels, classes from 0 in each experience; "domain": the same without task labels;
+            "class": experiences have their own classes.
         root: folder of the data, see :func:`load_images`.
-        generator: draws what differs between seeds: a random order of the classes, or permutations of the pixels.
-        evaluated_on: "test", or "validation": then the test data is put away unseen, and a stratified part of
-            the training data takes its place.
+        generator: draws what differs between seeds: the order of classes, or permutations of pixels.
+        evaluated_on: "test", or "validation": a stratified part of the training data takes the test data's place.
         validation_fraction: the share of that part, in (0, 1).
 
     Raises:
-        DataError: the data is not there, or is damaged, or a class gets no sample in a part of it.
-        ValueError: validation data is asked for without its share.
+        DataError: the data is missing or damaged, or a class gets no sample in a part.
+        ValueError: "validation" without its fraction, or a fraction without it.
     """
     if (evaluated_on == "validation") != (validation_fraction is not None):
         raise ValueError(

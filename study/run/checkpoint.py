@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from: its whole state after the latest experience, written atomically."""
+"""Checkpoints: the whole state of a run after its latest experience, written atomically."""
 
 import hashlib
 import io
@@ -29,15 +29,15 @@ def code_hash() -> str:
 
 @dataclass
 class State:
-    """A run after so many experiences, pickled as a whole, so that nothing that it consists of can be forgotten.
+    """A run after some experiences, pickled as a whole so that nothing is forgotten.
 
     Attributes:
-        model: with its buffers and which of its parameters learn.
-        plugins: of the strategy, in their order, with the order of the data and all that a method holds.
+        model: with its buffers and requires_grad flags.
+        plugins: of the strategy in order, with the order of the data and the method's state.
         tracked_as: the run's id in W&B.
-        code: hash of the code that it is a state of.
+        code: hash of the code that wrote it.
         optimizer: its ``state_dict``; None before the first experience.
-        random: the state of torch's global generators, for each device.
+        random: states of torch's global generators, by device.
         accuracy, loss, training_loss, seconds, resumed: as in the record.
     """
 
@@ -56,12 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the state of one run is kept while it is under way.
-
-    Args:
-        folder: of all checkpoints; None keeps nothing.
-        run: whose.
-    """
+    """The files of one unfinished run in ``folder``; a folder of None keeps nothing."""
 
     folder: Path | None
     run: Run
@@ -76,7 +71,7 @@ class Checkpoint:
         return self.folder / f"{self.run.id}.json"
 
     def save(self, state: State) -> None:
-        """Keep a state in the place of the one before.
+        """Replace the stored state.
 
         Raises:
             OSError: the folder is full or cannot be written to.
@@ -98,13 +93,7 @@ class Checkpoint:
         return state if isinstance(state, State) and vars(state).get("code") == code_hash() else None
 
     def report(self, experiences: int, of: int, accuracy: float | None) -> None:
-        """Say how far the run has come.
-
-        Args:
-            experiences: how many are done.
-            of: how many there are.
-            accuracy: the average over those seen, in [0, 1]; None before the first.
-        """
+        """Write the progress: experiences done and in total, and the average accuracy over those seen, in [0, 1]."""
         if self.folder is not None:
             progress = {"run": str(self.run), "experiences": experiences, "of": of, "accuracy": accuracy}
             write_atomically(self.progress, json.dumps(progress).encode())

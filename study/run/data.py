@@ -1,4 +1,4 @@
-"""The images themselves: names in a protocol -> tensors, from torchvision's files, checked before they are used."""
+"""Images by the name of a benchmark, from torchvision's files, verified by their MD5 sums."""
 
 import hashlib
 import os
@@ -51,12 +51,7 @@ class DataError(StudyError):
 
 @dataclass(frozen=True)
 class Images:
-    """Images as bytes, and their labels.
-
-    Attributes:
-        pixels: shape (N, channels, height, width), uint8.
-        targets: shape (N,), int64, from 0.
-    """
+    """Images as uint8 ``pixels`` (N, channels, height, width), and int64 ``targets`` (N,) from 0."""
 
     pixels: Tensor
     targets: Tensor
@@ -64,7 +59,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How bytes become a model's inputs and back: ``(byte / levels - mean) / std``, a mean and std for each channel.
+    """Maps bytes to inputs and back: ``(byte / levels - mean) / std``.
 
     Attributes:
         levels: the byte that stands for 1.
@@ -86,9 +81,7 @@ class Encoding:
         return inputs.div_(self.levels).sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
 
     def is_exact(self) -> bool:
-        """Whether :meth:`encode` gives back every byte, so that inputs may be kept as bytes: unless rounding is coarse
-        beside ``std``.
-        """
+        """Whether :meth:`encode` restores every byte, so that inputs can be kept as bytes."""
         pixels = torch.arange(self.levels + 1, dtype=torch.uint8).reshape(-1, 1, 1, 1)
         pixels = pixels.expand(-1, max(len(self.mean), len(self.std)), 1, 1)
         return bool((self.encode(self.decode(pixels)) == pixels).all())
@@ -100,14 +93,10 @@ class Encoding:
 
 
 def data_root(named: Path | None) -> Path:
-    """The folder of the data: the one named, or else ``$CLREG_DATA_ROOT``, or else ``data`` in the current folder.
-
-    Args:
-        named: with ``--data-root``.
+    """The data folder: ``named`` by ``--data-root``, else ``$CLREG_DATA_ROOT``, else ``data`` in the current folder.
 
     Raises:
-        DataError: the folder was named and is not there: what is missing is downloaded, but not to where a slip of the
-            pen says.
+        DataError: the named folder does not exist. A typo must not start a download.
     """
     variable = os.environ.get("CLREG_DATA_ROOT")
     source, root = ("CLREG_DATA_ROOT", Path(variable)) if named is None and variable else ("--data-root", named)
@@ -124,15 +113,14 @@ def data_root(named: Path | None) -> Path:
 def load_images(name: str, root: Path) -> tuple[Images, Images]:
     """Training and test images of a benchmark's data; of the digits, all images and none.
 
-    Where files are missing, torchvision downloads the dataset. Every file's MD5 sum is compared with the published one.
-    A process reads the same files once.
+    Missing files are downloaded by torchvision, and MD5 sums checked. A process reads the same files once.
 
     Args:
         name: a benchmark's name.
-        root: torchvision's root, with ``MNIST/raw``, ``cifar-10-batches-py`` and so on in it.
+        root: torchvision's root, with ``MNIST/raw``, ``cifar-10-batches-py`` and so on.
 
     Raises:
-        DataError: files are missing and cannot be downloaded, or are not the published ones.
+        DataError: files are missing and cannot be downloaded, or are damaged.
     """
     found = kept_images(name, root.resolve())  # a folder is the same one however its path is spelled
     if not found:
@@ -189,11 +177,11 @@ def _check_sums(dataset: type, root: Path) -> None:
 
 
 def _download(dataset: type, root: Path) -> None:
-    _check_sums(dataset, root)  # a damaged file beside a missing one: say so, instead of trying to replace it
+    _check_sums(dataset, root)  # report damaged files rather than replace them
     name, folder = dataset.__name__, next(iter(_sums(dataset, root))).parent
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"), _patience():  # workers that start together shall not all download
+        with FileLock(root / f".{name}.lock"), _patience():  # so that only one worker downloads
             if _missing(dataset, root):
                 dataset(root, download=True)
     except (RuntimeError, OSError) as error:  # how torchvision, and the system, say what went wrong

@@ -1,4 +1,4 @@
-"""What is read off a run beside its accuracy: loss, time, memory."""
+"""Loss, time and memory of a run."""
 
 import gc
 import resource
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 
 class Instruments(SupervisedPlugin, supports_distributed=False):
-    """Reads the training loss and the time of the last step, and ends a run that has diverged.
+    """Reads the training loss and the time of the last step, and ends a run that diverges.
 
-    It must be the first of a strategy's plugins: it sees the loss before a penalty is added, and the end of training
-    before importance is measured.
+    It must be the first plugin: it sees the loss before a penalty is added, and the end of training before importance
+    is measured.
 
     Attributes:
-        last_step: ``time.perf_counter()`` when the latest experience's training steps were over.
+        last_step: ``time.perf_counter()`` after the last training step of the latest experience.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
         self._steps += 1
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Look at the loss.
+        """Check the loss.
 
         Raises:
             FloatingPointError: it is NaN or infinite.
@@ -53,10 +53,10 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
             raise FloatingPointError(f"the training loss became {float(self._total)}; it must stay finite")
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Read the clock, and look at the parameters.
+        """Read the clock and check the parameters.
 
         Raises:
-            FloatingPointError: one is NaN or infinite, as after a last step that was too large.
+            FloatingPointError: one is NaN or infinite.
         """
         if strategy.device.type == "cuda":
             torch.cuda.synchronize()
@@ -80,12 +80,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def system_bytes(file: str, key: str) -> int | None:
-    """An entry of one of Linux's files in /proc, which count in KiB; None where the system does not tell.
-
-    Args:
-        file: "meminfo", or "self/status".
-        key: what the line begins with, without its colon.
-    """
+    """An entry of /proc/``file`` in bytes, by the line's ``key``; None if the system does not provide it."""
     try:
         lines = Path("/proc", file).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -106,12 +101,7 @@ def peak_memory(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes of a plugin's tensors.
-
-    Attributes:
-        state: what it has to keep, as importance, anchor, or stored examples: what pickles with it.
-        scratch: what it keeps at hand only to be fast.
-    """
+    """Bytes of a plugin's tensors: ``state``, which pickles with it, and ``scratch``, which it holds only for speed."""
 
     state: int
     scratch: int

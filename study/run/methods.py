@@ -1,4 +1,4 @@
-"""Methods in a protocol -> the Avalanche strategy and plugins that make them."""
+"""Methods in a protocol -> Avalanche strategies and plugins."""
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -51,13 +51,13 @@ def build_plugin(
     batches: InMemoryBatches,
     encoding: Encoding,
 ) -> SupervisedPlugin | None:
-    """The plugin of a method; None for one that is a strategy by itself.
+    """The plugin of a method; None for a method that is a strategy.
 
     Args:
         method: its kind and options.
         strength: λ.
-        seed: of a method's own random draws.
-        model, batches, encoding: what a memory of examples is made with.
+        seed: of the method's random draws.
+        model, batches, encoding: for a memory of examples.
     """
     if isinstance(method, Replay):
         return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)

@@ -25,10 +25,10 @@ def average_accuracy(accuracy: ArrayLike) -> float:
 
 
 def forgetting(accuracy: ArrayLike) -> float:
-    """How much was lost of the best accuracy before the last experience: higher is worse.
+    """Drop from the best accuracy before the last experience: higher is worse.
 
-    ``1/(T−1) Σ_{j<T−1} (max_{j≤k<T−1} a[k, j] − a[T−1, j])``, Chaudhry et al. 2018 (equation 3), with the
-    best taken from when the experience was learned on: what was never learned cannot be forgotten.
+    ``1/(T−1) Σ_{j<T−1} (max_{j≤k<T−1} a[k, j] − a[T−1, j])``, Chaudhry et al. 2018 (equation 3), with the maximum from
+    k = j on: what was not learned yet cannot be forgotten.
 
     Raises:
         ValueError: ``accuracy`` is not square with T ≥ 2, or has values outside [0, 1].
@@ -43,7 +43,7 @@ def forgetting(accuracy: ArrayLike) -> float:
 
 
 def backward_transfer(accuracy: ArrayLike) -> float:
-    """What later experiences did to earlier ones: negative if they hurt.
+    """Effect of later experiences on earlier ones: negative if they hurt.
 
     ``1/(T−1) Σ_{j<T−1} (a[T−1, j] − a[j, j])``, Lopez-Paz and Ranzato 2017 (BWT).
 
@@ -57,8 +57,7 @@ def backward_transfer(accuracy: ArrayLike) -> float:
 def learning_accuracy(accuracy: ArrayLike) -> float:
     """Mean accuracy on each experience right after it was learned: ``1/T Σ_j a[j, j]``.
 
-    Riemer et al. 2019 (LA). It shows what a penalty costs: a learner that forgets nothing because it learns
-    nothing scores low here.
+    Riemer et al. 2019 (LA). It shows what a penalty costs in plasticity.
 
     Raises:
         ValueError: as :func:`forgetting`.

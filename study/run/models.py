@@ -14,15 +14,15 @@ from study.protocol.settings import Model, Scenario
 
 
 class MultiHead(MultiTaskModule):
-    """A shared trunk, and for each task a head of its own that is frozen until its experience comes.
+    """A shared trunk and one head for each task, frozen until its experience.
 
-    All heads are there from the start, so that looking at the accuracy on experiences to come changes nothing
-    in training. Being frozen until then, they are not anchored at values that were never trained.
+    All heads exist from the start, so evaluation on later experiences does not change training. Frozen heads are not
+    anchored at untrained values.
 
     Args:
         trunk: (N, …) -> (N, features).
-        features: its output's width.
-        benchmark: with the tasks to make heads for.
+        features: width of its output.
+        benchmark: with the tasks.
     """
 
     def __init__(self, trunk: nn.Module, features: int, benchmark: CLScenario) -> None:
@@ -41,16 +41,14 @@ class MultiHead(MultiTaskModule):
                 self.heads.classifiers[str(task)].requires_grad_(True)
 
     def forward(self, x: Tensor, task_labels: Tensor | None) -> Tensor:
-        """Logits, shape (N, classes of a task), of inputs (N, …) with task labels (N,); without labels, a dict of
-        those of every task.
-        """
+        """Logits (N, classes of a task) of inputs (N, …) with task labels (N,); a dict by task without labels."""
         return self.heads(self.trunk(x), task_labels)
 
 
 def build_model(settings: Model, scenario: Scenario, benchmark: CLScenario) -> nn.Module:
-    """A fresh model, initialised from torch's global generator.
+    """A model initialised from torch's global generator.
 
-    One head a task in the task-incremental scenario, otherwise one head over all classes that labels name.
+    One head for each task in the task-incremental scenario, otherwise one head over all classes.
     """
     image = benchmark.train_stream[0].dataset[0][0]
     trunk, features = _trunk(settings, image)

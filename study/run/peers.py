@@ -1,4 +1,4 @@
-"""Avalanche's own plugins, to be run beside ours on the same protocols."""
+"""Avalanche's plugins, for comparison on the same protocols."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,10 @@ from avalanche.training.utils import ParamData
 
 
 class SynapticIntelligenceOnCopies(SynapticIntelligencePlugin):
-    """Avalanche's SI on a CPU as it is on a GPU.
+    """Avalanche's SI with the same behaviour on a CPU as on a GPU.
 
-    Where it remembers the parameters it calls ``.cpu()`` on them, which is a copy on a GPU, and on a CPU the parameters
-    themselves: none is ever seen to move, so that all importance is 0, and the anchor moves along. Here those two
-    memories are copies; nothing else is changed.
+    Avalanche stores parameters by ``.cpu()``, which copies on a GPU but returns the parameters themselves on a CPU,
+    where importance is then 0 and the anchor moves along. Here the stored parameters are copies; nothing else changes.
     """
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a run gives."""
+"""The result of a run."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,11 +12,11 @@ Outcome = Literal["finished", "diverged", "failed"]
 
 
 class Seconds(Frozen):
-    """Wall-clock time of a run, an entry an experience.
+    """Wall-clock time of a run, one entry for each experience.
 
     Attributes:
-        training: reading the data and the training steps.
-        consolidation: measuring importance and all else that plugins do after the last step.
+        training: reading data and training steps.
+        consolidation: measuring importance and everything that plugins do after the last step.
         evaluation: on all experiences.
     """
 
@@ -31,11 +31,7 @@ class Seconds(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What training and evaluation gave; :class:`study.records.run_record.RunRecord` says what each is.
-
-    Attributes:
-        gpu: the GPU's model; None for a run on the CPU.
-    """
+    """The result of a run; fields as in :class:`study.records.run_record.RunRecord`, and the GPU's model."""
 
     outcome: Outcome
     accuracy: Matrix = field(default_factory=list)

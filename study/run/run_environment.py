@@ -1,4 +1,4 @@
-"""Under which environment runs are performed: nothing here changes what comes of them."""
+"""What a run needs that does not change its result."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +8,12 @@ from study.run.tracking import Tracking
 
 @dataclass(frozen=True)
 class RunEnvironment:
-    """Where a run finds its data and keeps what it goes on from.
+    """Where a run finds its data and keeps its state.
 
     Attributes:
         data_root: folder of the data.
-        checkpoints: folder for the checkpoints of runs under way; None keeps none.
-        tracking: what W&B is told.
+        checkpoints: folder of checkpoints; None keeps none.
+        tracking: how W&B is used.
     """
 
     data_root: Path

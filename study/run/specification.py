@@ -21,15 +21,15 @@ class Run(Frozen):
     """One training run, with all that determines its result.
 
     Attributes:
-        protocol, label: names for people; they determine nothing.
+        protocol, label: names, which determine nothing.
         benchmark, model, training: as in the protocol.
         scenario: "task", "domain" or "class".
         method: its kind and options.
-        strength: λ; None for a method that has none.
-        seed: of initialisation, data order and permutations, each from a generator of its own.
-        device: "cpu" or "cuda"; their numbers differ in the last bits.
-        evaluated_on: "test", or "validation": a part of the training data that is then not trained on.
-        validation_fraction: the share that is taken; None when evaluated on "test".
+        strength: λ; None for a method without one.
+        seed: of initialisation, data order and permutations, each with its own generator.
+        device: "cpu" or "cuda"; results differ in the last bits.
+        evaluated_on: "test", or "validation": a held-out part of the training data.
+        validation_fraction: the share of that part; None for "test".
     """
 
     protocol: str
@@ -58,13 +58,12 @@ class Run(Frozen):
         strength: float | None = None,
         device: Literal["cpu", "cuda"] = "cpu",
     ) -> Self:
-        """The run that a protocol means by a scenario, a method and a seed.
+        """The run of a protocol for a scenario, a method and a seed.
 
         Args:
-            name: the protocol's.
-            protocol: with the settings.
+            name, protocol: the protocol.
             scenario, method, seed: which run.
-            settings, strength: in place of the protocol's, where a search chose them.
+            settings, strength: in place of the protocol's, if a search chose them.
             device: "cpu" or "cuda".
         """
         return cls(

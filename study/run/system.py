@@ -1,4 +1,4 @@
-"""What a run runs on: packages, code and processor."""
+"""Packages, code and processor that a run uses."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""How many threads PyTorch computes with, for a while."""
+"""The number of CPU threads of PyTorch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ import torch
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """Within it PyTorch has so many threads on the CPU, and after it as many as before.
+    """Use this many CPU threads in PyTorch within the context.
 
-    A run has one: how many share a sum decides its last bits.
+    Runs use one, since the number of threads decides the last bits of a sum.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(number)

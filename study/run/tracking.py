@@ -1,9 +1,9 @@
-"""Weights & Biases: a run's settings, history and accuracy matrix, offline unless asked otherwise.
+"""Weights & Biases: settings, history and accuracy matrix of a run, offline by default.
 
-Avalanche's own ``WandBLogger`` calls functions that wandb no longer has. This one gives every experience one row of
-the history, so that a run that is resumed goes on with the next row, and wandb joins the parts by the run's id.
+Avalanche's ``WandBLogger`` calls functions that wandb no longer has. This one writes one row for each experience, so
+that a resumed run continues with the next row, joined by the run's id.
 
-Nothing here imports torch, Avalanche or wandb before a run is logged: a parent that only waits needs none of them.
+Torch, Avalanche and wandb are imported only when a run is logged: a waiting parent needs none of them.
 """
 
 import os
@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from netrc import NetrcParseError, netrc
 from numbers import Real
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from study.errors import StudyError
+from study.run.tracked_contents import accuracy_matrix, importance_statistics
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 255  # exit codes; 255 is what wandb itself gives a run ended by Ctrl-C
@@ -46,9 +45,6 @@ SETTINGS: dict[str, Any] = {
     "finish_timeout": 120.0,  # s, when online; what was not sent by then is on disk, for `wandb sync`
 }
 
-QUANTILES = {"median": 0.5, "quantile_90": 0.9, "quantile_99": 0.99}
-SAMPLE = 2**17  # at most so many values of Ω, evenly spaced, make its quantiles
-
 
 class TrackingError(StudyError):
     """Runs cannot be tracked as asked."""
@@ -59,9 +55,9 @@ class Tracking:
     """Where runs are tracked.
 
     Attributes:
-        mode: "offline" writes to the folder and sends nothing, "online" sends to W&B as well, "disabled" does nothing.
-        folder: parent of wandb's folder ``wandb``; made if need be; by default the current one.
-        project: W&B's name for what belongs together.
+        mode: "offline" writes to the folder, "online" also sends to W&B, "disabled" does nothing.
+        folder: parent of wandb's folder ``wandb``, made if needed.
+        project: W&B's project.
     """
 
     mode: Literal["offline", "online", "disabled"] = "offline"
@@ -70,7 +66,7 @@ class Tracking:
 
 
 def check_tracking(tracking: Tracking) -> None:
-    """Find out before any training whether runs can be tracked, without a prompt and without the network.
+    """Check before training whether runs can be tracked, without a prompt or the network.
 
     Raises:
         TrackingError: the folder cannot be written to, or the mode is "online" and there is no API key.
@@ -110,17 +106,17 @@ def _has_key() -> bool:
 
 
 class WandbLogger:
-    """One run in W&B: a logger for Avalanche's evaluator, with what only the study knows beside.
+    """A logger for Avalanche's evaluator that writes one run to W&B, with what the study adds.
 
-    A failure of wandb is a warning, once a run, and never ends the training. The first logger of a process starts
-    wandb's service process, which the next ones use as well and which ends with the process.
+    A failure of wandb gives one warning and never ends training. The first logger of a process starts wandb's service,
+    which the others share.
 
     Args:
-        tracking: where; with mode "disabled" every method returns at once.
-        run_id: W&B's id. A run of this id that was tracked before goes on: online in the same place; offline in a
-            second folder ``offline-run-*-<run_id>``, which ``wandb sync`` joins to the first.
-        name, group, job_type, tags: for people; the group is the protocol, the job type the method.
-        config: all that determines the run, as JSON can say it, nested or flat; stored as it is, so no secrets.
+        tracking: where; mode "disabled" does nothing.
+        run_id: W&B's id. A tracked run of this id is continued: online in place; offline in a second folder
+            ``offline-run-*-<run_id>``, which ``wandb sync`` joins to the first.
+        name, group, job_type, tags: shown in W&B; the group is the protocol, the job type the method.
+        config: all that determines the run, as JSON; stored as it is, so no secrets.
     """
 
     def __init__(
@@ -173,10 +169,9 @@ class WandbLogger:
         BaseLogger.log_metrics(self, metric_values)
 
     def log_single_metric(self, name: str, value: Any, x_plot: int) -> None:
-        """Put a number into the row of the experience; of several under one name, the last.
+        """Add a number to the row of the experience; the last value of a name counts.
 
-        Anything else is left out: pictures and weights would make a run many times larger, and ``finish`` draws the
-        accuracies. So is ``x_plot``, which counts iterations where the history counts experiences.
+        Images and weights are left out for size, and ``x_plot`` since it counts iterations.
         """
         if self._run is not None and (isinstance(value, Real) or getattr(value, "shape", None) == ()):
             self._metrics[name] = float(value)
@@ -198,13 +193,13 @@ class WandbLogger:
         seconds: Mapping[str, float],
         importance: "Mapping[str, Tensor] | None",
     ) -> None:
-        """Write one row of the history, with all that Avalanche's metrics have said since the last one.
+        """Write one row of the history, with Avalanche's metrics since the last one.
 
         Args:
-            experience: index of the experience that was trained on, the row's step; of several at once, the last.
-            accuracy, loss: shape (T,), on every experience of the stream; the accuracy in [0, 1].
-            training_loss: over the steps of the experience, without penalty.
-            seconds: wall-clock time by what it was spent on.
+            experience: index of the latest experience, the row's step.
+            accuracy, loss: shape (T,), on every experience; the accuracy in [0, 1].
+            training_loss: mean over the steps, without the penalty.
+            seconds: wall-clock time by phase.
             importance: Ω by parameter name; None for methods without.
         """
         if self._run is None:
@@ -216,16 +211,16 @@ class WandbLogger:
             **{f"accuracy/experience_{i}": value for i, value in enumerate(accuracy)},
             **{f"loss/experience_{i}": value for i, value in enumerate(loss)},
             **{f"seconds/{name}": value for name, value in seconds.items()},
-            **_importance_statistics(importance or {}),
+            **importance_statistics(importance or {}),
         }
         self._write(experience, {**self._metrics, **row})
 
     def finish(self, *, outcome: str, accuracy: Sequence[Sequence[float]], summary: Mapping[str, Any]) -> None:
-        """Add the accuracy matrix, as a table and as a picture, and the summary, and end the run.
+        """Add the accuracy matrix as table and image, and the summary, and end the run.
 
         Args:
-            outcome: "finished", or how else the run ended, which W&B shows as failed.
-            accuracy: shape (K, T), in [0, 1]; K = 0 if the run failed that early.
+            outcome: "finished", or else shown as failed.
+            accuracy: shape (K, T), in [0, 1]; K may be 0.
             summary: single values, by name.
         """
         if self._run is None:
@@ -235,9 +230,9 @@ class WandbLogger:
         with self._warning_once():
             self._run.summary.update({"outcome": outcome, **self._metrics, **summary})
             if finished and accuracy:
-                self._run.log(_matrix(accuracy), commit=True)
+                self._run.log(accuracy_matrix(accuracy), commit=True)
             elif accuracy:  # a run that failed may go on later, and its next row is that of an experience
-                self._run.summary.update(_matrix(accuracy))
+                self._run.summary.update(accuracy_matrix(accuracy))
         self._end(SUCCEEDED if finished else FAILED)
 
     def close(self) -> None:
@@ -302,51 +297,3 @@ def _surroundings(tracking: Tracking) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({} if value is None else {name: value})
-
-
-# ---------------------------------------------------------------------------- contents
-
-
-def _importance_statistics(importance: "Mapping[str, Tensor]") -> dict[str, float]:
-    """Mean, maximum, share of zeros and quantiles of Ω, by parameter and in total."""
-    import torch
-
-    values = {name: omega.detach().float().flatten().cpu() for name, omega in importance.items() if omega.numel()}
-    if values:
-        values["total"] = torch.cat(list(values.values()))
-    statistics = {}
-    for name, omega in values.items():
-        sample = omega[:: -(-len(omega) // SAMPLE)]
-        quantiles = sample.quantile(torch.tensor(list(QUANTILES.values()))).tolist()
-        numbers = {"mean": omega.mean(), "max": omega.max(), "zeros": 1 - omega.count_nonzero() / len(omega)}
-        numbers |= dict(zip(QUANTILES, quantiles, strict=True))
-        statistics |= {f"importance/{name}/{key}": float(value) for key, value in numbers.items()}
-    return statistics
-
-
-def _matrix(accuracy: Sequence[Sequence[float]]) -> dict[str, Any]:
-    import wandb
-
-    columns = ["after experience", *(f"experience {i}" for i in range(len(accuracy[0])))]
-    table = wandb.Table(columns=columns, data=[[k, *row] for k, row in enumerate(accuracy)])
-    return {"accuracy_matrix": table, "accuracy_heat_map": wandb.Image(_heat_map(accuracy))}
-
-
-def _heat_map(accuracy: Sequence[Sequence[float]]) -> "Image":
-    """The accuracy matrix as an image, drawn without pyplot's global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    rows, columns = len(accuracy), len(accuracy[0])
-    width, height = 0.6 * columns + 1.0, 0.6 * rows + 0.8  # inches: cells, and room for the labels
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0.8 / width, 0.6 / height, 0.6 * columns / width, 0.6 * rows / height))
-    axes.set(xlabel="accuracy on experience", ylabel="after experience", xticks=range(columns), yticks=range(rows))
-    axes.imshow(accuracy, vmin=0, vmax=1)
-    for k, row in enumerate(accuracy):
-        for i, value in enumerate(row):
-            axes.text(i, k, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white")
-    picture = BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    return Image.open(picture)

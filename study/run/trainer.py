@@ -1,4 +1,4 @@
-"""One run: all that determines it in, its result out."""
+"""Trains one run and returns its result."""
 
 import hashlib
 import secrets
@@ -35,17 +35,17 @@ EVAL_BATCH_SIZE = 1024  # the accuracy does not depend on it
 
 
 def perform(run: Run, environment: RunEnvironment) -> RunResult:
-    """Train and evaluate, going on from a checkpoint if there is one. The same run gives the same matrix to the bit.
+    """Train and evaluate, resuming from a checkpoint if there is one. The same run gives the same matrix to the bit.
 
     Args:
         run: all that determines the result.
         environment: all that does not.
 
     Returns:
-        The result. That of a run that fails or diverges says how.
+        The result, also of a run that fails or diverges.
 
     Raises:
-        OSError: a checkpoint cannot be written; the one before is kept.
+        OSError: a checkpoint cannot be written; the previous one is kept.
     """
     try:
         with torch_threads(1), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
@@ -80,14 +80,10 @@ def derived_seed(seed: int, purpose: str) -> int:
 
 
 class Learner:
-    """A run under way: an Avalanche strategy, and what came of it so far.
-
-    Args:
-        run: which.
-        environment: where its data and its checkpoints are.
+    """An unfinished run: an Avalanche strategy and its results so far.
 
     Raises:
-        DataError: the data is not there, or is damaged.
+        DataError: the data is missing or damaged.
     """
 
     def __init__(self, run: Run, environment: RunEnvironment) -> None:
@@ -118,7 +114,7 @@ class Learner:
         )
         self.strategy = self._strategy()
         if state is None:
-            # what a model draws while it trains (dropout) shall not depend on how many numbers its weights took
+            # draws in training (dropout) must not depend on how many numbers the initialisation took
             torch.manual_seed(derived_seed(run.seed, "training"))
         else:
             self._go_on()
@@ -200,8 +196,8 @@ class Learner:
     def learn(self, index: int) -> None:
         state, run = self.state, self.run
         began = self._now()
-        # What Adam keeps of a past experience goes on moving the heads of past tasks for some steps, if a penalty
-        # gives them a gradient, be it 0; "reset" avoids that, "keep" is what most published code does.
+        # Adam's state of a past experience moves the heads of past tasks for some steps if a penalty gives them a
+        # gradient, even 0. "reset" avoids that; most published code does "keep".
         reset = run.training.optimizer_state == "reset"
         self.strategy.train(self.calls[index], eval_streams=[], reset_optimizer_state=reset)
         consolidated = self._now()
@@ -255,7 +251,7 @@ class Learner:
         seen = latest if self._joint else latest[: len(self.state.accuracy)]
         return sum(seen) / len(seen)
 
-    # ------------------------------------------------------------------- what came of it
+    # ------------------------------------------------------------------- the result
 
     def result(self, outcome: Outcome, error: str | None) -> RunResult:
         """The result of the run, also sent to W&B."""

@@ -1,4 +1,4 @@
-"""Our samples against a published number: reproduced, missed, or impossible to say."""
+"""Our samples against a published number."""
 
 import math
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""One kind of figure a module: numbers in, an ``<svg>`` element out."""
+"""Figures: numbers in, an ``<svg>`` element out."""

@@ -1,4 +1,4 @@
-"""What each method reached, at a glance: seeds, mean and interval, and what was published."""
+"""Accuracy of each method: seeds, mean, interval and published number."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,14 +17,7 @@ def accuracy_figure(
     looks: Mapping[str, Look],
     published: Mapping[str, PublishedNumber],
 ) -> str:
-    """A row a method: the mean with its interval, small dots below for the seeds, a diamond what was published.
-
-    Args:
-        name, alt: as :func:`draw` has them.
-        results: of one scenario, those without a finished run left out.
-        looks: of the methods.
-        published: by method, for those that have a published number.
-    """
+    """One row for each method: mean with interval, a dot for each seed, a diamond for the published mean."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()

@@ -1,32 +1,30 @@
-"""What runs cost: time by phase, and memory."""
+"""Time of runs, by phase."""
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from study.report.figures.style import MUTED, Look, draw
 from study.report.method_results import MethodResult
-from study.report.number_formats import BYTES, SECONDS, unit_for
+from study.report.number_formats import SECONDS, unit_for
 
 PHASES = {"training": 1.0, "consolidation": 0.6, "evaluation": 0.25}
 """Of a run, with how opaque each is drawn."""
 
 
 def time_figure(name: str, alt: str, results: Sequence[MethodResult], looks: Mapping[str, Look]) -> str:
-    """A bar a method, the mean time of a run, in parts for training, consolidation and evaluation.
-
-    Args:
-        name, alt: as :func:`draw` has them.
-        results: of one scenario, those without a finished run left out.
-        looks: of the methods.
-    """
+    """One bar for each method: mean time of a run, split into training, consolidation and evaluation."""
     totals = [sum(result.mean_seconds(phase) or 0.0 for phase in PHASES) for result in results]
     unit = unit_for(totals, SECONDS)
 
     def paint(figure: Figure) -> None:
-        axes = _axes_with_a_row_a_method(figure, results)
+        axes = figure.add_subplot()
+        axes.set_yticks(range(len(results)), [result.method for result in results])
+        axes.set_ylim(len(results) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        axes.margins(x=0.12)
         for row, (result, total) in enumerate(zip(results, totals, strict=True)):
             left = 0.0
             for phase, opacity in PHASES.items():
@@ -39,33 +37,3 @@ def time_figure(name: str, alt: str, results: Sequence[MethodResult], looks: Map
         figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=1.2, columnspacing=1.4)
 
     return draw(name, alt, 1.0 + 0.25 * len(results), paint)
-
-
-def peak_memory_figure(name: str, alt: str, results: Sequence[MethodResult], looks: Mapping[str, Look]) -> str:
-    """A bar a method: the largest memory that a run's process held, mean over the seeds.
-
-    Args:
-        name, alt, results, looks: as for :func:`time_figure`; of each result the peak was measured.
-    """
-    unit = unit_for([result.peak_memory for result in results], BYTES)
-
-    def paint(figure: Figure) -> None:
-        axes = _axes_with_a_row_a_method(figure, results)
-        for row, result in enumerate(results):
-            width = result.peak_memory / unit.size
-            axes.barh(row, width, 0.62, color=looks[result.method].color, linewidth=0)
-            text = unit.text(result.peak_memory)
-            axes.annotate(text, (width, row), xytext=(3, 0), textcoords="offset points", va="center")
-        axes.set_xlabel(f"peak memory of a run, {unit.name}")
-
-    return draw(name, alt, 1.0 + 0.25 * len(results), paint)
-
-
-def _axes_with_a_row_a_method(figure: Figure, results: Sequence[MethodResult]) -> Axes:
-    axes = figure.add_subplot()
-    axes.set_yticks(range(len(results)), [result.method for result in results])
-    axes.set_ylim(len(results) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    axes.margins(x=0.12)
-    return axes

@@ -19,14 +19,7 @@ class Curve:
 
 
 def curves_figure(name: str, alt: str, curves: Sequence[Curve], looks: Mapping[str, Look], title: str) -> str:
-    """Lines over the experiences, each named at its end, with bands of 95% intervals; joint training is level.
-
-    Args:
-        name, alt: as :func:`draw` has them.
-        curves: at least one of them with more than one point.
-        looks: of the methods.
-        title: which accuracy is drawn.
-    """
+    """Lines over the experiences, labelled at their ends, with bands of 95% intervals; joint training is level."""
     opacity = min(0.16, 0.8 / len(curves))  # of bands: many on top of each other still let the lines be seen
     last = max(len(curve.summaries) for curve in curves)
     height = max(2.8, 1.03 + 0.19 * len(curves))

@@ -18,12 +18,7 @@ _TITLE_WIDTH = 152  # points of type size that one letter alone could have, by t
 
 
 def matrices_figure(name: str, alt: str, matrices: Sequence[tuple[str, NDArray[np.float64]]]) -> str:
-    """One heat map a method on one scale from 0 to 100%: a row an experience learned, a column an experience tested.
-
-    Args:
-        name, alt: as :func:`draw` has them.
-        matrices: of each method its name and matrix, shape (T, T), in percent.
-    """
+    """One heat map for each method, given its name and matrix (T, T) in percent: rows learned, columns tested."""
     rows = math.ceil(len(matrices) / _COLUMNS)
     height = 1.23 + 1.45 * rows
 

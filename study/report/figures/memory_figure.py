@@ -1,4 +1,4 @@
-"""What memory buys: accuracy against the bytes that a method has to keep."""
+"""Accuracy against the memory that a method keeps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,7 @@ from study.report.number_formats import BYTES, unit_for
 
 
 def memory_figure(name: str, alt: str, results: Sequence[MethodResult], looks: Mapping[str, Look]) -> str:
-    """A point a method that holds something, with its interval; a level line for those that hold nothing.
-
-    Args:
-        name, alt: as :func:`draw` has them.
-        results: of one scenario, those without a finished run left out; one at least holds something.
-        looks: of the methods.
-    """
+    """One point with its interval for each method with state; a level line for those without."""
     holding = [result for result in results if result.plugin_memory]
     without = [result for result in results if not result.plugin_memory]
     height = max(2.8, 0.9 + 0.19 * len(results))

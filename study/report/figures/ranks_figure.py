@@ -1,4 +1,4 @@
-"""The critical-difference figure of Demšar 2006: which average ranks the data tells apart."""
+"""The critical-difference figure of Demšar 2006."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,7 @@ from study.report.figures.style import INK, MUTED, Look, draw
 
 
 def ranks_figure(name: str, alt: str, ranks: Ranks, looks: Mapping[str, Look]) -> str:
-    """A row a method, the best on top, at its average rank; bars join those that do not differ significantly.
-
-    Args:
-        name, alt: as :func:`draw` has them.
-        ranks: the methods and their ranks.
-        looks: of the methods.
-    """
+    """One row for each method at its average rank; bars join those that do not differ significantly."""
     averages = ranks.result.average_ranks
     order = sorted(range(len(averages)), key=averages.__getitem__)
     groups = ranks.result.groups

@@ -1,4 +1,4 @@
-"""Validation accuracy over λ, as the search found it."""
+"""Validation accuracy over λ."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,13 +9,7 @@ from study.report.figures.style import Look, draw
 
 
 def sensitivity_figure(name: str, alt: str, choices: Sequence[Choice], looks: Mapping[str, Look]) -> str:
-    """A line a method, a large ring around what was chosen; thin lines for values of further options not chosen.
-
-    Args:
-        name, alt: as :func:`draw` has them.
-        choices: of one scenario.
-        looks: of the methods.
-    """
+    """One line for each method, a ring at the chosen λ; thin lines for other values of further options."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""How all figures look: colours, type, and SVG that is the same bytes for the same numbers."""
+"""Style of all figures: colours, type, and reproducible SVG."""
 
 import html
 import io
@@ -88,12 +88,12 @@ def looks(methods: Mapping[str, Method]) -> dict[str, Look]:
 def draw(
     name: str, alt: str, height: float, paint: Callable[[Figure], None], layout: str | None = "constrained"
 ) -> str:
-    """A figure as an ``<svg>`` element, for an HTML page as it is, for a file through :func:`standalone`.
+    """Draw a figure as an ``<svg>`` element; :func:`standalone` makes it a file.
 
     Args:
-        name: what its ids begin with, so that no other figure of a page has the same.
-        alt: what one would see, for those who do not see it.
-        height: in inches; the width is the same for all.
+        name: prefix of its ids, unique on a page.
+        alt: text alternative.
+        height: in inches; the width is fixed.
         paint: draws.
         layout: of matplotlib; None leaves the margins to ``paint``.
     """
@@ -150,12 +150,12 @@ def within_percent(low: float, high: float) -> tuple[float, float]:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, Look, float]], gap: float) -> None:
-    """Name points or ends of lines at the right: in the order of their heights, moved apart, each tied to its point.
+    """Label ends of lines at the right, moved apart vertically and tied to their points.
 
     Args:
-        axes: whose limits and scales are final.
-        ends: of each its name, y, look and x.
-        gap: the least distance of two labels, as a share of the axes' height.
+        axes: with final limits and scales.
+        ends: name, y, look and x of each.
+        gap: least distance of two labels, as a share of the height.
     """
     if not ends:
         return
@@ -186,9 +186,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, Look, float]], gap: 
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending positions moved as little as possible (in least squares) so that they are ``gap`` apart.
-
-    Those that would then lie above 1 or below 0 are moved back, as far as there is room.
+    """Move ascending positions as little as possible (in least squares) so that they are ``gap`` apart, within 0 and 1.
 
     Example:
         >>> [round(height, 2) for height in apart([0.1, 0.5, 0.5, 0.9], 0.2)]

@@ -1,1 +1,1 @@
-"""One section of the report a module: analysis in, a section out, or None where there is nothing to say."""
+"""Sections: the analysis in, a section out, or None if it is empty."""

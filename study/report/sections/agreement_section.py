@@ -1,4 +1,4 @@
-"""How alike the importances are that the methods rest on."""
+"""Agreement of importances."""
 
 from collections.abc import Callable, Sequence
 from statistics import mean, median
@@ -8,7 +8,7 @@ from study.report.analysis import Analysis
 from study.report.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
 from study.report.number_formats import count, strength
 
-LIKENESS = ("spearman", "pearson", "cosine")
+MEASURES = ("spearman", "pearson", "cosine")
 
 
 def agreement_section(analysis: Analysis) -> Section | None:
@@ -23,14 +23,13 @@ def agreement_section(analysis: Analysis) -> Section | None:
     seeds, experiences = (len({getattr(row, key) for row in rows}) for key in ("seed", "experience"))
     machines = ", ".join(dict.fromkeys(f"PyTorch {row.torch} on {row.processor}" for row in rows))
     how = (
-        f"One network a seed, trained without a penalty ({count(seeds, 'seed')}); after each of {experiences} "
-        "experiences every importance is measured on the same network and the same data, in one thread. Cost: the "
-        "median, in training epochs on that data. Likeness to the exact Fisher: means over seeds and experiences, "
-        "with the least and the largest. Size: the sum over all entries over that of the exact one; a λ must be "
-        "larger by as much as it is smaller. Entries that are 0 in both do not count. `agreement.csv` has every "
-        f"single measurement, made with {machines}; `clreg-study agreement` measures it again."
+        f"One network for each of {count(seeds, 'seed')}, trained without a penalty. After each of {experiences} "
+        "experiences every importance is measured on the same network and data, in one thread. Cost: median, in "
+        "training epochs on that data. Correlations and cosine with the exact Fisher: mean [least, largest] over seeds "
+        "and experiences. Size: sum over that of the exact Fisher; λ scales with its inverse. Entries that are 0 in "
+        f"both are left out. `agreement.csv` has every measurement, by {machines}."
     )
-    return section_by_scenario("agreement", "How alike the importances are", [Paragraph(how)], subsections)
+    return section_by_scenario("agreement", "Agreement of importances", [Paragraph(how)], subsections)
 
 
 def _table(scenario: str, rows: Sequence[ImportanceAgreement]) -> Table:
@@ -50,11 +49,11 @@ def _table(scenario: str, rows: Sequence[ImportanceAgreement]) -> Table:
             (
                 Cell(method, method),
                 Cell(f"{cost:.2f}", cost),
-                *(_range([getattr(row, key) for row in of_method], _three) for key in LIKENESS),
+                *(_range([getattr(row, key) for row in of_method], _three) for key in MEASURES),
                 _range([row.ratio for row in of_method], lambda value: strength(float(f"{value:.2g}"))),
             )
         )
-    caption = f"{scenario.capitalize()}-incremental: cost of an importance, and its likeness to the exact Fisher"
+    caption = f"{scenario.capitalize()}-incremental: cost of an importance, and its agreement with the exact Fisher"
     return Table(f"agreement-{scenario}", caption, columns, tuple(cells))
 
 

@@ -1,4 +1,4 @@
-"""Cells that several tables have."""
+"""Cells shared by tables."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Method against method, and methods over scenarios."""
+"""Methods compared in pairs, and by rank over scenarios."""
 
 import math
 from collections.abc import Sequence

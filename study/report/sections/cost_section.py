@@ -3,7 +3,7 @@
 from study.protocol.settings import Scenario
 from study.report.analysis import Analysis
 from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
-from study.report.figures.cost_figure import PHASES, peak_memory_figure, time_figure
+from study.report.figures.cost_figure import PHASES, time_figure
 from study.report.figures.style import looks
 from study.report.method_results import MethodResult
 from study.report.number_formats import BYTES, SECONDS, quantity, unit_for
@@ -15,7 +15,7 @@ def cost_section(analysis: Analysis) -> Section | None:
     for scenario in analysis.scenarios:
         finished = analysis.finished(scenario)
         if finished:
-            blocks = (Gallery(_figures(analysis, scenario, finished)), _table(scenario, finished))
+            blocks = (Gallery((_figure(analysis, scenario, finished),)), _table(scenario, finished))
             subsections.append(Section(f"cost-{scenario}", f"{scenario.capitalize()}-incremental", blocks))
     if not subsections:
         return None
@@ -24,35 +24,22 @@ def cost_section(analysis: Analysis) -> Section | None:
 
 def _how(analysis: Analysis) -> str:
     text = (
-        "Means of a run over the seeds, in wall-clock time. Consolidation: measuring importance and all else that "
-        "plugins do after the last training step. Peak memory: the largest that the process (on a GPU: PyTorch there) "
-        "held. State: what the method has to keep at the end from one experience to the next, as importance, "
-        "stored examples or a copy of the model. Scratch: what its plugin holds beside, only to be fast."
+        "Wall-clock time of a run, mean over seeds. Consolidation: measuring importance and everything that plugins do "
+        "after the last training step. Peak memory: of the process, or of PyTorch on a GPU. State: what the method "
+        "keeps between experiences. Scratch: what its plugin holds only for speed."
     )
     machines = {record.hardware for record in analysis.selection.records if record.finished}
     if len(machines) > 1:
-        text += (
-            f" The runs ran on {len(machines)} kinds of machines (see below): times are not comparable between them."
-        )
+        text += f" The runs ran on {len(machines)} kinds of machines (see below), so times are not comparable."
     return text
 
 
-def _figures(analysis: Analysis, scenario: Scenario, finished: list[MethodResult]) -> tuple[Figure, ...]:
-    colors = looks(analysis.protocol.methods)
-    alt = f"Time of a run, {scenario}-incremental: " + ", ".join(
-        f"{result.method} {quantity(_total(result), SECONDS)}" for result in finished
-    )
-    caption = f"Mean time of a run, {scenario}-incremental."
-    svg = time_figure(f"time-{scenario}", f"{alt}.", finished, colors)
-    figures = [Figure(f"time-{scenario}", caption, f"{alt}.", svg)]
-    measured = [result for result in finished if result.peak_memory is not None]
-    if measured:
-        alt = f"Peak memory of a run, {scenario}-incremental: " + ", ".join(
-            f"{result.method} {quantity(result.peak_memory, BYTES)}" for result in measured
-        )
-        svg = peak_memory_figure(f"peak-{scenario}", f"{alt}.", measured, colors)
-        figures.append(Figure(f"peak-{scenario}", f"Peak memory of a run, {scenario}-incremental.", f"{alt}.", svg))
-    return tuple(figures)
+def _figure(analysis: Analysis, scenario: Scenario, finished: list[MethodResult]) -> Figure:
+    times = ", ".join(f"{result.method} {quantity(_total(result), SECONDS)}" for result in finished)
+    alt = f"Time of a run, {scenario}-incremental: {times}."
+    name = f"time-{scenario}"
+    svg = time_figure(name, alt, finished, looks(analysis.protocol.methods))
+    return Figure(name, f"Mean time of a run, {scenario}-incremental.", alt, svg)
 
 
 def _table(scenario: Scenario, finished: list[MethodResult]) -> Table:

@@ -1,28 +1,20 @@
-"""What each method reached in each scenario."""
-
-from collections.abc import Sequence
+"""Results of each method in each scenario."""
 
 from study.protocol.settings import Method, Scenario, takes_strength
 from study.report.analysis import Analysis
 from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
 from study.report.figures.accuracy_figure import accuracy_figure
-from study.report.figures.cost_figure import PHASES
 from study.report.figures.style import looks
 from study.report.method_results import MethodResult
 from study.report.number_formats import (
-    BYTES,
     NOTHING,
-    SECONDS,
-    Unit,
     enumeration,
     option,
     points,
     seeds_of,
     strength,
-    unit_for,
     with_interval,
 )
-from study.report.sections.cells import quantity_cell
 from study.statistics import Summary
 
 
@@ -41,8 +33,7 @@ def _how(analysis: Analysis) -> str:
     return (
         "Means over seeds with 95% intervals. Average accuracy: over all experiences at the end. Forgetting: best "
         "earlier accuracy minus final accuracy. Backward transfer: final accuracy minus accuracy right after learning. "
-        "Learning accuracy: right after learning. State: what the method keeps from one experience to the "
-        f"next.{chosen}"
+        f"Learning accuracy: right after learning.{chosen}"
     )
 
 
@@ -69,10 +60,6 @@ def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
 
 
 def _table(analysis: Analysis, scenario: Scenario) -> Table:
-    results = analysis.of(scenario)
-    seconds = [unit_for([result.mean_seconds(phase) for result in results], SECONDS) for phase in PHASES]
-    peak = unit_for([result.peak_memory for result in results], BYTES)
-    plugin = unit_for([result.plugin_memory for result in results], BYTES)
     columns = (
         Column("method", "name"),
         Column("average accuracy %"),
@@ -81,22 +68,17 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
         Column("learning accuracy %"),
         Column("seeds"),
         Column("λ"),
-        *(Column(f"{phase}, {unit.name}") for phase, unit in zip(PHASES, seconds, strict=True)),
-        Column(f"peak memory, {peak.name}"),
-        Column(f"state, {plugin.name}"),
     )
     return Table(
         f"results-{scenario}",
         f"{scenario.capitalize()}-incremental: what each method reached",
         columns,
-        tuple(_row(analysis, result, seconds, peak, plugin) for result in results),
+        tuple(_row(analysis, result) for result in analysis.of(scenario)),
         tuple(_notes(analysis, scenario)),
     )
 
 
-def _row(
-    analysis: Analysis, result: MethodResult, seconds: Sequence[Unit], peak: Unit, plugin: Unit
-) -> tuple[Cell, ...]:
+def _row(analysis: Analysis, result: MethodResult) -> tuple[Cell, ...]:
     searched = _searched_options(analysis.protocol.methods[result.method], result.settings)
     metrics = (result.accuracy, result.forgetting, result.backward_transfer, result.learning_accuracy)
     return (
@@ -104,9 +86,6 @@ def _row(
         *(_mean(metric) for metric in metrics),
         _seeds(result, analysis.protocol.seeds),
         Cell(strength(result.strength) + searched, result.strength),
-        *(quantity_cell(result.mean_seconds(phase), unit) for phase, unit in zip(PHASES, seconds, strict=True)),
-        quantity_cell(result.peak_memory, peak),
-        quantity_cell(result.plugin_memory, plugin),
     )
 
 

@@ -1,4 +1,4 @@
-"""How λ was chosen, and how much depends on it."""
+"""The search for λ and the sensitivity to it."""
 
 from study.campaign.strength_search import Choice
 from study.protocol.settings import Scenario

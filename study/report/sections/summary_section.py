@@ -1,4 +1,4 @@
-"""How far the runs are and how many published numbers hold, a row a scenario."""
+"""Runs by outcome and published numbers by verdict, one row for each scenario."""
 
 from collections import Counter
 from collections.abc import Sequence

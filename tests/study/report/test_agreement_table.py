@@ -1,4 +1,4 @@
-"""How alike importances are, as a report shows it."""
+"""Agreement of importances in a report."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_a_report_shows_means_with_the_least_and_the_largest(tmp_path, without_f
     )
     written(tmp_path, all_records(toy()))
     tables = markdown_tables(tmp_path)
-    caption = "Class-incremental: cost of an importance, and its likeness to the exact Fisher"
+    caption = "Class-incremental: cost of an importance, and its agreement with the exact Fisher"
     found = row(tables, caption, "ewc")
     assert found["rank correlation (Spearman)"] == "0.625 [0.500, 0.750]"
     assert (found["correlation (Pearson)"], found["cost, epochs"]) == ("0.500", "1.00")

@@ -16,7 +16,7 @@ def searched(tmp_path, monkeypatch, without_figures):
 
 def test_a_report_gives_its_search_again(searched):
     assert tuning_records("toy", searched) == search_records(toy())
-    assert tuning_records("toy", None, beside=searched) == search_records(toy())
+    assert tuning_records("toy", None, archived_in=searched) == search_records(toy())
 
 
 def test_the_default_folder_may_be_missing_or_empty_and_goes_after_a_reports_own(searched, tmp_path):
@@ -26,8 +26,8 @@ def test_the_default_folder_may_be_missing_or_empty_and_goes_after_a_reports_own
     assert tuning_records("toy", None) == []
     one = search_records(toy())[0]
     RunStore(search).write(one)
-    assert tuning_records("toy", None, beside=runs) == [one]
-    assert len(tuning_records("toy", None, beside=searched)) > 1
+    assert tuning_records("toy", None, archived_in=runs) == [one]
+    assert len(tuning_records("toy", None, archived_in=searched)) > 1
 
 
 def test_a_named_folder_without_a_search_is_an_error_that_names_the_command(searched, tmp_path):

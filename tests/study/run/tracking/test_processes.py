@@ -23,7 +23,7 @@ from tests.study.run.tracking.offline import ABOUT, ACCURACY, CONFIG, KEY, after
 PROGRAM = f"""
 import os, signal, sys
 from pathlib import Path
-from study.tracking import Tracking, WandbLogger, check_tracking
+from study.run.tracking import Tracking, WandbLogger, check_tracking
 
 for module in ("torch", "avalanche", "wandb"):
     assert module not in sys.modules, module
