@@ -1,5 +1,9 @@
-"""What every module may raise."""
+"""Errors that a user can put right."""
 
 
 class StudyError(ValueError):
-    """Something that a user can put right: the message says what it is, where it comes from and what is allowed."""
+    """An error that the user can fix. The message names the value, where it came from, and what is allowed."""
+
+
+class ProtocolError(StudyError):
+    """The protocol cannot be used."""

@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from study.cli import app
-from study.protocol import load_protocol, protocol_names
-from study.reporting.markdown import to_markdown
-from study.reporting.overview import compose_overview, reports_below
-from study.reporting.provenance import packaged_name
-from study.store import ARCHIVE, read_archive
-from study.tuning import TUNING_ARCHIVE
+from study.cli.app import app
+from study.protocol.load import load_protocol, protocol_names
+from study.records.store import ARCHIVE, TUNING_ARCHIVE, read_archive
+from study.report.markdown import to_markdown
+from study.report.overview import compose_overview, reports_below
+from study.report.provenance import packaged_name
 
 REPORTS = Path(__file__).parents[1] / "reports"
 FOLDERS = sorted(path.parent for path in REPORTS.rglob(ARCHIVE))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from study.exits import errors_without_traceback
-from study.options import Device, OnDevice, check_device
+from study.cli.options import Device, OnDevice, check_device
+from study.cli.user_errors import errors_without_traceback
 
 if TYPE_CHECKING:
     from study.bench.plan import Plan

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study.bench.record import CLREG, Measurement
-from study.reporting.figures.style import INK, MUTED, PALETTE, Look, draw, label_ends, margin_for
+from study.report.figures.style import INK, MUTED, PALETTE, Look, draw, label_ends, margin_for
 
 LOOKS = {
     CLREG: Look(PALETTE[0], "o", "-"),

@@ -10,13 +10,13 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from clreg_plugins import fisher_diagonal
-from study.batches import InMemoryLoader
 from study.bench.plugins import PLUGINS, strategy_stub
 from study.bench.record import CLREG, Measurement
 from study.bench.step import FEW, prepared_step
 from study.bench.workloads import Workload
-from study.instruments import held_bytes, peak_memory, reset_peak_memory, system_bytes
-from study.models import parameter_bytes
+from study.run.batches import InMemoryLoader
+from study.run.instruments import held_bytes, peak_memory, reset_peak_memory, system_bytes
+from study.run.models import parameter_bytes
 
 HELD = "copies of the parameters"
 PEAK = "of max_bytes"

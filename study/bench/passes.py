@@ -7,10 +7,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from clreg_plugins import fisher_diagonal, mas_importance
-from study.batches import InMemoryLoader
 from study.bench.plugins import AVALANCHE, THEIRS, strategy_stub
 from study.bench.record import CLREG
 from study.bench.workloads import Images
+from study.run.batches import InMemoryLoader
 
 Importance = Mapping[str, Tensor]
 Measure = Callable[[nn.Module, Images, int], Importance]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from study.atomic import write_atomically
 from study.errors import StudyError
-from study.records import git_commit, processor
-from study.store import write_atomically
+from study.run.system import git_commit, processor
 
 Part = Literal["step", "pass", "memory"]
 DeviceName = Literal["cpu", "cuda"]

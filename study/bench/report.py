@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from study.atomic import write_atomically
 from study.bench.figures import growth_figure, pass_figure
 from study.bench.memory import HELD, PEAK
 from study.bench.pass_cost import EPOCHS, RATE
 from study.bench.plugins import AVALANCHE
 from study.bench.record import CLREG, BenchError, DeviceName, Measurement, Part, Performance, file_of, read
 from study.bench.step import STEP
-from study.reporting.figures.style import standalone
-from study.store import write_atomically
+from study.report.figures.style import standalone
 
 DEVICES: dict[DeviceName, str] = {"cpu": "CPU", "cuda": "GPU"}
 NOTHING = "–"

@@ -6,7 +6,7 @@ the caller's. What is resampled at random is drawn with a fixed seed: equal inpu
 
 from study.statistics.families import FamilyComparison, compare_family, family, holm
 from study.statistics.paired import PairedComparison, compare_paired
-from study.statistics.power import minimal_detectable, seeds_needed
+from study.statistics.power import fewest_pairs, seeds_needed
 from study.statistics.published import FEWEST_JUDGED, PublishedComparison, compare_with_published
 from study.statistics.ranks import FriedmanResult, friedman
 from study.statistics.summary import Summary, summarize
@@ -22,9 +22,9 @@ __all__ = [
     "compare_paired",
     "compare_with_published",
     "family",
+    "fewest_pairs",
     "friedman",
     "holm",
-    "minimal_detectable",
     "seeds_needed",
     "summarize",
 ]

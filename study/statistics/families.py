@@ -1,4 +1,4 @@
-"""Several methods over the same seeds: which differ, at one level for all comparisons together."""
+"""All pairs of several methods, corrected for multiple comparisons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Two methods over the same seeds: is there a difference, how large, and could so few seeds show one?"""
+"""Two methods paired by seed."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class PairedComparison:
         low, high: its confidence interval; NaN for one pair.
         interval: what the interval is, as in :class:`Summary`.
         p: of the two-sided sign-flip permutation test; exact up to 16 pairs.
-        p_wilcoxon: of Wilcoxon's signed-rank test (1945), to set beside it; exact up to 16 pairs, too.
+        p_wilcoxon: of Wilcoxon's signed-rank test (1945), for comparison; exact up to 16 pairs.
         p_smallest: the smallest ``p`` that n pairs can give: 2/2ⁿ, and no less than one resample's share (1e-5).
         effect_size: mean over standard deviation of the differences, corrected for its bias (Hedges' g of d_z).
             0 if all differences are 0, ±inf if all are equal otherwise; NaN where no unbiased one exists (n ≤ 2).
@@ -87,7 +87,7 @@ def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Pair
 
 
 def _differences(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """a − b, where sizes that differ by rounding alone are equal, and those that are 0 but for rounding are 0."""
+    """a − b, with ties and zeros merged up to rounding."""
     d = a - b
     sizes = merge_ties(np.append(np.abs(d), 0.0), tolerance)[:-1]
     return np.copysign(sizes, d) + 0.0  # −0 becomes 0

@@ -1,8 +1,8 @@
-"""How many seeds a difference needs, and which difference so many seeds can show."""
+"""How many seeds a difference needs."""
 
 import math
 
-from scipy import optimize, stats
+from scipy import stats
 
 from study.statistics.samples import check_fraction
 
@@ -26,10 +26,14 @@ def seeds_needed(sd: float, delta: float, alpha: float = 0.05, power: float = 0.
         >>> seeds_needed(sd=1.0, delta=0.5), seeds_needed(sd=0.1, delta=5.0)
         (34, 6)
     """
-    _check_power(sd, alpha, power)
+    if not 0 <= sd < math.inf:
+        raise ValueError(f"sd must be at least 0 and finite, not {sd}")
+    check_fraction(alpha, "alpha")
+    if not alpha < power < 1:
+        raise ValueError(f"power must be in (alpha, 1) = ({alpha}, 1), not {power}")
     if not 0 < delta < math.inf or delta < 1e-6 * sd:
         raise ValueError(f"delta must be positive, finite and at least a millionth of sd = {sd}, not {delta}")
-    too_few = enough = _fewest_pairs(alpha)
+    too_few = enough = fewest_pairs(alpha)
     if sd == 0:
         return enough
     while _power_of_t(enough, delta / sd, alpha) < power:
@@ -43,40 +47,13 @@ def seeds_needed(sd: float, delta: float, alpha: float = 0.05, power: float = 0.
     return enough
 
 
-def minimal_detectable(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The difference of the means that ``n`` paired seeds find with probability ``power``.
-
-    The inverse of :func:`seeds_needed`, in the unit of ``sd``: infinite for so few seeds that the sign-flip test
-    cannot reach ``alpha`` whatever the difference.
-
-    Raises:
-        ValueError: ``n`` < 1, or what :func:`seeds_needed` refuses.
+def fewest_pairs(alpha: float) -> int:
+    """The smallest n with 2/2ⁿ ≤ α: from n pairs on the sign-flip test can reach α.
 
     Example:
-        >>> round(minimal_detectable(sd=1.0, n=10), 3), minimal_detectable(sd=1.0, n=5)
-        (0.996, inf)
+        >>> fewest_pairs(0.05), fewest_pairs(0.05 / 36)
+        (6, 11)
     """
-    _check_power(sd, alpha, power)
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
-    if n < _fewest_pairs(alpha):
-        return math.inf
-    found = 1.0  # an effect, in units of sd, that n seeds are sure enough to find
-    while _power_of_t(n, found, alpha) < power:
-        found *= 2
-    return sd * float(optimize.brentq(lambda effect: _power_of_t(n, effect, alpha) - power, 0.0, found, xtol=1e-12))
-
-
-def _check_power(sd: float, alpha: float, power: float) -> None:
-    if not 0 <= sd < math.inf:
-        raise ValueError(f"sd must be at least 0 and finite, not {sd}")
-    check_fraction(alpha, "alpha")
-    if not alpha < power < 1:
-        raise ValueError(f"power must be in (alpha, 1) = ({alpha}, 1), not {power}")
-
-
-def _fewest_pairs(alpha: float) -> int:
-    """The smallest n with 2/2ⁿ ≤ α."""
     return math.ceil(1 - math.log2(alpha))
 
 

@@ -1,4 +1,4 @@
-"""Our samples against a published number: reproduced, missed, or impossible to say."""
+"""Our samples against a published number."""
 
 import math
 from dataclasses import dataclass
@@ -157,7 +157,7 @@ def _standard_error(ours: Summary, published_error: float | None, n: int | None)
 
 
 def _in_errors(difference: float, error: float) -> float:
-    """``difference`` in units of its standard error; where that is 0, infinite or (for 0/0) 0."""
+    """``difference`` in standard errors: 0, or infinite, where the error is 0."""
     if error > 0:
         return difference / error
     return math.copysign(math.inf, difference) if difference else 0.0

@@ -66,7 +66,6 @@ def friedman(scores: ArrayLike, alpha: float = 0.05) -> FriedmanResult:
 
 
 def _tests(table: NDArray[np.float64], ranks: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """χ² and F with their p-values."""
     n, k = ranks.shape
     if np.all(ranks == (k + 1) / 2):  # everything tied: nothing to compare, 0/0 in both statistics
         return 0.0, 1.0, 0.0, 1.0

@@ -1,4 +1,4 @@
-"""What counts as samples, and when two of them count as equal."""
+"""Validation of samples, and equality up to rounding."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from study.data import DataError, data_root
-from study.protocol import Protocol, parse_protocol
-from study.records import Run
+from study.protocol.load import parse_protocol
+from study.protocol.schema import Protocol
+from study.run.data import DataError, data_root
+from study.run.specification import Run
 
 TINY = {"epochs": "1", "experiences": "2", "learning_rate": "5e-3"}
 
@@ -15,7 +16,7 @@ TINY = {"epochs": "1", "experiences": "2", "learning_rate": "5e-3"}
 @pytest.fixture(scope="session")
 def text() -> str:
     """The embedded protocol, cut down to one epoch and two experiences: seconds instead of minutes."""
-    text = (resources.files("study") / "protocols" / "digits.toml").read_text(encoding="utf-8")
+    text = (resources.files("study.protocol") / "digits.toml").read_text(encoding="utf-8")
     for key, value in TINY.items():
         text, times = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
         assert times == 1, f"the embedded protocol says {key} {times} times"

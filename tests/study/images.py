@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from study import data
+from study.run import data
 
 Bytes = NDArray[np.uint8]
 

@@ -8,8 +8,8 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from torch import Tensor, nn
 
-from study.models import build_model
-from study.settings import Model, Scenario
+from study.protocol.settings import Model, Scenario
+from study.run.models import build_model
 
 Batch = tuple[Tensor, Tensor, Tensor]  # inputs, targets, task labels
 

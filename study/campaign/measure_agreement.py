@@ -1,0 +1,163 @@
+"""Agreement and cost of the importances of a protocol's methods, measured on the same networks."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from clreg_plugins import EWCPlugin, fisher_diagonal
+from clreg_plugins.diagnostics import Agreement, agreement
+from clreg_plugins.importance.engine.data import drawn_rows
+from study.errors import ProtocolError
+from study.protocol.schema import Protocol
+from study.protocol.settings import EWC, Naive, OnlineEWC, Scenario
+from study.protocol.validation_messages import validation_messages
+from study.records.importance_agreement import IN_THE_PASS, AgreementError, ImportanceAgreement, settings_of
+from study.run.batches import Columns, InMemoryLoader, columns_of
+from study.run.methods import pass_batch
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
+from study.run.system import git_commit, processor
+from study.run.threads import torch_threads
+from study.run.trainer import Learner, derived_seed
+
+Pass = Callable[[], Mapping[str, Tensor]]
+
+PASSES = 3  # of each kind, in turns; their median counts
+
+
+def measure_agreement(
+    name: str,
+    protocol: Protocol,
+    scenario: Scenario,
+    seed: int,
+    environment: RunEnvironment,
+    known: Sequence[ImportanceAgreement] = (),
+) -> Iterator[list[ImportanceAgreement]]:
+    """Train without a penalty and, after each experience, measure the importance of every EWC method of the protocol.
+
+    Args:
+        name, protocol: with a method of kind "naive" and an EWC with the exact Fisher on all samples.
+        scenario, seed, environment: of the run.
+        known: rows of an interrupted call. The network is trained again to the same weights, and these rows are kept.
+
+    Yields:
+        The rows of each experience.
+
+    Raises:
+        ProtocolError: the protocol lacks one of these methods.
+        DataError: the data is not there.
+        AgreementError: a measure of agreement is undefined.
+    """
+    naive, methods, exact = _methods(name, protocol)
+    run = Run.of(name, protocol, scenario, naive, seed)
+    with torch_threads(1):
+        learner = Learner(run, environment)
+        for index, experience in enumerate(learner.benchmark.train_stream):
+            learner.learn(index)
+            rows = [row for row in known if row.where[:-1] == (scenario, seed, index) and row.belongs_to(protocol)]
+            if {row.method for row in rows} == set(methods):
+                yield rows
+                continue
+            columns = columns_of(experience.dataset, torch.device("cpu"))
+            batches = -(-len(columns[0]) // run.training.batch_size)
+            steps = run.training.iterations or run.training.epochs * batches
+            epoch = learner.state.seconds.training[-1] / steps * batches
+            passes = {m: partial(_importance, learner, columns, protocol.methods[m], index) for m in methods}
+            yield [
+                _row(protocol, (scenario, seed, index, method), seconds, epoch, measured)
+                for method, seconds, measured in _compared(passes, exact)
+            ]
+
+
+def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
+    naive = [method for method, settings in protocol.methods.items() if isinstance(settings, Naive)]
+    methods = [method for method, settings in protocol.methods.items() if isinstance(settings, EWC | OnlineEWC)]
+    exact = [m for m in methods if protocol.methods[m].fisher == "exact" and protocol.methods[m].n_samples is None]
+    if not naive or not exact:
+        missing = "an EWC with the exact Fisher on all samples" if naive else "a method of kind 'naive'"
+        raise ProtocolError(f"{name} has no importances to compare: it needs {missing}")
+    return naive[0], methods, exact[0]
+
+
+def _compared(passes: Mapping[str, Pass], exact: str) -> Iterator[tuple[str, float, Agreement]]:
+    """Passes take turns in an order drawn for each round, so that a machine that slows down does so for all."""
+    found: dict[str, Mapping[str, Tensor]] = {}
+    seconds: dict[str, list[float]] = {method: [] for method in passes}
+    order, shuffle = list(passes), random.Random(0).shuffle
+    for _ in range(PASSES):
+        shuffle(order)
+        for method in order:
+            began = time.perf_counter()
+            found[method] = passes[method]()
+            seconds[method].append(time.perf_counter() - began)
+    for method in passes:  # in the protocol's order, not that of the turns
+        importance = found[method]
+        yield (
+            method,
+            statistics.median(seconds[method]),
+            agreement(*_where_either_is_not_zero(importance, found[exact])),
+        )
+
+
+def _row(
+    protocol: Protocol,
+    where: tuple[Scenario, int, int, str],
+    seconds: float,
+    epoch: float,
+    measured: Agreement,
+) -> ImportanceAgreement:
+    scenario, seed, experience, method = where
+    try:
+        return ImportanceAgreement(
+            scenario=scenario,
+            seed=seed,
+            experience=experience,
+            method=method,
+            settings=settings_of(protocol, method),
+            torch=torch.__version__,
+            processor=processor(),
+            commit=git_commit() or "",
+            seconds=seconds,
+            epochs=seconds / epoch,
+            spearman=measured.spearman,
+            pearson=measured.pearson,
+            cosine=measured.cosine,
+            ratio=measured.ratio,
+            entries=measured.n,
+        )
+    except ValidationError as error:
+        raise AgreementError(
+            f"{scenario}, seed {seed}, experience {experience}: how alike {method} and the exact Fisher are is not "
+            f"defined ({'; '.join(validation_messages(error))}); one of them is the same for all weights"
+        ) from error
+
+
+def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, experience: int) -> Mapping[str, Tensor]:
+    """The importance that the method's own plugin measures, with the data in memory."""
+    plugin = EWCPlugin(
+        0.0,
+        **{**settings.model_dump(include=IN_THE_PASS), "batch_size": pass_batch(settings)},
+        seed=derived_seed(learner.run.seed, "importance"),
+    )
+    batched = plugin.fisher == "batched"
+    with plugin.reading.arguments(learner.strategy, experience, batches_matter=batched) as (options, _):
+        n_samples, batch_size = options.pop("n_samples"), options.pop("batch_size")
+        if n_samples is not None:
+            rows = drawn_rows(len(columns[0]), n_samples, torch.Generator().manual_seed(options["seed"]))
+            columns = [column[rows] for column in columns]
+        data = InMemoryLoader(columns, batch_size)
+        return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, **options)
+
+
+def _where_either_is_not_zero(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    masks = {name: (a[name] != 0) | (b[name] != 0) for name in a}
+    kept = [name for name, mask in masks.items() if mask.any()]
+    return {name: a[name][masks[name]] for name in kept}, {name: b[name][masks[name]] for name in kept}

@@ -1,0 +1,115 @@
+"""Runs on a Ray cluster."""
+
+import importlib.util
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from study.campaign.one_run import LOST, keep, perform_and_record
+from study.errors import StudyError
+from study.records.run_record import RunRecord, record_of
+from study.records.store import RunStore
+from study.run.result import RunResult
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
+from study.run.system import versions
+
+
+class ClusterError(StudyError):
+    """The cluster cannot be used."""
+
+
+def execute_on_cluster(
+    runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int, address: str
+) -> Iterator[RunRecord]:
+    """As :func:`study.campaign.execution.execute`, on a Ray cluster.
+
+    The driver writes the records. All machines need the data folder and, to resume runs, the folder of checkpoints: a
+    shared file system.
+
+    Args:
+        runs, store, environment: as there.
+        jobs: runs at a time at most, with one CPU each, and one GPU each for runs on "cuda".
+        address: HOST:PORT or ray://HOST:PORT, "auto" for the cluster of this machine, or "local" to start one here.
+
+    Raises:
+        OSError: a record cannot be written.
+        ClusterError: Ray is not installed, no cluster is at the address, or it lacks a GPU or the same versions.
+    """
+    runs = list(runs)
+    ray = _connected(address, jobs)
+    try:
+        if any(run.device == "cuda" for run in runs) and not ray.cluster_resources().get("GPU"):
+            raise ClusterError(f"--device cuda: the Ray cluster at {address!r} has no GPU; allowed: cpu")
+        task = ray.remote(max_retries=0)(_perform)
+        waiting, under_way = deque(runs), {}
+        while waiting or under_way:
+            while waiting and len(under_way) < jobs:
+                run = waiting.popleft()
+                gpus = 1 if run.device == "cuda" else 0
+                under_way[
+                    task.options(num_cpus=1, num_gpus=gpus, name=str(run)).remote(run, environment, versions())
+                ] = run
+            ended, _ = ray.wait(list(under_way), num_returns=1)
+            for reference in ended:
+                record = _result(ray, reference, under_way.pop(reference))
+                if record.error != LOST:  # which is not stored: the next call tries it again
+                    keep(record, store, environment)
+                yield record
+    finally:
+        ray.shutdown()  # ends unfinished runs
+
+
+def _perform(run: Run, environment: RunEnvironment, asked_for: dict[str, str]) -> RunRecord:
+    if versions() != asked_for:
+        differing = [
+            f"{name} {versions().get(name)} instead of {v}"
+            for name, v in asked_for.items()
+            if versions().get(name) != v
+        ]
+        raise ClusterError(f"a machine of the cluster has other versions: {', '.join(differing)}; install the same")
+    return perform_and_record(run, environment)
+
+
+def _result(ray: Any, reference: Any, run: Run) -> RunRecord:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.as_instanceof_cause() from None  # what perform() raises is the machine's, not the run's
+    except ray.exceptions.RayError:
+        return record_of(run, RunResult(outcome="failed", error=LOST))
+
+
+def check_cluster(address: str) -> None:
+    """Check early whether a cluster answers; Ray itself waits for minutes.
+
+    Raises:
+        ClusterError: Ray is not installed, or nothing listens at the address.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ClusterError("Ray is not installed; pip install ray")
+    if address not in ("local", "auto"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise ClusterError(_nothing_at(address, error)) from error
+
+
+def _connected(address: str, jobs: int) -> Any:
+    check_cluster(address)
+    import ray
+
+    try:
+        if address == "local":
+            ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level="error")
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(_nothing_at(address, error)) from error
+    return ray
+
+
+def _nothing_at(address: str, error: Exception) -> str:
+    return f"no Ray cluster at {address!r} ({error}); allowed: local, auto, HOST:PORT, or ray://HOST:PORT"

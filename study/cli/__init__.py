@@ -1,0 +1,1 @@
+"""``clreg-study``: the commands."""

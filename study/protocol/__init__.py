@@ -1,0 +1,1 @@
+"""Protocols: what one experiment is, as data."""

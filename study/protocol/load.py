@@ -1,0 +1,68 @@
+"""A protocol's name or file -> the protocol, with overrides applied."""
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from study.errors import ProtocolError
+from study.protocol.overrides import apply_override
+from study.protocol.schema import Protocol
+from study.protocol.settings import suggestion
+from study.protocol.validation_messages import validation_messages
+
+
+def protocol_names() -> list[str]:
+    """The protocols that come with the package, sorted."""
+    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+
+
+def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
+    """The protocol of that name, or that in the file of that path if ``name`` ends in ``.toml``.
+
+    Args:
+        name: as ``clreg-study list`` has it, or a path.
+        overrides: ``key=value`` with a TOML key and a TOML value, as ``training.epochs=3``; they replace what the file
+            says and are validated like it. A string may go without its quotes. ``key=`` with nothing after it removes
+            the key, as in ``training.epochs=`` with ``training.iterations=10``.
+
+    Raises:
+        ProtocolError: there is none, or the file or an override does not say what it must.
+    """
+    if name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ProtocolError(f"there is no protocol file {name}") from None
+        except UnicodeDecodeError as error:
+            raise ProtocolError(f"{name} is not a text file in UTF-8: {error}") from error
+        return parse_protocol(text, name, overrides)
+    if name not in protocol_names():
+        raise ProtocolError(f"unknown protocol {name!r}{suggestion(name, protocol_names())}, or a path to a .toml file")
+    return parse_protocol((_folder() / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml", overrides)
+
+
+def parse_protocol(text: str, file: str, overrides: Sequence[str] = ()) -> Protocol:
+    """The protocol that a file's text says, with overrides.
+
+    Raises:
+        ProtocolError: with one line an error, each naming ``file``, key, value and what is allowed.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProtocolError(f"{file} is not TOML: {error}") from error
+    for override in overrides:
+        apply_override(override, data)
+    source = file if not overrides else f"{file} with --set {' '.join(overrides)}"
+    try:
+        return Protocol.model_validate(data)
+    except ValidationError as error:
+        raise ProtocolError("\n".join(f"{source}: {line}" for line in validation_messages(error))) from error
+
+
+def _folder() -> Any:
+    return resources.files("study.protocol")

@@ -1,0 +1,52 @@
+"""``--set KEY=VALUE``: replaces or removes a key of a protocol's data before it is validated."""
+
+import tomllib
+from typing import Any
+
+from study.errors import ProtocolError
+from study.protocol.settings import suggestion
+
+
+def apply_override(override: str, data: dict[str, Any]) -> None:
+    """Set one key of a protocol's data, or remove it.
+
+    Args:
+        override: ``KEY=VALUE`` with a TOML key and a TOML value, or a string without its quotes; ``KEY=`` removes.
+        data: as TOML has it; changed in place.
+
+    Raises:
+        ProtocolError: that is not what it says, a value would have to be a table, or what to remove is not there.
+    """
+    key, _, value = override.partition("=")
+    value = value.strip()
+    path = _path(key, override)
+    for depth, part in enumerate(path):
+        so_far = ".".join(path[: depth + 1])
+        if not value and part not in data:
+            raise ProtocolError(f"--set {override}: there is no {so_far} to remove{suggestion(part, data)}")
+        if depth < len(path) - 1:
+            data = data.setdefault(part, {})
+            if not isinstance(data, dict):
+                raise ProtocolError(f"--set {override}: {so_far} is not a table")
+    if not value:
+        del data[path[-1]]
+        return
+    try:
+        data[path[-1]] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        data[path[-1]] = value  # a bare word, which a shell has left without its quotes
+
+
+def _path(key: str, override: str) -> list[str]:
+    """The parts of a TOML key: three for ``strength."si-c0.1".domain``."""
+    path: list[str] = []
+    try:
+        parts = tomllib.loads(f"{key} = 0") if "=" in override else {}
+    except tomllib.TOMLDecodeError:
+        parts = {}
+    while isinstance(parts, dict) and len(parts) == 1:
+        ((part, parts),) = parts.items()
+        path.append(part)
+    if not path:
+        raise ProtocolError(f"--set {override}: allowed is KEY=VALUE, as in --set training.epochs=3")
+    return path

@@ -1,0 +1,243 @@
+"""What a protocol file may say. Every error names the file, the key, the value and what is allowed.
+
+A protocol is data: one experiment with its settings, its strengths λ, and the numbers published for it.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.protocol.settings import (
+    Benchmark,
+    Fraction,
+    Method,
+    Model,
+    Replay,
+    Scenario,
+    Table,
+    Training,
+    suggestion,
+    takes_strength,
+)
+from study.protocol.validation_messages import validation_messages
+
+FIRST_TUNING_SEED = 1000  # a report's seeds are 0, 1, 2, ... below it: no report uses a seed that λ was chosen on
+
+Strength = Annotated[float, Field(ge=0)]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "allowed: any text but an empty one")
+    return text
+
+
+def _in_percent(mean: float) -> float:
+    if 0 < mean <= 1:  # no table has so low an accuracy, but many give it as a share
+        raise PydanticCustomError("share", "allowed: percent, as in 97.5 for a share of 0.975")
+    return mean
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+MethodName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of file names
+Percent = Annotated[float, Field(ge=0, le=100), AfterValidator(_in_percent)]
+Spread = Annotated[float, Field(ge=0)]
+Margin = Annotated[float, Field(gt=0)]
+
+
+class PublishedNumber(Table):
+    """One published average accuracy, in percent.
+
+    Attributes:
+        mean: in percent.
+        spread: in percentage points, of the kind that its table names; None if none was published.
+        margin: within which ours is called equivalent, in percentage points; by default its table's.
+    """
+
+    mean: Percent
+    spread: Spread | None = None
+    margin: Margin | None = None
+
+
+class Published(Table):
+    """A table of published numbers: the average accuracy over all experiences at the end, in percent.
+
+    Attributes:
+        source: paper, table, and where to find it.
+        spread: what the spreads are: "sd" over runs, "sem" (standard error of the mean), or "none".
+        n: how many runs the means are over; None if the source does not say.
+        margin: of equivalence, in percentage points.
+        margin_reason: how the margins were chosen, for readers of the verdicts; a sentence or more.
+        results: by method and scenario.
+    """
+
+    source: Text
+    spread: Literal["sd", "sem", "none"]
+    n: Annotated[int, Field(ge=1)] | None = None
+    margin: Margin
+    margin_reason: Text | None = None
+    results: dict[str, dict[Scenario, PublishedNumber]]
+
+    @model_validator(mode="after")
+    def _spreads_are_as_the_table_says(self) -> "Published":
+        for name, by_scenario in self.results.items():
+            for scenario, number in by_scenario.items():
+                if (number.spread is None) != (self.spread == "none"):
+                    raise ValueError(f"results.{name}.{scenario}: a spread is given where spread is not 'none', only")
+        if self.spread != "none" and (self.n is None or self.n < 2):
+            raise ValueError(f"n = {self.n}: spreads come from at least 2 runs")
+        return self
+
+
+class Tuning(Table):
+    """The search for hyperparameters: on seeds of its own and on a validation part of the training data.
+
+    Test data takes no part in it.
+
+    Attributes:
+        seeds: from 1000 on, so that no report uses them.
+        validation_fraction: share of each class's training data that is taken for validation.
+        grid: for each method that is searched for, the values of ``strength`` (λ) and, if wanted, of further options
+            of the method; every combination is tried.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=FIRST_TUNING_SEED)]], Field(min_length=1)]
+    validation_fraction: Fraction
+    grid: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]]
+
+    def combinations(self, method: str) -> list[dict[str, Any]]:
+        """Every combination of a method's grid, as ``{"strength": λ, option: value, …}``."""
+        options = self.grid[method]
+        return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+
+
+class Protocol(Table):
+    """One experiment: every method in every scenario over the seeds 0 … ``seeds`` − 1.
+
+    Attributes:
+        title: one line.
+        description: what it is and where its settings come from.
+        scenarios: of "task", "domain" and "class".
+        seeds: how many, by default.
+        benchmark, model, training: the settings that all runs share.
+        methods: by the name that reports use.
+        strength: for each method that has a λ, its λ in each scenario, or "tuned": that which ``clreg-study tune``
+            chose.
+        strength_source: how the λs were chosen; the report repeats it.
+        published: the numbers published for it.
+        tuning: the search for λ.
+    """
+
+    title: Text
+    description: str
+    scenarios: Annotated[list[Scenario], Field(min_length=1)]
+    seeds: Annotated[int, Field(ge=1, le=FIRST_TUNING_SEED)]
+    benchmark: Benchmark
+    model: Model
+    training: Training
+    methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
+    strength: dict[str, dict[Scenario, Strength | Literal["tuned"]]] = Field(default_factory=dict)
+    strength_source: str
+    published: list[Published] = Field(default_factory=list)
+    tuning: Tuning | None = None
+
+    @model_validator(mode="after")
+    def _the_model_takes_the_images(self) -> "Protocol":
+        if self.model.name != "mlp" and ("cifar" not in self.benchmark.name or self.benchmark.padding):
+            raise ValueError(
+                f"model.name = {self.model.name!r} takes CIFAR's images of 3 x 32 x 32 pixels, without padding; "
+                "'mlp' takes any"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _memories_hold_an_example_of_each_experience(self) -> "Protocol":
+        n = self.benchmark.experiences
+        for name, method in self.methods.items():
+            if isinstance(method, Replay) and method.examples is not None and method.examples < n:
+                raise ValueError(
+                    f"methods.{name}.examples = {method.examples}: allowed: at least {n}, one of each experience"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_strength_is_given(self) -> "Protocol":
+        penalised = [name for name, method in self.methods.items() if takes_strength(method)]
+        _known("strength", self.strength, penalised, "method with a λ")
+        for name in penalised:
+            if name not in self.strength:
+                raise ValueError(f"strength.{name} is missing: every method with a λ needs it")
+            for scenario in self.scenarios:
+                if scenario not in self.strength[name]:
+                    raise ValueError(f"strength.{name}.{scenario} is missing: the protocol runs {scenario!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_grid_fits_the_methods(self) -> "Protocol":
+        grid = self.tuning.grid if self.tuning else {}
+        _known("tuning.grid", grid, [n for n, method in self.methods.items() if takes_strength(method)], "method")
+        for name in grid:
+            for values in self.tuning.combinations(name):
+                self.variant(name, values)
+        for name, by_scenario in self.strength.items():
+            if "tuned" in by_scenario.values() and name not in grid:
+                raise ValueError(f"strength.{name} = 'tuned' needs a grid to search: tuning.grid.{name} is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_listed_twice(self) -> "Protocol":
+        _unique("scenarios", self.scenarios)
+        if self.tuning:
+            _unique("tuning.seeds", self.tuning.seeds)
+            for method, options in self.tuning.grid.items():
+                for option, values in options.items():
+                    _unique(f"tuning.grid.{method}.{option}", values)
+        return self
+
+    @model_validator(mode="after")
+    def _published_numbers_have_a_method_and_a_scenario(self) -> "Protocol":
+        for index, table in enumerate(self.published):
+            _known(f"published.{index}.results", table.results, self.methods, "method")
+            for name, by_scenario in table.results.items():
+                key = f"published.{index}.results.{name}"
+                _known(key, by_scenario, self.scenarios, "scenario in this protocol")
+        return self
+
+    def strength_of(self, method: str, scenario: Scenario) -> float | Literal["tuned"] | None:
+        """λ of a method in a scenario, or "tuned"; None for a method that has none."""
+        return self.strength[method][scenario] if takes_strength(self.methods[method]) else None
+
+    def variant(self, method: str, values: Mapping[str, Any]) -> tuple[Method, float | None]:
+        """A method with values of the grid in place of its own options, and its λ.
+
+        Raises:
+            ValueError: a value or option that the method does not have.
+        """
+        settings = self.methods[method]
+        key = f"tuning.grid.{method}"
+        options = {name: value for name, value in values.items() if name != "strength"}
+        _known(key, options, ["strength", *(name for name in type(settings).model_fields if name != "kind")], "option")
+        strength = values.get("strength")
+        if type(strength) not in (int, float) or not 0 <= strength < math.inf:
+            raise ValueError(f"{key}.strength holds {strength!r}; allowed: numbers of at least 0")
+        try:
+            return type(settings).model_validate(settings.model_dump() | options), float(strength)
+        except ValidationError as error:
+            problems = [f"{key}.{line}" for line in validation_messages(error)]
+            raise ValueError("; ".join(problems)) from None
+
+
+def _known(key: str, names: Mapping[str, Any], allowed: Sequence[str] | Mapping[str, Any], what: str) -> None:
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"{key}.{name}: no such {what}{suggestion(name, allowed)}")
+
+
+def _unique(key: str, values: Sequence[Any]) -> None:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{key} holds {value!r} twice; allowed: each value once")

@@ -1,0 +1,278 @@
+"""What a protocol file may say about one run: data, model, training, method.
+
+Nothing here knows torch; the names are given their meaning by ``benchmarks``, ``models`` and ``methods``.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+Scenario = Literal["task", "domain", "class"]
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Fisher = Literal["exact", "sample", "predicted", "empirical", "batched"]
+
+
+def suggestion(name: str, allowed: Iterable[str]) -> str:
+    """``; did you mean …? allowed: …`` for a name that is not among those allowed."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{meant} allowed: {', '.join(allowed)}"
+
+
+class Table(BaseModel):
+    """A table of a protocol file: immutable, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_allowed_keys(cls, data: Any, info: ValidationInfo) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key {key!r}{suggestion(key, cls.model_fields)}")
+        return data
+
+
+# ------------------------------------------------------------------------------- data
+
+CLASSES = {
+    "split_digits": 10,
+    "split_mnist": 10,
+    "split_fmnist": 10,
+    "permuted_mnist": 10,
+    "split_cifar10": 10,
+    "split_cifar100": 100,
+}
+
+
+class Benchmark(Table):
+    """Which data, and how it is split.
+
+    Attributes:
+        name: "split_digits" (scikit-learn's own 1,797 images of 8 x 8 pixels), "split_mnist", "split_fmnist"
+            (Fashion-MNIST), "split_cifar10", "split_cifar100", all split by class; or "permuted_mnist", where each
+            experience has all ten digits under a permutation of the pixels of its own.
+        experiences: how many there are; of a split benchmark an equal share of the classes each.
+        class_order: of a split benchmark: "labels" takes the classes in the order of their labels, "random" in an
+            order that each seed draws.
+        padding: pixels of zeros added at each side of an image, before it is normalised.
+        mean, std: pixels, in [0, 1], are normalised to (pixel - mean) / std; one number, or one a channel.
+        test_fraction: share of each class kept for testing; only for "split_digits", which has no test set.
+        split_seed: of the stratified splits, the same for every run.
+    """
+
+    name: Literal["split_digits", "split_mnist", "split_fmnist", "permuted_mnist", "split_cifar10", "split_cifar100"]
+    experiences: Annotated[int, Field(ge=2)]
+    class_order: Literal["labels", "random"] = "labels"
+    padding: Annotated[int, Field(ge=0)] = 0
+    mean: float | list[float] = 0.0
+    std: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]] = 1.0
+    test_fraction: Fraction | None = None
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _fits_the_data(self) -> "Benchmark":
+        classes = CLASSES[self.name]
+        if self.name != "permuted_mnist" and classes % self.experiences:
+            allowed = ", ".join(str(n) for n in range(2, classes + 1) if classes % n == 0)
+            raise ValueError(f"experiences = {self.experiences}: {self.name} has {classes} classes; allowed: {allowed}")
+        if (self.test_fraction is not None) != (self.name == "split_digits"):
+            raise ValueError("test_fraction is for split_digits, which needs it; other data comes with a test set")
+        if self.name == "permuted_mnist" and self.class_order != "labels":
+            raise ValueError(f"class_order = {self.class_order!r}: every experience of permuted_mnist has all classes")
+        channels = 3 if "cifar" in self.name else 1
+        for key, value in (("mean", self.mean), ("std", self.std)):
+            if isinstance(value, list) and len(value) != channels:
+                raise ValueError(f"{key} = {value}: images of {self.name} have {channels} channel(s)")
+        return self
+
+
+# ------------------------------------------------------------------------------- model and training
+
+
+class Model(Table):
+    """The network; in the task-incremental scenario with a head for each experience, otherwise with one.
+
+    Attributes:
+        name: "mlp", ReLU between its layers; "resnet18_reduced", ResNet-18 with 20 channels in its first stage
+            instead of 64 (Lopez-Paz and Ranzato 2017); "wrn28_2", a wide ResNet of depth 28 and width 2
+            (Zagoruyko and Komodakis 2016).
+        hidden: widths of the hidden layers; for "mlp" only, which needs them.
+        unseen_classes: whether outputs of classes that no experience has shown yet take part ("shown") or are
+            masked out of softmax and loss ("masked"). It matters in the class-incremental scenario only.
+    """
+
+    name: Literal["mlp", "resnet18_reduced", "wrn28_2"]
+    hidden: Annotated[list[Positive], Field(min_length=1)] | None = None
+    unseen_classes: Literal["masked", "shown"] = "masked"
+
+    @model_validator(mode="after")
+    def _hidden_layers_are_an_mlps(self) -> "Model":
+        if (self.hidden is not None) != (self.name == "mlp"):
+            raise ValueError("hidden is for the model 'mlp', which needs it")
+        return self
+
+
+class Training(Table):
+    """How each experience is trained on. Joint training makes as many updates in all as a continual learner does.
+
+    Attributes:
+        epochs, iterations: the length of an experience; exactly one of the two. An epoch ends with a batch of what is
+            left over; iterations have full batches only, reshuffled whenever fewer samples are left.
+        batch_size: samples in a batch.
+        optimizer: "adam" or "sgd".
+        learning_rate: of the optimizer.
+        momentum: of SGD; 0 by default.
+        optimizer_state: "keep" over experiences, or "reset" at the start of each.
+    """
+
+    epochs: Positive | None = None
+    iterations: Positive | None = None
+    batch_size: Positive
+    optimizer: Literal["adam", "sgd"]
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    optimizer_state: Literal["keep", "reset"] = "keep"
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "Training":
+        if (self.epochs is None) == (self.iterations is None):
+            both = "; --set training.epochs= or --set training.iterations= removes the other" if self.epochs else ""
+            raise ValueError(f"exactly one of epochs and iterations says how long an experience is trained on{both}")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum = {self.momentum}: only the optimizer 'sgd' has one")
+        return self
+
+
+# ------------------------------------------------------------------------------- methods
+
+
+class Naive(Table):
+    """Plain fine-tuning."""
+
+    kind: Literal["naive"]
+
+
+class Joint(Table):
+    """Training on all experiences at once: an upper reference."""
+
+    kind: Literal["joint"]
+
+
+class Cumulative(Table):
+    """Training on all data so far, experience by experience."""
+
+    kind: Literal["cumulative"]
+
+
+class Replay(Table):
+    """Rehearsal of stored examples, an equal number of every experience so far, drawn at random.
+
+    Stored examples are repeated as often as fits into the current experience's size and mixed with its own at random.
+
+    Attributes:
+        storage: the type that a pixel is stored in, "float32" or "uint8"; what is replayed is the same.
+        examples, memory_bytes, copies: the size of the memory, exactly one of the three: a number of examples, a
+            number of bytes, or the bytes of so many float32 copies of the model's parameters (2: what importance and
+            anchor of a regularizer take).
+    """
+
+    kind: Literal["replay"]
+    storage: Literal["float32", "uint8"] = "float32"
+    examples: Positive | None = None
+    memory_bytes: Positive | None = None
+    copies: Positive | None = None
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> "Replay":
+        if sum(size is not None for size in (self.examples, self.memory_bytes, self.copies)) != 1:
+            raise ValueError("exactly one of examples, memory_bytes and copies says how large the memory is")
+        return self
+
+
+class LwF(Table):
+    """Learning without Forgetting (Li and Hoiem 2016), by Avalanche's plugin; its alpha is the strength."""
+
+    kind: Literal["lwf"]
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+
+
+class L2(Table):
+    kind: Literal["l2"]
+
+
+class EWC(Table):
+    kind: Literal["ewc"]
+    fisher: Fisher = "exact"
+    n_samples: Positive | None = None
+    batch_size: Positive | None = None
+
+
+class OnlineEWC(Table):
+    kind: Literal["online_ewc"]
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    fisher: Fisher = "exact"
+    n_samples: Positive | None = None
+    batch_size: Positive | None = None
+
+
+class MAS(Table):
+    kind: Literal["mas"]
+    output: Literal["squared_norm", "mean_square", "vector"] = "squared_norm"
+    accumulate: Literal["average", "sum"] = "average"
+    per_sample: bool = True
+
+
+class SI(Table):
+    kind: Literal["si"]
+    xi: Annotated[float, Field(gt=0)] = 0.1
+    gradient: Literal["task", "total"] = "task"
+    clip: bool = True
+
+
+class AvalancheEWC(Table):
+    """Avalanche's own ``EWCPlugin``; its ``ewc_lambda`` is the strength.
+
+    Attributes:
+        mode: "separate", or "online" with a decay.
+        decay_factor: of "online", which needs it.
+    """
+
+    kind: Literal["avalanche_ewc"]
+    mode: Literal["separate", "online"] = "separate"
+    decay_factor: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _online_decays(self) -> "AvalancheEWC":
+        if (self.decay_factor is not None) != (self.mode == "online"):
+            raise ValueError("decay_factor is for the mode 'online', which needs it")
+        return self
+
+
+class AvalancheSI(Table):
+    """Avalanche's own ``SynapticIntelligencePlugin``; its ``si_lambda`` is the strength.
+
+    Attributes:
+        eps: its damping.
+        mended: on a CPU it measures no importance and has no effect (Avalanche 0.6); true lets it remember copies of
+            the parameters, as it does on a GPU: see :class:`study.run.peers.SynapticIntelligenceOnCopies`.
+    """
+
+    kind: Literal["avalanche_si"]
+    eps: Annotated[float, Field(gt=0)] = 1e-7
+    mended: bool = False
+
+
+Method = Annotated[
+    Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI | AvalancheEWC | AvalancheSI,
+    Field(discriminator="kind"),
+]
+
+
+def takes_strength(method: Method) -> bool:
+    return not isinstance(method, Naive | Joint | Cumulative | Replay)

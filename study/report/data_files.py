@@ -1,0 +1,102 @@
+"""Records as CSV and Parquet: one row for each run, or for each entry of its accuracy matrix."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from study.records.run_record import RunRecord
+from study.report.selection import MethodRuns, Selection
+from study.run.metrics import average_accuracy, backward_transfer, forgetting, learning_accuracy
+
+_INTEGERS = ("peak_memory_bytes", "memory_examples")  # that may be missing
+
+
+def runs_table(selection: Selection) -> pd.DataFrame:
+    """One row for each run, by scenario, method and seed.
+
+    Accuracies are in [0, 1] and missing for runs that did not finish; times in seconds, memory in bytes, one column for
+    each package's version.
+    """
+    rows = [_run(runs, record) for runs in selection.runs for record in runs.records]
+    return pd.DataFrame(rows).astype(dict.fromkeys(_INTEGERS, "Int64"))
+
+
+def accuracy_table(selection: Selection) -> pd.DataFrame:
+    """One row for each entry of an accuracy matrix: accuracy and loss on ``experience`` after training call ``after``.
+
+    Both count from 0. Unfinished runs are included as far as they go: see ``outcome``.
+    """
+    rows = [
+        {
+            "id": record.id,
+            "scenario": runs.scenario,
+            "method": runs.method,
+            "seed": record.run.seed,
+            "outcome": record.outcome,
+            "after": after,
+            "experience": experience,
+            "accuracy": accuracy,
+            "loss": _entry(record.loss, after, experience),
+        }
+        for runs in selection.runs
+        for record in runs.records
+        for after, row in enumerate(record.accuracy)
+        for experience, accuracy in enumerate(row)
+    ]
+    columns = ["id", "scenario", "method", "seed", "outcome", "after", "experience", "accuracy", "loss"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_table(table: pd.DataFrame, stem: Path) -> None:
+    """Write a table as ``stem``.csv and ``stem``.parquet, the same bytes for the same table."""
+    table.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
+    table.to_parquet(stem.with_suffix(".parquet"), index=False, engine="pyarrow", compression="zstd")
+
+
+def _run(runs: MethodRuns, record: RunRecord) -> dict[str, object]:
+    run, seconds, hardware = record.run, record.seconds, record.hardware
+    options = runs.settings.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+    return {
+        "id": record.id,
+        "scenario": runs.scenario,
+        "method": runs.method,
+        "kind": runs.settings.kind,
+        "options": json.dumps(options, sort_keys=True),
+        "strength": runs.strength if runs.strength is not None else float("nan"),
+        "seed": run.seed,
+        "device": run.device,
+        "outcome": record.outcome,
+        **_metrics(record),
+        "seconds_training": sum(seconds.training),
+        "seconds_consolidation": sum(seconds.consolidation),
+        "seconds_evaluation": sum(seconds.evaluation),
+        "seconds_total": seconds.total,
+        "peak_memory_bytes": record.peak_memory,
+        "plugin_memory_bytes": record.plugin_memory,
+        "plugin_scratch_bytes": record.plugin_scratch,
+        "memory_examples": record.memory_examples,
+        "resumed": record.resumed,
+        "error": record.last_line or None,
+        "ended": record.ended,
+        "commit": record.commit,
+        "system": hardware.system,
+        "processor": hardware.processor,
+        "gpu": hardware.gpu,
+        **{f"version_{package}": version for package, version in sorted(record.versions.items())},
+    }
+
+
+def _metrics(record: RunRecord) -> dict[str, float]:
+    finished, sequential = record.finished, record.finished and len(record.accuracy) > 1
+    missing = float("nan")
+    return {
+        "average_accuracy": average_accuracy(record.accuracy) if finished else missing,
+        "forgetting": forgetting(record.accuracy) if sequential else missing,
+        "backward_transfer": backward_transfer(record.accuracy) if sequential else missing,
+        "learning_accuracy": learning_accuracy(record.accuracy) if sequential else missing,
+    }
+
+
+def _entry(matrix: list[list[float]], row: int, column: int) -> float:
+    return matrix[row][column] if row < len(matrix) and column < len(matrix[row]) else float("nan")

@@ -1,0 +1,1 @@
+"""Figures: numbers in, an ``<svg>`` element out."""

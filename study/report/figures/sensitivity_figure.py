@@ -1,0 +1,49 @@
+"""Validation accuracy over λ."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from study.campaign.strength_search import Choice
+from study.report.figures.style import Look, draw
+
+
+def sensitivity_figure(name: str, alt: str, choices: Sequence[Choice], looks: Mapping[str, Look]) -> str:
+    """One line for each method, a ring at the chosen λ; thin lines for other values of further options."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        positive = [values[0] for choice in choices for values in choice.accuracy if values[0] > 0]
+        if len(positive) < sum(len(choice.accuracy) for choice in choices):  # λ = 0 has no place on a log axis
+            axes.set_xscale("symlog", linthresh=min(positive, default=1.0), linscale=0.5)
+        else:
+            axes.set_xscale("log")
+        for choice in choices:
+            look = looks[choice.method]
+            for others, line in _lines(choice).items():
+                chosen = others == choice.best[1:]
+                axes.plot(
+                    [strength for strength, _ in line],
+                    [accuracy for _, accuracy in line],
+                    color=look.color,
+                    linestyle=look.dashes,
+                    marker=look.marker,
+                    linewidth=1.7 if chosen else 0.8,
+                    markersize=4.5 if chosen else 3,
+                    label=choice.method if chosen else None,
+                )
+            best = 100 * choice.accuracy[choice.best]
+            axes.plot(choice.best[0], best, "o", markersize=11, markerfacecolor="none", color=look.color, mew=1.5)
+        axes.set_xlabel("λ (log scale)")
+        axes.set_ylabel("validation accuracy %")
+        figure.legend(loc="outside lower center", ncols=3, handlelength=2.4, columnspacing=1.4)
+
+    return draw(name, alt, 2.9 + 0.2 * (len(choices) // 3), paint)
+
+
+def _lines(choice: Choice) -> dict[tuple[object, ...], list[tuple[float, float]]]:
+    """Points (λ, accuracy in percent), ascending in λ, for each combination of the further options."""
+    lines: dict[tuple[object, ...], list[tuple[float, float]]] = {}
+    for values, accuracy in choice.accuracy.items():
+        lines.setdefault(values[1:], []).append((values[0], 100 * accuracy))
+    return {others: sorted(line) for others, line in lines.items()}

@@ -1,0 +1,204 @@
+"""Style of all figures: colours, type, and reproducible SVG."""
+
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.optimize import isotonic_regression
+
+from study.protocol.settings import Cumulative, Joint, Method, Naive
+
+WIDTH = 4.4  # inches; 422 pixels, which a phone shrinks little
+FONT = 9.5
+INK, MUTED, GRID, PAPER = "#1f2a37", "#66707d", "#d8dde4", "#fffffe"
+
+IN_THE_DARK = {INK: "#e6eaf0", MUTED: "#9ba6b4", GRID: "#39424e", PAPER: "#12161c"}
+"""What replaces the colours that are not a method's, where the reader's system is dark."""
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; without their yellow, which white paper hides
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+_DASHES = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)))
+
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": FONT,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": FONT,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "clreg",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dashes of a method, the same in every figure."""
+
+    color: str
+    marker: str
+    dashes: str | tuple[int, tuple[float, ...]]
+
+
+def looks(methods: Mapping[str, Method]) -> dict[str, Look]:
+    """The look of each method: grey for naive training, dark for joint and cumulative training."""
+    found = {}
+    others = 0
+    for index, (name, method) in enumerate(methods.items()):
+        marker = _MARKERS[index % len(_MARKERS)]
+        if isinstance(method, Naive):
+            found[name] = Look(MUTED, marker, _DASHES[0])
+        elif isinstance(method, Joint | Cumulative):
+            found[name] = Look(INK, marker, _DASHES[1 if isinstance(method, Joint) else 0])
+        else:
+            turn, color = divmod(others, len(PALETTE))
+            found[name] = Look(PALETTE[color], marker, _DASHES[turn % len(_DASHES)])
+            others += 1
+    return found
+
+
+def draw(
+    name: str, alt: str, height: float, paint: Callable[[Figure], None], layout: str | None = "constrained"
+) -> str:
+    """Draw a figure as an ``<svg>`` element; :func:`standalone` makes it a file.
+
+    Args:
+        name: prefix of its ids, unique on a page.
+        alt: text alternative.
+        height: in inches; the width is fixed.
+        paint: draws.
+        layout: of matplotlib; None leaves the margins to ``paint``.
+    """
+    buffer = io.StringIO()
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(WIDTH, height), layout=layout)
+        paint(figure)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    return _element(buffer.getvalue(), name, alt)
+
+
+def standalone(svg: str) -> str:
+    """The text of an SVG file that adapts to a dark theme."""
+    start = svg.index(">") + 1
+    namespaces = ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    opening = svg[:start].replace("<svg", f"<svg{namespaces}", 1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{opening}\n<style>{css()}</style>{svg[start:]}\n'
+
+
+def css() -> str:
+    """The CSS rules that figures rely on."""
+    # no ancestor in these selectors: what ``<use>`` repeats has none
+    rules = "".join(
+        f'[style*="{place}: {light}"]{{{place}:{dark}!important}}'
+        for light, dark in IN_THE_DARK.items()
+        for place in ("fill", "stroke")
+    )
+    return f"svg *{{stroke-linejoin:round;stroke-linecap:butt}}@media (prefers-color-scheme:dark){{{rules}}}"
+
+
+def _element(text: str, name: str, alt: str) -> str:
+    """The ``<svg>`` element with unique ids, without unused ones."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*</defs>\s*", "", text)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    text = re.sub(
+        r' id="([^"]+)"', lambda match: f' id="{name}-{match.group(1)}"' if match.group(1) in used else "", text
+    )
+    text = re.sub(r'(href="#|url\(#)([^")]+)', rf"\1{name}-\2", text)
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+    opening = f'<svg viewBox="{size.group(0)[9:-1]}" width="{float(size[1]) * 4 / 3:.0f}" role="img"'
+    text = re.sub(r"<svg[^>]*>", lambda _: f'{opening} aria-label="{html.escape(alt)}">', text, count=1)
+    return re.sub(r"[ \t]*\n", "\n", text).strip()
+
+
+def within_percent(low: float, high: float) -> tuple[float, float]:
+    """Axis limits of accuracies, at most 0 and 100 plus a small margin."""
+    return max(low, -1.5), min(high, 101.5)
+
+
+# ------------------------------------------------------------------------------- labels in place of a legend
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, Look, float]], gap: float) -> None:
+    """Label ends of lines at the right, moved apart vertically and tied to their points.
+
+    Args:
+        axes: with final limits and scales.
+        ends: name, y, look and x of each.
+        gap: least distance of two labels, as a share of the height.
+    """
+    if not ends:
+        return
+    ends = sorted(ends, key=lambda end: end[1])
+    share = axes.transScale + axes.transLimits  # from data to the axes' own width and height, on any scale
+    heights = apart([share.transform((x, y))[1] for _, y, _, x in ends], gap)
+    for (name, y, look, x), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            "",
+            xy=(x, y),
+            xytext=(1.07, height),
+            textcoords=axes.transAxes,
+            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 2},
+            annotation_clip=False,
+        )
+        axes.add_line(
+            Line2D(
+                [1.085],
+                [height],
+                transform=axes.transAxes,
+                color=look.color,
+                marker=look.marker,
+                linestyle="none",
+                clip_on=False,
+            )
+        )
+        axes.text(1.11, height, name, transform=axes.transAxes, va="center", fontsize=FONT - 0.5)
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move ascending positions as little as possible (in least squares) so that they are ``gap`` apart, within 0 and 1.
+
+    Example:
+        >>> [round(height, 2) for height in apart([0.1, 0.5, 0.5, 0.9], 0.2)]
+        [0.1, 0.4, 0.6, 0.9]
+    """
+    steps = gap * np.arange(len(heights))
+    room = max(1.0, steps[-1])
+    placed = isotonic_regression(np.asarray(heights) - steps).x + steps
+    placed = np.minimum(placed, room - steps[::-1])
+    return np.maximum(placed, steps - (room - 1.0) / 2).tolist()
+
+
+def margin_for(names: Sequence[str]) -> float:
+    """Share of the width that labels at the right of the axes take."""
+    return min(0.45, (0.58 * (FONT - 0.5) * max(map(len, names), default=0) + 26) / (72 * WIDTH))

@@ -1,0 +1,61 @@
+"""The report as one self-contained HTML page."""
+
+import html
+import re
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from study.report.document import Cell, Code, Document, Gallery, Paragraph, Table
+from study.report.figures.style import IN_THE_DARK, PAPER, css
+
+_CODE = re.compile(r"`([^`]*)`")
+_INTERVAL = re.compile(r" (\[[^\]]*\])$")
+_ADDRESS = re.compile(r"https?://[^\s<>\"']*[\w/]")
+
+
+def to_html(document: Document) -> str:
+    """The page, self-contained."""
+    environment = Environment(
+        loader=PackageLoader("study.report"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"inline": inline, "key": sort_key, "cell": cell_text}
+    kinds = {"paragraph": Paragraph, "table": Table, "code": Code, "gallery": Gallery}
+    environment.tests |= {name: lambda block, kind=kind: isinstance(block, kind) for name, kind in kinds.items()}
+    return environment.get_template("report.html").render(
+        document=document,
+        style=Markup(_template("report.css").replace("PAPER_DARK", IN_THE_DARK[PAPER]) + css()),
+        script=Markup(_template("report.js")),
+    )
+
+
+def inline(text: str) -> Markup:
+    """Text with `code` and addresses as elements, and all else escaped.
+
+    Example:
+        >>> str(inline("`a` < b"))
+        '<code>a</code> &lt; b'
+    """
+    escaped = html.escape(text, quote=False)
+    escaped = _ADDRESS.sub(lambda match: f'<a href="{html.escape(match[0])}">{match[0]}</a>', escaped)
+    return Markup(_CODE.sub(r"<code>\1</code>", escaped))
+
+
+def cell_text(cell: Cell) -> Markup:
+    """A cell's text, with a trailing interval as an element of its own."""
+    return Markup(_INTERVAL.sub(r' <span class="interval">\1</span>', str(inline(cell.text))))
+
+
+def sort_key(cell: Cell) -> str:
+    """The sort value as text; empty sorts last."""
+    return "" if cell.value is None else repr(cell.value) if isinstance(cell.value, float) else str(cell.value)
+
+
+def _template(name: str) -> str:
+    return (resources.files("study.report") / "templates" / name).read_text(encoding="utf-8")

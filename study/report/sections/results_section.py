@@ -1,0 +1,119 @@
+"""Results of each method in each scenario."""
+
+from study.protocol.settings import Method, Scenario, takes_strength
+from study.report.analysis import Analysis
+from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
+from study.report.figures.accuracy_figure import accuracy_figure
+from study.report.figures.style import looks
+from study.report.method_results import MethodResult
+from study.report.number_formats import (
+    NOTHING,
+    enumeration,
+    option,
+    points,
+    seeds_of,
+    strength,
+    with_interval,
+)
+from study.statistics import Summary
+
+
+def results_section(analysis: Analysis) -> Section:
+    subsections = [
+        Section(f"results-{scenario}", f"{scenario.capitalize()}-incremental", (_table(analysis, scenario),))
+        for scenario in analysis.scenarios
+    ]
+    return section_by_scenario("results", "Results", [Paragraph(_how(analysis)), *_gallery(analysis)], subsections)
+
+
+def _how(analysis: Analysis) -> str:
+    chosen = ""
+    if any(takes_strength(method) for method in analysis.protocol.methods.values()):
+        chosen = f" Source of λ: {analysis.protocol.strength_source.strip().rstrip('.')}."
+    return (
+        "Means over seeds with 95% intervals. Average accuracy: over all experiences at the end. Forgetting: best "
+        "earlier accuracy minus final accuracy. Backward transfer: final accuracy minus accuracy right after learning. "
+        f"Learning accuracy: right after learning.{chosen}"
+    )
+
+
+def _gallery(analysis: Analysis) -> list[Gallery]:
+    figures = tuple(_figure(analysis, scenario) for scenario in analysis.scenarios if analysis.finished(scenario))
+    return [Gallery(figures)] if figures else []
+
+
+def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
+    finished = analysis.finished(scenario)
+    published = {}
+    for row in analysis.published:
+        if row.scenario == scenario and row.comparison is not None:
+            published.setdefault(row.method, row.number)
+    reached = ", ".join(f"{result.method} {points(result.accuracy.mean)}" for result in finished)
+    alt = f"Average accuracy in percent, {scenario}-incremental: {reached}."
+    caption = (
+        f"Average accuracy, {scenario}-incremental. Means with 95% intervals, and a small dot a seed"
+        f"{', hollow diamonds published means' if published else ''}."
+    )
+    name = f"accuracy-{scenario}"
+    svg = accuracy_figure(name, alt, finished, looks(analysis.protocol.methods), published)
+    return Figure(name, caption, alt, svg)
+
+
+def _table(analysis: Analysis, scenario: Scenario) -> Table:
+    columns = (
+        Column("method", "name"),
+        Column("average accuracy %"),
+        Column("forgetting %"),
+        Column("backward transfer %"),
+        Column("learning accuracy %"),
+        Column("seeds"),
+        Column("λ"),
+    )
+    return Table(
+        f"results-{scenario}",
+        f"{scenario.capitalize()}-incremental: what each method reached",
+        columns,
+        tuple(_row(analysis, result) for result in analysis.of(scenario)),
+        tuple(_notes(analysis, scenario)),
+    )
+
+
+def _row(analysis: Analysis, result: MethodResult) -> tuple[Cell, ...]:
+    searched = _searched_options(analysis.protocol.methods[result.method], result.settings)
+    metrics = (result.accuracy, result.forgetting, result.backward_transfer, result.learning_accuracy)
+    return (
+        Cell(result.method, result.method),
+        *(_mean(metric) for metric in metrics),
+        _seeds(result, analysis.protocol.seeds),
+        Cell(strength(result.strength) + searched, result.strength),
+    )
+
+
+def _mean(summary: Summary | None) -> Cell:
+    return Cell(with_interval(summary), None if summary is None else summary.mean)
+
+
+def _seeds(result: MethodResult, asked: int) -> Cell:
+    """Seeds of the means, seeds asked for if more, and runs that did not finish."""
+    text = seeds_of(len(result.finished), asked)
+    for outcome in ("diverged", "failed"):
+        number = sum(record.outcome == outcome for record in result.unfinished)
+        text += f", {number} {outcome}" if number else ""
+    return Cell(text, len(result.finished), "problem" if result.unfinished else "")
+
+
+def _searched_options(protocols: Method, chosen: Method) -> str:
+    """Options that the search chose and that differ from the protocol's."""
+    ours, theirs = chosen.model_dump(), protocols.model_dump()
+    return "".join(f", {key} = {option(value)}" for key, value in ours.items() if value != theirs[key])
+
+
+def _notes(analysis: Analysis, scenario: Scenario) -> list[str]:
+    notes = []
+    if any(result.finished and not result.is_sequential for result in analysis.of(scenario)):
+        notes.append(f"{NOTHING}: training on all experiences at once has no forgetting and no transfer.")
+    there = {result.method for result in analysis.of(scenario)}
+    not_run = [method for method in analysis.protocol.methods if method not in there]
+    if not_run:
+        notes.append(f"Not run: {enumeration(f'`{method}`' for method in not_run)}.")
+    return notes

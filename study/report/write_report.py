@@ -1,0 +1,131 @@
+"""From a protocol and its records to a folder with the report."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from study.atomic import write_atomically
+from study.protocol.schema import Protocol
+from study.records.run_record import RunRecord
+from study.records.store import ARCHIVE, TUNING_ARCHIVE, write_archive
+from study.report.analysis import Analysis, analyse
+from study.report.attachments import ATTACHMENTS, Attachments, read_attachments
+from study.report.data_files import accuracy_table, runs_table, write_table
+from study.report.document import Document
+from study.report.figures.style import standalone
+from study.report.html import to_html
+from study.report.latex import to_latex
+from study.report.markdown import to_markdown
+from study.report.provenance import protocol_text, with_true_source
+from study.report.sections.agreement_section import agreement_section
+from study.report.sections.comparisons_section import comparisons_section
+from study.report.sections.cost_section import cost_section
+from study.report.sections.curves_section import curves_section
+from study.report.sections.published_section import published_section
+from study.report.sections.reproduction_section import PROTOCOL, reproduction_section
+from study.report.sections.results_section import results_section
+from study.report.sections.sensitivity_section import sensitivity_section
+from study.report.sections.summary_section import summary_section
+from study.report.sections.unfinished_section import unfinished_section
+from study.report.selection import ReportError, select
+
+PAGE = "index.html"
+OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|time|peak)-(task|domain|class)")
+
+
+class Written(NamedTuple):
+    """The HTML page, and a sentence on records that were left out (may be empty)."""
+
+    page: Path
+    left_out: str
+
+
+def write_report(
+    name: str,
+    protocol: Protocol,
+    records: Sequence[RunRecord],
+    tuning: Sequence[RunRecord],
+    folder: Path,
+    attachments: Attachments | None = None,
+) -> Written:
+    """Write a report: README.md, index.html, tables.tex, figures, the protocol, and the data behind them.
+
+    The same records give the same bytes, except for the sentence on records that were left out.
+
+    Args:
+        name, protocol: the protocol, which decides the records, see :func:`study.report.selection.select`.
+        records: of its runs, in any order; others are left out.
+        tuning: of its search for λ; may be empty.
+        folder: of the report; an earlier report in it is replaced.
+        attachments: by default those in the folder.
+
+    Raises:
+        ReportError: no record belongs to the protocol, or the folder holds something else.
+        OSError: the folder cannot be written to.
+    """
+    _check_folder(folder)
+    attachments = attachments or read_attachments([folder], protocol)
+    analysis = analyse(select(name, with_true_source(name, protocol), records, tuning), attachments)
+    document = compose(analysis)
+    # first, since it tells a folder of ours even if what follows is cut short
+    write_archive(analysis.selection.records, folder / ARCHIVE)
+    _write_figures(document, folder / "figures")
+    for file, text in (
+        ("README.md", to_markdown(document)),
+        (PAGE, to_html(document)),
+        ("tables.tex", to_latex(document)),
+        (PROTOCOL, protocol_text(name, analysis.protocol)),
+    ):
+        write_atomically(folder / file, text.encode())
+    attachments.write(folder)
+    write_table(runs_table(analysis.selection), folder / "results")
+    write_table(accuracy_table(analysis.selection), folder / "accuracy")
+    if analysis.selection.tuning:
+        write_archive(analysis.selection.tuning, folder / TUNING_ARCHIVE)
+    else:
+        (folder / TUNING_ARCHIVE).unlink(missing_ok=True)
+    return Written(folder / PAGE, analysis.selection.left_out_sentence)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something other than a report."""
+    others = folder.is_dir() and any(path.name not in ATTACHMENTS for path in folder.iterdir())
+    if others and not (folder / ARCHIVE).is_file():
+        raise ReportError(
+            f"{folder} is not empty and holds no report ({ARCHIVE} is missing); allowed for --out: a new or empty "
+            "folder, or that of an earlier report"
+        )
+
+
+def compose(analysis: Analysis) -> Document:
+    """The report as a document; empty sections are left out."""
+    sections = (
+        summary_section(analysis),
+        published_section(analysis),
+        results_section(analysis),
+        comparisons_section(analysis),
+        agreement_section(analysis),
+        curves_section(analysis),
+        sensitivity_section(analysis),
+        cost_section(analysis),
+        unfinished_section(analysis),
+        reproduction_section(analysis),
+    )
+    protocol = analysis.protocol
+    return Document(
+        protocol.title,
+        tuple(" ".join(paragraph.split()) for paragraph in protocol.description.strip().split("\n\n")),
+        tuple(analysis.conclusions.statements),
+        tuple(section for section in sections if section is not None),
+    )
+
+
+def _write_figures(document: Document, folder: Path) -> None:
+    """Write every figure, and delete those of an earlier report."""
+    for figure in document.figures:
+        write_atomically(folder / f"{figure.name}.svg", standalone(figure.svg).encode())
+    names = {figure.name for figure in document.figures}
+    for path in folder.glob("*.svg"):
+        if OUR_FIGURES.fullmatch(path.stem) and path.stem not in names:
+            path.unlink()

@@ -1,1 +1,0 @@
-"""From records to what people read. Nothing in here trains."""

@@ -1,1 +1,0 @@
-"""One kind of figure a module: numbers in, an ``<svg>`` element out."""

@@ -1,0 +1,1 @@
+"""One run: data, model and method in, a result out."""

@@ -1,0 +1,180 @@
+"""In-memory batches in place of Avalanche's loader."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.supervised import Cumulative, JointTraining
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+
+from study.run.data import Encoding
+
+Columns = list[Tensor]  # inputs, targets and task labels, each of length N
+
+ROWS_AT_A_TIME = 256  # small enough for the processor's cache, and no second copy of a large dataset
+
+
+def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = None) -> Columns:
+    """All samples of a dataset as one batch, transforms applied once, on ``device``.
+
+    Args:
+        dataset: of samples that can be collated.
+        device: of the columns.
+        encoding: stores the inputs as bytes, a quarter of the memory; None keeps them as they are.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
+    n = len(dataset)
+    if n == 0:
+        raise ValueError("an experience has no samples")
+    columns: Columns = []
+    for start in range(0, n, ROWS_AT_A_TIME):
+        stop = min(start + ROWS_AT_A_TIME, n)
+        rows = default_collate([dataset[i] for i in range(start, stop)])
+        if encoding is not None:
+            rows[0] = encoding.encode(rows[0])
+        if not columns:
+            columns = [torch.empty(n, *part.shape[1:], dtype=part.dtype, device=device) for part in rows]
+        for column, part in zip(columns, rows, strict=True):
+            column[start:stop] = part
+    return columns
+
+
+class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
+    """Feeds a strategy from memory (on a GPU: from its memory), in an order that only the seed decides.
+
+    Avalanche's loader reads one sample at a time in every epoch, about the cost of a training step of a small
+    network. Here every sample is read once an experience, and a batch indexes tensors. The order has its own generator,
+    so all methods see the same batches. For data that fits in memory without random augmentation. Samples of several
+    tasks are shuffled together, where Avalanche's loader balances them in every batch.
+
+    Other plugins may add samples to :attr:`columns` between ``before_train_dataset_adaptation`` and
+    ``before_training_exp``, as replay does.
+
+    Args:
+        seed: of the order.
+        iterations: batches of a training call in total, only full ones, reshuffled when too few samples are left; None
+            for whole epochs.
+        encoding: of the inputs. On a CPU they are kept as bytes, a quarter of the memory, and decoded batch by batch to
+            the same bits; None keeps them as they are.
+    """
+
+    def __init__(self, seed: int, iterations: int | None = None, encoding: Encoding | None = None) -> None:
+        super().__init__()
+        self.iterations = iterations
+        self._encoding = encoding if encoding is not None and encoding.is_exact() else None
+        self._generator = torch.Generator().manual_seed(seed)
+        self._evaluated: dict[tuple[str, int], Columns] = {}
+        self.columns: Columns = []
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        self.columns = self._read(strategy)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Replace the strategy's loader.
+
+        Raises:
+            ValueError: this or a later experience is smaller than a batch, if only full batches count.
+        """
+        if self.iterations is not None:
+            _check_sizes(strategy)
+        strategy.dataloader = Batches(
+            self.columns, strategy.train_mb_size, self._generator, self.iterations, self._encoding
+        )
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.columns = []
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        key = strategy.experience.origin_stream.name, strategy.experience.current_experience
+        if key not in self._evaluated:
+            self._evaluated[key] = self._read(strategy)
+        strategy.dataloader = Batches(self._evaluated[key], strategy.eval_mb_size, encoding=self._encoding)
+
+    def _read(self, strategy: Any) -> Columns:
+        # a GPU divides by a constant in another way than a CPU: decoded there, inputs would differ in their last bit
+        encoding = self._encoding if strategy.device.type == "cpu" else None
+        return columns_of(strategy.adapted_dataset, strategy.device, encoding)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_evaluated": {}, "columns": []}
+
+
+def _check_sizes(strategy: Any) -> None:
+    """Check at the first experience that every experience fills a batch."""
+    if isinstance(strategy, Cumulative | JointTraining):
+        return  # what they train on never shrinks
+    sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]
+    if strategy.train_mb_size > min(sizes):
+        raise ValueError(
+            f"training.batch_size = {strategy.train_mb_size}: experience {sizes.index(min(sizes))} has {min(sizes)} "
+            f"samples, and iterations have full batches only; allowed: at most {min(sizes)}"
+        )
+
+
+class Batches:
+    """Iterates over the rows of columns in batches.
+
+    Args:
+        columns: each with N rows.
+        batch_size: rows in a batch; the last of an epoch may be smaller.
+        generator: draws a new order each time; None keeps the order of the rows.
+        iterations: how many batches, only full ones, over as many epochs as needed; None for one epoch.
+        encoding: of the first column, if it holds bytes.
+
+    Raises:
+        ValueError: fewer rows than a batch, if only full batches count.
+    """
+
+    def __init__(
+        self,
+        columns: Columns,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        iterations: int | None = None,
+        encoding: Encoding | None = None,
+    ) -> None:
+        if iterations is not None and len(columns[0]) < batch_size:
+            raise ValueError(f"an experience has {len(columns[0])} samples, fewer than a batch of {batch_size}")
+        self._columns = columns
+        self._batch_size = batch_size
+        self._generator = generator
+        self._iterations = iterations
+        self._encoding = encoding if columns[0].dtype == torch.uint8 else None
+
+    def __len__(self) -> int:
+        return self._iterations or -(-len(self._columns[0]) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Columns]:
+        for rows in self._epoch() if self._iterations is None else self._full_batches():
+            batch = [column[rows] for column in self._columns]
+            if self._encoding is not None:
+                batch[0] = self._encoding.decode(batch[0])
+            yield batch
+
+    def _epoch(self) -> tuple[Tensor, ...]:
+        n, device = len(self._columns[0]), self._columns[0].device
+        order = torch.arange(n) if self._generator is None else torch.randperm(n, generator=self._generator)
+        return order.to(device).split(self._batch_size)
+
+    def _full_batches(self) -> Iterator[Tensor]:
+        left = self._iterations
+        while left:
+            for rows in self._epoch()[: min(left, len(self._columns[0]) // self._batch_size)]:
+                left -= 1
+                yield rows
+
+
+class InMemoryLoader(DataLoader):
+    """A loader whose batches are slices of columns, in order."""
+
+    def __init__(self, columns: Sequence[Tensor], batch_size: int) -> None:
+        super().__init__(TensorDataset(*columns), batch_size=batch_size)
+
+    def __iter__(self) -> Iterator[Columns]:
+        columns = self.dataset.tensors
+        for start in range(0, len(columns[0]), self.batch_size):
+            yield [column[start : start + self.batch_size] for column in columns]

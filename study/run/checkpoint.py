@@ -1,0 +1,99 @@
+"""Checkpoints: the whole state of a run after its latest experience, written atomically."""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from study.atomic import write_atomically
+from study.run.result import Matrix, Seconds
+from study.run.specification import Run
+
+
+@cache
+def code_hash() -> str:
+    """Hash of all source files: a checkpoint is only used by the code that wrote it."""
+    root = Path(__file__).parents[2]
+    sources = sorted(path for package in ("clreg_plugins", "study") for path in (root / package).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class State:
+    """A run after some experiences, pickled as a whole so that nothing is forgotten.
+
+    Attributes:
+        model: with its buffers and requires_grad flags.
+        plugins: of the strategy in order, with the order of the data and the method's state.
+        tracked_as: the run's id in W&B.
+        code: hash of the code that wrote it.
+        optimizer: its ``state_dict``; None before the first experience.
+        random: states of torch's global generators, by device.
+        accuracy, loss, training_loss, seconds, resumed: as in the record.
+    """
+
+    model: nn.Module
+    plugins: list[Any]
+    tracked_as: str
+    code: str = field(default_factory=lambda: code_hash())
+    optimizer: dict[str, Any] | None = None
+    random: dict[str, Tensor] = field(default_factory=dict)
+    accuracy: Matrix = field(default_factory=list)
+    loss: Matrix = field(default_factory=list)
+    training_loss: list[float] = field(default_factory=list)
+    seconds: Seconds = field(default_factory=Seconds)
+    resumed: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of one unfinished run in ``folder``; a folder of None keeps nothing."""
+
+    folder: Path | None
+    run: Run
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.run.id}.pt"
+
+    @property
+    def progress(self) -> Path:
+        """File with the run's progress, for people."""
+        return self.folder / f"{self.run.id}.json"
+
+    def save(self, state: State) -> None:
+        """Replace the stored state.
+
+        Raises:
+            OSError: the folder is full or cannot be written to.
+        """
+        if self.folder is None:
+            return
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(self.path, content.getvalue())
+
+    def load(self) -> State | None:
+        """The latest state; None if there is none that can be used."""
+        if self.folder is None or not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, weights_only=False)  # our own file, in the study's own folder
+        except Exception:  # cut short, or of other code: whatever unpickling says, it cannot be gone on from
+            return None
+        return state if isinstance(state, State) and vars(state).get("code") == code_hash() else None
+
+    def report(self, experiences: int, of: int, accuracy: float | None) -> None:
+        """Write the progress: experiences done and in total, and the average accuracy over those seen, in [0, 1]."""
+        if self.folder is not None:
+            progress = {"run": str(self.run), "experiences": experiences, "of": of, "accuracy": accuracy}
+            write_atomically(self.progress, json.dumps(progress).encode())

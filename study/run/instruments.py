@@ -1,0 +1,143 @@
+"""Loss, time and memory of a run."""
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from avalanche.core import BasePlugin, SupervisedPlugin
+from torch import Tensor, nn
+
+
+class Instruments(SupervisedPlugin, supports_distributed=False):
+    """Reads the training loss and the time of the last step, and ends a run that diverges.
+
+    It must be the first plugin: it sees the loss before a penalty is added, and the end of training before importance
+    is measured.
+
+    Attributes:
+        last_step: ``time.perf_counter()`` after the last training step of the latest experience.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_step = 0.0
+        self._total: Tensor | None = None
+        self._steps = 0
+
+    @property
+    def training_loss(self) -> float:
+        """The mean loss over the steps of the latest experience, without penalty."""
+        return float("nan") if self._total is None else float(self._total) / self._steps
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._total, self._steps = None, 0
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        loss = strategy.loss.detach().double()
+        self._total = loss if self._total is None else self._total + loss
+        self._steps += 1
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Check the loss.
+
+        Raises:
+            FloatingPointError: it is NaN or infinite.
+        """
+        if self._total is not None and not torch.isfinite(self._total).all():
+            raise FloatingPointError(f"the training loss became {float(self._total)}; it must stay finite")
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Read the clock and check the parameters.
+
+        Raises:
+            FloatingPointError: one is NaN or infinite.
+        """
+        if strategy.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.last_step = time.perf_counter()
+        for name, p in strategy.model.named_parameters():
+            if not torch.isfinite(p).all():
+                raise FloatingPointError(f"parameter {name!r} became NaN or infinite")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of peak memory, where the system supports it."""
+    gc.collect()  # an earlier run in this process is a cycle of strategy and plugins
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return  # not allowed here; the peak is then that of the process so far
+
+
+def system_bytes(file: str, key: str) -> int | None:
+    """An entry of /proc/``file`` in bytes, by the line's ``key``; None if the system does not provide it."""
+    try:
+        lines = Path("/proc", file).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak in bytes: of PyTorch on a GPU, of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    high_water = system_bytes("self/status", "VmHWM")
+    if high_water is not None:
+        return high_water
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a plugin's tensors: ``state``, which pickles with it, and ``scratch``, which it holds only for speed."""
+
+    state: int
+    scratch: int
+
+
+def held_bytes(plugin: Any, model: nn.Module) -> Held:
+    """Bytes that a plugin holds, each tensor once, without the model's and other plugins' tensors."""
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    state = _sizes(plugin, lambda value: value.__getstate__())
+    everything = _sizes(plugin, vars)
+    counted = sum(size for pointer, size in state.items() if pointer not in own)
+    return Held(counted, sum(size for pointer, size in everything.items() if pointer not in own | state.keys()))
+
+
+def _sizes(plugin: Any, contents: Callable[[Any], Any]) -> dict[int, int]:
+    """Bytes of each storage reachable from a plugin, by address."""
+    found: dict[int, int] = {}
+    seen: dict[int, Any] = {}  # with the values, so that none that was made on the way lends its id to another
+
+    def visit(value: Any) -> None:
+        if id(value) in seen or (isinstance(value, BasePlugin) and value is not plugin):
+            return
+        seen[id(value)] = value
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, dict):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, list | tuple | set):
+            for item in value:
+                visit(item)
+        elif isinstance(value, nn.Module):
+            visit(vars(value))
+        elif type(value).__module__.startswith(("clreg_plugins", "study", "avalanche", "tests")):
+            visit(contents(value))
+
+    visit(plugin)
+    return found

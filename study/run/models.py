@@ -1,0 +1,86 @@
+"""Names in a protocol -> modules."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from avalanche.benchmarks import CLExperience, CLScenario
+from avalanche.models import IncrementalClassifier, MultiHeadClassifier, MultiTaskModule, SlimResNet18
+from avalanche.models.dynamic_modules import avalanche_model_adaptation
+from pytorchcv.models.wrn_cifar import get_wrn_cifar
+from torch import Tensor, nn
+
+from study.protocol.settings import Model, Scenario
+
+
+class MultiHead(MultiTaskModule):
+    """A shared trunk and one head for each task, frozen until its experience.
+
+    All heads exist from the start, so evaluation on later experiences does not change training. Frozen heads are not
+    anchored at untrained values.
+
+    Args:
+        trunk: (N, …) -> (N, features).
+        features: width of its output.
+        benchmark: with the tasks.
+    """
+
+    def __init__(self, trunk: nn.Module, features: int, benchmark: CLScenario) -> None:
+        super().__init__()
+        self.trunk = trunk
+        classes = len(benchmark.train_stream[0].classes_in_this_experience)
+        self.heads = MultiHeadClassifier(features, initial_out_features=classes, masking=False)
+        for experience in benchmark.train_stream:
+            avalanche_model_adaptation(self.heads, experience)
+        self.heads.requires_grad_(False)
+
+    def adaptation(self, experience: CLExperience) -> None:
+        super().adaptation(experience)
+        if self.training:
+            for task in experience.task_labels:
+                self.heads.classifiers[str(task)].requires_grad_(True)
+
+    def forward(self, x: Tensor, task_labels: Tensor | None) -> Tensor:
+        """Logits (N, classes of a task) of inputs (N, …) with task labels (N,); a dict by task without labels."""
+        return self.heads(self.trunk(x), task_labels)
+
+
+def build_model(settings: Model, scenario: Scenario, benchmark: CLScenario) -> nn.Module:
+    """A model initialised from torch's global generator.
+
+    One head for each task in the task-incremental scenario, otherwise one head over all classes.
+    """
+    image = benchmark.train_stream[0].dataset[0][0]
+    trunk, features = _trunk(settings, image)
+    if scenario == "task":
+        return MultiHead(trunk, features, benchmark)
+    classes = {label for experience in benchmark.train_stream for label in experience.classes_in_this_experience}
+    if scenario == "class" and settings.unseen_classes == "masked":
+        head: nn.Module = IncrementalClassifier(features, initial_out_features=len(classes), masking=True)
+    else:
+        head = nn.Linear(features, len(classes))
+    return nn.Sequential(trunk, head)
+
+
+def _trunk(settings: Model, image: Tensor) -> tuple[nn.Module, int]:
+    """The network without its last layer, and the width of its features."""
+    if settings.name == "mlp":
+        return _mlp([image.numel(), *settings.hidden]), settings.hidden[-1]
+    if settings.name == "resnet18_reduced":
+        network = SlimResNet18(nclasses=1)
+        features, network.linear = network.linear.in_features, nn.Identity()
+        return network, features
+    network = get_wrn_cifar(num_classes=1, blocks=28, width_factor=2)
+    return nn.Sequential(network.features, nn.Flatten()), network.output.in_features
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    """Bytes of one float32 copy of all parameters."""
+    return sum(p.numel() for p in model.parameters()) * torch.float32.itemsize

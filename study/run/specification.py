@@ -1,0 +1,103 @@
+"""What determines a run."""
+
+import hashlib
+import json
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from study.protocol.schema import Protocol
+from study.protocol.settings import Benchmark, Method, Model, Scenario, Training
+from study.run.system import versions
+
+
+class Frozen(BaseModel):
+    """An immutable value without unknown fields; NaN and infinity survive JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Run(Frozen):
+    """One training run, with all that determines its result.
+
+    Attributes:
+        protocol, label: names, which determine nothing.
+        benchmark, model, training: as in the protocol.
+        scenario: "task", "domain" or "class".
+        method: its kind and options.
+        strength: λ; None for a method without one.
+        seed: of initialisation, data order and permutations, each with its own generator.
+        device: "cpu" or "cuda"; results differ in the last bits.
+        evaluated_on: "test", or "validation": a held-out part of the training data.
+        validation_fraction: the share of that part; None for "test".
+    """
+
+    protocol: str
+    label: str
+    benchmark: Benchmark
+    model: Model
+    training: Training
+    scenario: Scenario
+    method: Method
+    strength: float | None
+    seed: int
+    device: Literal["cpu", "cuda"] = "cpu"
+    evaluated_on: Literal["test", "validation"] = "test"
+    validation_fraction: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        protocol: Protocol,
+        scenario: Scenario,
+        method: str,
+        seed: int,
+        *,
+        settings: Method | None = None,
+        strength: float | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> Self:
+        """The run of a protocol for a scenario, a method and a seed.
+
+        Args:
+            name, protocol: the protocol.
+            scenario, method, seed: which run.
+            settings, strength: in place of the protocol's, if a search chose them.
+            device: "cpu" or "cuda".
+        """
+        return cls(
+            protocol=name,
+            label=method,
+            benchmark=protocol.benchmark,
+            model=protocol.model,
+            training=protocol.training,
+            scenario=scenario,
+            method=protocol.methods[method] if settings is None else settings,
+            strength=protocol.strength_of(method, scenario) if settings is None else strength,
+            seed=seed,
+            device=device,
+        )
+
+    @property
+    def content(self) -> str:
+        """JSON of all that determines the result, except the packages' versions."""
+        return json.dumps(self.model_dump(mode="json", exclude={"protocol", "label"}), sort_keys=True)
+
+    @property
+    def id(self) -> str:
+        """Hash of all that determines the result, with versions: 16 hexadecimal digits."""
+        return hashlib.sha256((self.content + json.dumps(versions(), sort_keys=True)).encode()).hexdigest()[:16]
+
+    @property
+    def file_name(self) -> str:
+        """The name of the record's file."""
+        return self.file_name_with(self.id)
+
+    def file_name_with(self, identity: str) -> str:
+        """The file name with another id, as of a run with other versions."""
+        return f"{self.scenario}-{self.label}-seed{self.seed}-{identity}.json"
+
+    def __str__(self) -> str:
+        strength = "" if self.evaluated_on == "test" or self.strength is None else f", λ = {self.strength:g}"
+        return f"{self.scenario}-incremental {self.label}{strength}, seed {self.seed}"

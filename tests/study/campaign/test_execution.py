@@ -1,0 +1,193 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from study.campaign.carry_out import carry_out
+from study.campaign.execution import execute
+from study.campaign.one_run import LOST
+from study.records.run_record import RunRecord, record_of
+from study.records.store import RunStore
+from study.run import trainer as training
+from study.run.result import RunResult
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
+from study.run.trainer import perform
+
+HERE = RunEnvironment(Path())
+
+
+class Deadly(Run):
+    """A run whose process dies, as one does that is killed for its memory."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_process_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path):
+    deadly = [Deadly(**dict(run_of(seed=seed))) for seed in (1, 2)]
+    store = RunStore(tmp_path)
+    records = {record.run.seed: record for record in execute([*deadly, run_of()], store, HERE, jobs=2)}
+    assert [records[seed].error for seed in (1, 2)] == [LOST, LOST]
+    here = perform(run_of(), HERE)
+    assert (records[0].accuracy, records[0].loss) == (here.accuracy, here.loss), "another process, other numbers"
+    assert store.read(run_of()) == records[0]
+    assert store.read(deadly[0]) is None
+
+
+def ended(run: Run, environment: RunEnvironment) -> RunResult:
+    """Without training: seed 1 fails, seed 2 diverges."""
+    return RunResult(outcome=["finished", "failed", "diverged"][run.seed], accuracy=[[1.0]], error="why")
+
+
+def test_a_run_that_does_not_finish_is_recorded_and_the_others_go_on(run_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", ended)
+    store = RunStore(tmp_path)
+    records = list(execute([run_of(seed=seed) for seed in range(3)], store, HERE, jobs=1))
+    assert [record.outcome for record in records] == ["finished", "failed", "diverged"]
+    assert [store.read(record.run) for record in records] == records
+
+
+def test_records_of_elsewhere_spare_what_ended_there_but_not_what_failed(run_of, tmp_path, monkeypatch):
+    runs = [run_of(seed=seed) for seed in range(3)]
+    known = [record_of(run, ended(run, HERE)).model_copy(update={"ended": "then"}) for run in runs]
+    monkeypatch.setattr(training, "perform", ended)
+    terminal = Console(quiet=True)
+    options = {"jobs": 1, "force": False, "cluster": None, "terminal": terminal}
+    records = carry_out(runs, RunStore(tmp_path), HERE, known=known, **options)
+    assert [record.ended == "then" for record in records] == [True, False, True]
+
+
+def test_closing_early_stops_and_keeps_what_finished(run_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", ended)
+    store = RunStore(tmp_path)
+    records = execute([run_of(seed=seed) for seed in range(3)], store, HERE, jobs=1)
+    next(records)
+    records.close()
+    assert [store.read(run_of(seed=seed)) is not None for seed in range(3)] == [True, False, False]
+
+
+def test_the_checkpoint_goes_when_the_record_is_there_and_not_before(run_of, tmp_path, monkeypatch):
+    store, run = RunStore(tmp_path), run_of("ewc")
+    environment = RunEnvironment(Path(), store.under_way)
+    write, left = RunStore.write, []
+
+    def full(self: RunStore, record: RunRecord) -> None:
+        left.append(sorted(path.suffix for path in store.under_way.iterdir()))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(RunStore, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        list(execute([run], store, environment, jobs=1))
+    assert left == [[".json", ".pt"]]
+    monkeypatch.setattr(RunStore, "write", write)
+    (record,) = execute([run], store, environment, jobs=1)
+    assert record.resumed == 1, "only the last experience had to be done again"
+    assert record.accuracy == perform(run, HERE).accuracy
+    assert list(store.under_way.iterdir()) == []
+
+
+def test_a_run_that_fails_keeps_its_checkpoint_for_the_next_try(run_of, tmp_path, monkeypatch):
+    store, run, learn = RunStore(tmp_path), run_of("ewc"), training.Learner.learn
+    environment = RunEnvironment(Path(), store.under_way)
+
+    def out_of_memory(self: training.Learner, index: int) -> None:
+        if index == 1:
+            raise MemoryError
+        learn(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Learner, "learn", out_of_memory)
+        (failed,) = execute([run], store, environment, jobs=1)
+    assert failed.outcome == "failed"
+    (record,) = execute([run], store, environment, jobs=1)
+    assert record.resumed == 1
+    assert record.accuracy == perform(run, HERE).accuracy
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file: Path, tmp_path: Path):
+    out = tmp_path / "records"
+    arguments = [
+        "run",
+        str(protocol_file),
+        "--methods",
+        "naive",
+        "--seeds",
+        "400",
+        "--out",
+        str(out),
+        "--wandb",
+        "disabled",
+    ]
+    command = [sys.executable, "-m", "study", *arguments, "--jobs", "2"]
+    study = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
+
+    def finished(least: int) -> list[Path]:
+        wait_until(lambda: len(list(out.glob("*.json"))) >= least or study.poll() is not None, "no run finished")
+        return list(out.glob("*.json"))
+
+    try:
+        finished(1)
+        for worker in psutil.Process(study.pid).children():
+            worker.send_signal(signal.SIGINT)  # a terminal sends it to all, but it is the parent that acts on it
+        finished(len(finished(1)) + 3)
+        assert study.poll() is None, study.stderr.read()
+        os.killpg(study.pid, signal.SIGINT)
+        said = " ".join(study.communicate(timeout=60)[1].split())
+    finally:
+        study.kill()
+    kept = finished(1)
+    assert study.returncode == 130, said
+    assert f"Stopped. {len(kept)} of 1200 runs are finished and kept in" in said, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said, said
+    assert all(RunRecord.model_validate_json(path.read_bytes()).finished for path in kept)
+    wait_until(lambda: not exists(study.pid), "a process of the study is left")
+
+
+POOL = """
+import os, time
+from study.campaign.local_pool import _pool
+
+with _pool(1) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_workers_end_with_a_parent_that_is_killed():
+    command = [sys.executable, "-c", POOL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        assert int(parent.stdout.readline()) != parent.pid
+        parent.kill()
+    wait_until(lambda: not exists(parent.pid), "a process outlives its parent")
+
+
+def exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], object], otherwise: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.1)

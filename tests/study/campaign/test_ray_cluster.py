@@ -1,0 +1,84 @@
+"""On a real Ray cluster, which is started on this machine."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from study.campaign.execution import execute
+from study.campaign.one_run import LOST
+from study.campaign.ray_cluster import ClusterError
+from study.records.store import RunStore
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
+from study.run.trainer import perform
+
+ray = pytest.importorskip("ray")
+
+HERE = RunEnvironment(Path())
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::ResourceWarning:ray")
+
+
+class Deadly(Run):
+    """A run whose process dies, as one does that is killed for its memory."""
+
+    def __setstate__(self, state: dict) -> None:
+        if ray.is_initialized():
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__setstate__(state)
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_leave() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_of, tmp_path):
+    store = RunStore(tmp_path)
+    environment = RunEnvironment(Path(), store.under_way)
+    runs = [run_of("ewc"), run_of("si", seed=1)]
+    failing = run_of("ewc", strength=-1.0)
+    records = {record.id: record for record in execute([*runs, failing], store, environment, 2, "local")}
+    for run in runs:
+        here = perform(run, HERE)
+        assert records[run.id].error is None
+        assert (records[run.id].accuracy, records[run.id].loss) == (here.accuracy, here.loss)
+        assert store.read(run) == records[run.id]
+    assert records[failing.id].outcome == "failed"
+    assert "reg_lambda" in records[failing.id].last_line
+    assert not any(store.under_way.glob("*.pt"))
+    assert not ray.is_initialized()
+
+
+def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, monkeypatch):
+    deadly = Deadly(**dict(run_of(seed=3)))
+    store = RunStore(tmp_path)
+    records = {record.run.seed: record for record in execute([deadly, run_of()], store, HERE, 1, "local")}
+    assert records[3].error == LOST
+    assert store.read(run_of(seed=3)) is None
+    assert records[0].finished
+
+
+def test_a_machine_with_other_versions_is_named_before_it_trains(run_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "study.campaign.ray_cluster.versions", lambda: {"torch": "0.1"}
+    )  # the driver's; the worker has its own
+    with pytest.raises(ClusterError, match=r"has other versions: torch .* instead of 0\.1"):
+        list(execute([run_of()], RunStore(tmp_path), HERE, 1, "local"))
+
+
+def test_a_cluster_without_a_gpu_is_not_asked_for_one(run_of, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ClusterError, match="has no GPU"):
+        list(execute([run_of(device="cuda")], RunStore(tmp_path), HERE, 1, "local"))
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "ray://localhost:1", "nonsense", "localhost:99999999"])
+def test_an_address_without_a_cluster_is_named_at_once(run_of, tmp_path, address):
+    with pytest.raises(ClusterError, match=f"no Ray cluster at '{address}'"):
+        list(execute([run_of()], RunStore(tmp_path), HERE, 1, address))

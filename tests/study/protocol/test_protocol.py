@@ -1,0 +1,311 @@
+"""Errors of a protocol file name file, key, value and what is allowed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from study.errors import ProtocolError
+from study.protocol.load import load_protocol, parse_protocol, protocol_names
+from study.protocol.schema import Protocol
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_every_protocol_of_the_package_is_valid(name):
+    protocol = load_protocol(name)
+    assert isinstance(protocol, Protocol)
+    for scenario in protocol.scenarios:
+        for method in protocol.methods:
+            assert protocol.strength_of(method, scenario) != -1
+    assert protocol.title
+    assert protocol.description.strip()
+    assert "\n" not in protocol.strength_source
+
+
+def test_lambda_is_that_of_the_scenario(protocol: Protocol):
+    assert protocol.strength_of("ewc", "class") == protocol.strength["ewc"]["class"]
+    assert protocol.strength_of("naive", "class") is None
+
+
+# ------------------------------------------------------------------------------- errors
+
+PUBLISHED = """
+[[published]]
+source = "somewhere"
+spread = "sd"
+n = 10
+margin = 1.0
+[published.results]
+ewc.class = { mean = 50.0, spread = 1.0 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("original", "replacement", "said"),
+    [
+        ("epochs = 1", "epochs = 0", "training.epochs = 0: input should be greater than or equal to 1"),
+        ("epochs = 1", 'epochs = "1"', "training.epochs = '1': input should be a valid integer"),
+        ("epochs = 1", "epochs = 1.0", "training.epochs = 1.0: input should be a valid integer"),
+        ("epochs = 1", "epoch = 1", "[training]: unknown key 'epoch'; did you mean 'epochs'? allowed: epochs,"),
+        ("epochs = 1", "", "[training]: exactly one of epochs and iterations says how long"),
+        ("epochs = 1", "epochs = 1\niterations = 5", "[training]: exactly one of epochs and iterations says how long"),
+        ("batch_size = 32", "", "training.batch_size is missing"),
+        ("learning_rate = 5e-3", "learning_rate = inf", "training.learning_rate = inf: input should be a finite"),
+        ('"adam"', '"adamw"', "training.optimizer = 'adamw': input should be 'adam' or 'sgd'"),
+        ('"adam"', '"adam"\nmomentum = 0.9', "[training]: momentum = 0.9: only the optimizer 'sgd' has one"),
+        ('"reset"', '"forget"', "training.optimizer_state = 'forget': input should be 'keep' or 'reset'"),
+        ('"mlp"', '"resnet"', "model.name = 'resnet': input should be 'mlp', 'resnet18_reduced' or 'wrn28_2'"),
+        ("hidden = [100, 100]", "", "[model]: hidden is for the model 'mlp', which needs it"),
+        ("hidden = [100, 100]", "hidden = [100, 0]", "model.hidden.1 = 0: input should be greater than or equal to 1"),
+        (
+            'name = "mlp"\nhidden = [100, 100]',
+            'name = "wrn28_2"',
+            "model.name = 'wrn28_2' takes CIFAR's images of 3 x 32 x 32 pixels",
+        ),
+        ("test_fraction = 0.25", "test_fraction = 1.0", "benchmark.test_fraction = 1.0: input should be less than 1"),
+        ("test_fraction = 0.25", "", "[benchmark]: test_fraction is for split_digits, which needs it"),
+        ('"split_digits"', '"split_mnist"', "[benchmark]: test_fraction is for split_digits, which needs it"),
+        (
+            "experiences = 2",
+            "experiences = 3",
+            "[benchmark]: experiences = 3: split_digits has 10 classes; allowed: 2, 5, 10",
+        ),
+        (
+            'name = "split_digits"',
+            'name = "split_digits"\nclass_order = "shuffled"',
+            "benchmark.class_order = 'shuffled': input should be 'labels' or 'random'",
+        ),
+        (
+            "test_fraction = 0.25",
+            "test_fraction = 0.25\nmean = [0.1, 0.2, 0.3]",
+            "[benchmark]: mean = [0.1, 0.2, 0.3]: images of split_digits have 1 channel(s)",
+        ),
+        (
+            "test_fraction = 0.25",
+            "test_fraction = 0.25\nstd = 0",
+            "benchmark.std = 0: input should be greater than 0, or a valid list",
+        ),
+        ('"domain", "class"]', '"domian"]', "scenarios.1 = 'domian': input should be 'task', 'domain' or 'class'"),
+        ('fisher = "exact" }', 'fisher = "exakt" }', "methods.ewc.fisher = 'exakt': input should be 'exact',"),
+        (
+            'fisher = "exact" }',
+            'fishr = "exact" }',
+            "[methods.ewc]: unknown key 'fishr'; did you mean 'fisher'? allowed: kind, fisher, n_samples, batch_size",
+        ),
+        ('kind = "si"', 'kind = "is"', "methods.si.kind = 'is': allowed: 'naive', 'joint', 'cumulative', 'replay',"),
+        ('kind = "si", ', "", "methods.si.kind is missing"),
+        ("naive = {", '"a/b" = {', "methods.a/b = 'a/b': string should match pattern"),
+        ("gamma = 1.0", "gamma = 1.5", "methods.online_ewc.gamma = 1.5: input should be less than or equal to 1"),
+        (
+            "copies = 2, ",
+            "copies = 2, examples = 5, ",
+            "[methods.replay-matched]: exactly one of examples, memory_bytes and copies says how large the memory is",
+        ),
+        (
+            'storage = "uint8"',
+            'storage = "int8"',
+            "methods.replay-matched-uint8.storage = 'int8': input should be 'float32' or 'uint8'",
+        ),
+        ("\nseeds = [1000,", "\nseeds = [0,", "tuning.seeds.0 = 0: input should be greater than or equal to 1000"),
+        ("\nseeds = ", "\nseeds = 1001 #", "seeds = 1001: input should be less than or equal to 1000"),
+        ("[strength]\n", "[strength]\nnaive = { task = 1 }\n", "strength.naive: no such method with a λ; allowed: l2,"),
+        (
+            "ewc = { task = 100,",
+            'ewc = { task = "tunned",',
+            "strength.ewc.task = 'tunned': input should be a valid number, or 'tuned'",
+        ),
+        (
+            "ewc = { task = 100,",
+            "ewc = { task = -1,",
+            "strength.ewc.task = -1: input should be greater than or equal to 0, or 'tuned'",
+        ),
+        (
+            "[tuning.grid]\n",
+            "[tuning.grid]\nsi2.strength = [1]\n",
+            "tuning.grid.si2: no such method; did you mean 'si'?",
+        ),
+        ("[tuning.grid]\n", "[tuning.grid]\nnaive.strength = [1]\n", "tuning.grid.naive: no such method; allowed: l2,"),
+        (
+            "l2.strength = [",
+            "l2.strength = [-1, ",
+            "tuning.grid.l2.strength holds -1; allowed: numbers of at least 0",
+        ),
+        ("l2.strength = [", "l2.strength = [inf, ", "tuning.grid.l2.strength holds inf; allowed: numbers of"),
+        ("l2.strength = [", "l2.strength = [true, ", "tuning.grid.l2.strength holds True; allowed: numbers of"),
+        (
+            "[tuning.grid]\n",
+            '[tuning.grid]\newc.fisher = ["exact", "exakt"]\n',
+            "tuning.grid.ewc.fisher = 'exakt': input should be 'exact', 'sample', 'predicted', 'empirical' or",
+        ),
+        (
+            "[tuning.grid]\n",
+            "[tuning.grid]\newc.fishr = [1]\n",
+            "tuning.grid.ewc.fishr: no such option; did you mean 'fisher'? allowed: strength, fisher, n_samples,",
+        ),
+        (
+            "[tuning.grid]\n",
+            '[tuning.grid]\newc.kind = ["si"]\n',
+            "tuning.grid.ewc.kind: no such option; allowed: strength, fisher, n_samples, batch_size",
+        ),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace("ewc.class", "ewk.class") + "[tuning]\n",
+            "published.0.results.ewk: no such method; did you mean 'ewc'?",
+        ),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace(", spread = 1.0", "") + "[tuning]\n",
+            "[published.0]: results.ewc.class: a spread is given where spread is not 'none', only",
+        ),
+        ("[tuning]\n", PUBLISHED.replace("n = 10\n", "") + "[tuning]\n", "[published.0]: n = None: spreads come from"),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace("mean = 50.0", "mean = 101.0") + "[tuning]\n",
+            "published.0.results.ewc.class.mean = 101.0: input should be less than or equal to 100",
+        ),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace("margin = 1.0", "margin = 0.0") + "[tuning]\n",
+            "published.0.margin = 0.0: input should be greater than 0",
+        ),
+        ('"domain", "class"]', '"domain", "task"]', "scenarios holds 'task' twice; allowed: each value once"),
+        ("\nseeds = [1000,", "\nseeds = [1001,", "tuning.seeds holds 1001 twice; allowed: each value once"),
+        (
+            "l2.strength = [",
+            "l2.strength = [10, 10.0, ",
+            "tuning.grid.l2.strength holds 10.0 twice; allowed: each value once",
+        ),
+        (
+            "[tuning.grid]\n",
+            '[tuning.grid]\newc.fisher = ["exact", "exact"]\n',
+            "tuning.grid.ewc.fisher holds 'exact' twice; allowed: each value once",
+        ),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace("somewhere", " ") + "[tuning]\n",
+            "published.0.source = ' ': allowed: any text",
+        ),
+        ('title = "Split Digits"', 'title = ""', "title = '': allowed: any text but an empty one"),
+        (
+            "[tuning]\n",
+            PUBLISHED.replace("mean = 50.0", "mean = 0.97") + "[tuning]\n",
+            "published.0.results.ewc.class.mean = 0.97: allowed: percent, as in 97.5 for a share of 0.975",
+        ),
+        (
+            "copies = 2, ",
+            "examples = 1, ",
+            "methods.replay-matched.examples = 1: allowed: at least 2, one of each experience",
+        ),
+    ],
+)
+def test_an_error_names_file_key_value_and_what_is_allowed(text, original, replacement, said):
+    assert original in text
+    with pytest.raises(ProtocolError, match=re.escape(f"my.toml: {said}")):
+        parse_protocol(text.replace(original, replacement, 1), "my.toml")
+
+
+def test_every_error_is_named_at_once(text: str):
+    wrong = text.replace("epochs = 1", "epochs = 0").replace('"mlp"', '"cnn"')
+    with pytest.raises(ProtocolError) as caught:
+        parse_protocol(wrong, "my.toml")
+    assert [line.split(" = ")[0] for line in str(caught.value).splitlines()] == [
+        "my.toml: model.name",
+        "my.toml: training.epochs",
+    ]
+
+
+def test_a_method_without_its_lambda_is_an_error(text: str):
+    without = re.sub(r"(?m)^mas = \{ task.*\n", "", text, count=1)
+    assert without != text
+    with pytest.raises(ProtocolError, match=r"strength\.mas is missing: every method with a λ needs it"):
+        parse_protocol(without, "my.toml")
+
+
+def test_a_scenario_without_its_lambda_is_an_error(text: str):
+    without = re.sub(r"(?m)^(si = \{.*), class = [^ ]+ \}", r"\1 }", text)
+    assert without != text
+    with pytest.raises(ProtocolError, match=r"strength\.si\.class is missing: the protocol runs 'class'"):
+        parse_protocol(without, "my.toml")
+
+
+def test_a_published_number_of_a_scenario_that_is_not_run_is_an_error(text: str):
+    domain = text.replace('"task", "domain", "class"]', '"task", "domain"]')
+    assert domain != text
+    with pytest.raises(
+        ProtocolError,
+        match=r"my\.toml: published\.0\.results\.ewc\.class: no such scenario in this protocol; allowed: task, domain",
+    ):
+        parse_protocol(domain.replace("[tuning]\n", PUBLISHED + "[tuning]\n"), "my.toml")
+
+
+def test_methods_may_have_equal_settings_and_a_published_mean_may_be_zero(text: str):
+    twin = text.replace("[methods]\n", '[methods]\ntwin = { kind = "naive" }\n')
+    table = PUBLISHED.replace("mean = 50.0", "mean = 0")
+    protocol = parse_protocol(twin.replace("[tuning]\n", table + "[tuning]\n"), "my.toml")
+    assert protocol.methods["twin"] == protocol.methods["naive"]
+    assert protocol.published[0].results["ewc"]["class"].mean == 0
+
+
+def test_a_tuned_lambda_needs_a_grid(text: str):
+    tuned = text.replace("mas = { task = 0.01,", 'mas = { task = "tuned",')
+    assert parse_protocol(tuned, "my.toml").strength_of("mas", "task") == "tuned"
+    without = re.sub(r"(?m)^mas\.strength.*\n", "", tuned)
+    with pytest.raises(ProtocolError, match=r"strength\.mas = 'tuned' needs a grid .*tuning\.grid\.mas is missing"):
+        parse_protocol(without, "my.toml")
+
+
+def test_a_protocol_without_published_numbers_and_without_tuning_is_valid(text: str):
+    plain = parse_protocol(text[: text.index("\n# `clreg-study tune")], "my.toml")
+    assert plain.published == []
+    assert plain.tuning is None
+
+
+def test_published_numbers_are_read_with_the_margin_of_their_table_or_their_own(text: str):
+    number = "{ mean = 50.0, spread = 1.0, margin = 2.5 }"
+    table = PUBLISHED + f"si.class = {number}\n"
+    (published,) = parse_protocol(text.replace("[tuning]\n", table + "[tuning]\n"), "my.toml").published
+    assert (published.source, published.spread, published.n, published.margin) == ("somewhere", "sd", 10, 1.0)
+    assert published.results["ewc"]["class"].margin is None
+    assert published.results["si"]["class"].margin == 2.5
+
+
+def test_a_grid_is_every_combination_of_its_options(text: str):
+    wide = text.replace("[tuning.grid]\n", '[tuning.grid]\newc.fisher = ["exact", "empirical"]\n')
+    wide = re.sub(r"(?m)^ewc\.strength.*$", "ewc.strength = [1, 10, 100]", wide)
+    protocol = parse_protocol(wide, "my.toml")
+    combinations = protocol.tuning.combinations("ewc")
+    assert [(c["fisher"], c["strength"]) for c in combinations] == [
+        (fisher, strength) for fisher in ("exact", "empirical") for strength in (1, 10, 100)
+    ]
+    method, strength = protocol.variant("ewc", combinations[-1])
+    assert (method.fisher, strength) == ("empirical", 100.0)
+    assert protocol.methods["ewc"].fisher == "exact"
+
+
+# ------------------------------------------------------------------------------- files
+
+
+def test_what_is_not_toml_is_an_error_that_names_the_line(text: str):
+    with pytest.raises(ProtocolError, match=r"my\.toml is not TOML: .*line 1"):
+        parse_protocol("title = \n" + text, "my.toml")
+
+
+def test_what_is_not_text_is_an_error(tmp_path: Path):
+    path = tmp_path / "my.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ProtocolError, match=r"my\.toml is not a text file in UTF-8"):
+        load_protocol(str(path))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ProtocolError, match=r"unknown protocol 'digit'; did you mean 'digits'\? allowed: "):
+        load_protocol("digit")
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ProtocolError, match=r"no protocol file nowhere/my\.toml"):
+        load_protocol("nowhere/my.toml")
+
+
+def test_a_file_is_read_by_its_path(protocol_file: Path, protocol: Protocol):
+    assert load_protocol(str(protocol_file)) == protocol

@@ -1,0 +1,318 @@
+"""What a report says equals what the records say, worked out here in other ways, and the same in all outputs."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from study.report.selection import ReportError
+from tests.study.report.reading import html_tables, latex_tables, markdown_tables, row
+from tests.study.report.synthetic import (
+    LAST,
+    LEARNED_FIRST,
+    all_records,
+    failed,
+    record,
+    search_records,
+    toy,
+    written,
+)
+
+PUBLISHED = "Class-incremental: published and our average accuracy"
+RESULTS = "Class-incremental: what each method reached"
+PAIRS = "Class-incremental: differences of average accuracy, in percentage points"
+SEARCH = "Class-incremental: the search for λ"
+COST = "Class-incremental: time and memory of a run"
+SUMMARY = "Runs and verdicts"
+UNFINISHED = "Runs that diverged or failed"
+
+
+def accuracies(method: str) -> np.ndarray:
+    return 100 * np.array(LAST[method]).mean(axis=1)
+
+
+def minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def mean_and_interval(values: np.ndarray) -> str:
+    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    return minus(f"{values.mean():.2f} [{low:.2f}, {high:.2f}]")
+
+
+def test_all_outputs_have_the_same_tables_with_the_same_cells(complete):
+    of_html = html_tables(complete)
+    assert len(of_html) == 14
+    assert markdown_tables(complete) == of_html
+    assert latex_tables(complete) == of_html
+
+
+@pytest.mark.parametrize("method", LAST)
+def test_means_and_intervals_are_those_of_the_finished_runs(complete, method):
+    found = row(markdown_tables(complete), RESULTS, method)
+    assert found["average accuracy %"] == mean_and_interval(accuracies(method))
+    first, second = 100 * np.array(LAST[method]).T
+    if method == "joint":
+        assert found["forgetting %"] == found["backward transfer %"] == found["learning accuracy %"] == "–"
+    else:
+        learned = 100 * np.array(LEARNED_FIRST)
+        assert found["forgetting %"] == mean_and_interval(learned - first)
+        assert found["backward transfer %"] == mean_and_interval(first - learned)
+        assert found["learning accuracy %"] == mean_and_interval((learned + second) / 2)
+
+
+def test_runs_that_did_not_finish_are_counted_and_listed_and_enter_no_mean(complete):
+    tables = markdown_tables(complete)
+    assert row(tables, RESULTS, "ewc")["seeds"] == "4, 1 failed"
+    assert row(tables, RESULTS, "naive")["seeds"] == "4, 1 diverged"
+    assert row(tables, RESULTS, "joint")["seeds"] == "4"
+    message = "RuntimeError: x_1 | <y> & 50% of {z}"
+    assert tables[UNFINISHED][1:] == [
+        ["class", "naive", "5", "diverged", "1", message],
+        ["class", "ewc", "4", "failed", "1", message],
+    ]
+    of_class = row(tables, SUMMARY, "class")
+    assert (of_class["runs finished"], of_class["diverged"], of_class["failed"]) == ("20", "1", "1")
+
+
+def test_options_times_and_memory_are_those_of_the_records(complete):
+    tables = markdown_tables(complete)
+    assert [row(tables, RESULTS, method)["λ"] for method in LAST] == ["–", "100", "1e6", "–", "–"]
+    ewc = row(tables, COST, "ewc")
+    # two experiences, of 1 + seed seconds each, over the seeds 0 to 3
+    assert (ewc["training, s"], ewc["consolidation, s"], ewc["evaluation, s"]) == ("5.00", "0.50", "1.00")
+    assert (ewc["a run, s"], ewc["consolidation / training"]) == ("6.50", "0.100")
+    assert (ewc["peak memory, MiB"], ewc["examples stored"]) == ("601", "–")
+    assert "the bytes that the method has to keep, scratch not included" in (complete / "README.md").read_text()
+    assert "ewc 61.00% with 2.00 KiB" in (complete / "figures" / "memory-class.svg").read_text(), "state, not scratch"
+    assert (ewc["state, KiB"], ewc["scratch, KiB"]) == ("2.00", "5.00")
+    assert row(tables, COST, "replay-2")["examples stored"] == "32"
+    assert row(tables, COST, "joint")["training, s"] == "2.50"
+
+
+# ------------------------------------------------------------------------------- against published numbers
+
+
+def welch(ours: np.ndarray, mean: float, sd: float, n: int, margin: float) -> tuple[float, float]:
+    """p of Welch's test and of the equivalence test, by scipy from summary statistics."""
+
+    def test(shift: float, alternative: str) -> float:
+        return stats.ttest_ind_from_stats(
+            ours.mean() + shift,
+            ours.std(ddof=1),
+            len(ours),
+            mean,
+            sd,
+            n,
+            equal_var=False,
+            alternative=alternative,
+        ).pvalue
+
+    return test(0.0, "two-sided"), max(test(margin, "greater"), test(-margin, "less"))
+
+
+def p_text(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+@pytest.mark.parametrize(
+    ("method", "mean", "sd", "verdict"),
+    [("naive", 50.5, 1.0, "reproduced"), ("ewc", 61.5, 3.0, "inconclusive"), ("joint", 99.5, 0.2, "below")],
+)
+def test_verdicts_follow_from_the_tests(complete, method, mean, sd, verdict):
+    found = row(markdown_tables(complete), PUBLISHED, method)
+    p, p_tost = welch(accuracies(method), mean, sd, 10, 2.0)
+    expected = "reproduced" if p_tost < 0.05 else "inconclusive" if p >= 0.05 else "below"
+    assert found["verdict"] == expected == verdict
+    assert (found["p (Welch)"], found["p (TOST)"]) == (p_text(p), p_text(p_tost))
+    assert found["published %"] == f"{mean:.2f} ± {sd:.2f}"
+    assert found["ours %, 95% interval"] == mean_and_interval(accuracies(method))
+    difference = accuracies(method).mean() - mean
+    assert found["difference, 95% interval"].split()[0] == minus(f"{difference:+.2f}")
+    assert found["margin"] == "2.00"
+
+
+def test_how_margins_were_chosen_is_said_beside_their_source(complete):
+    text = (complete / "README.md").read_text()
+    assert "± is the standard deviation over 10 runs. Margins: As wide as others have it.\n" in text
+    assert text.count("Margins:") == 1, "the other source gives no reason"
+
+
+def test_a_number_without_a_spread_is_taken_as_exact_and_so_said(complete):
+    found = row(markdown_tables(complete), PUBLISHED, "replay-2")
+    ours = accuracies("replay-2")
+    assert (found["source"], found["published %"], found["margin"]) == ("2", "79.00", "0.50")
+    assert found["p (Welch)"] == p_text(stats.ttest_1samp(ours, 79.0).pvalue)
+    assert found["verdict"] == "above"
+    assert "taken as exact" in found["limited by"]
+
+
+def test_a_number_of_a_method_without_a_finished_run_is_not_judged(tmp_path, without_figures):
+    protocol = toy()
+    records = [r for r in all_records(protocol) if r.run.label != "joint"]
+    folder = written(tmp_path, [*records, failed(protocol, "joint", 0)])
+    found = row(markdown_tables(folder), PUBLISHED, "joint")
+    assert (found["verdict"], found["seeds"], found["p (TOST)"]) == ("no finished run", "0 of 4", "–")
+    reached = row(markdown_tables(folder), RESULTS, "joint")
+    assert (reached["seeds"], reached["average accuracy %"]) == ("0 of 4, 1 failed", "–")
+    assert row(markdown_tables(folder), SUMMARY, "class")["no finished run"] == "1"
+
+
+# ------------------------------------------------------------------------------- method against method
+
+
+def sign_flip_p(a: np.ndarray, b: np.ndarray) -> float:
+    d = (a - b).round(9)
+    flipped = [abs(np.dot(signs, d)) for signs in itertools.product((-1, 1), repeat=len(d))]
+    return float(np.mean(np.array(flipped) >= abs(d.sum()) - 1e-9))
+
+
+def test_pairs_are_tested_by_flipping_signs_and_too_few_seeds_get_no_star(complete):
+    tables = markdown_tables(complete)
+    assert len(tables[PAIRS]) == 1 + 10
+    a, b = accuracies("ewc"), accuracies("naive")
+    found = row(tables, PAIRS, "naive − ewc")
+    assert found["difference, 95% interval"] == mean_and_interval(b - a)
+    assert found["p"] == p_text(sign_flip_p(a, b)) == "0.125"
+    assert (found["p (Holm)"], found["seeds"], found["finding"]) == ("1.000", "4", "too few seeds (4)")
+    needed = TTestPower().solve_power(effect_size=1 / (b - a).std(ddof=1), alpha=0.05 / 10, power=0.8)
+    assert found["seeds for 1 point"] == str(math.ceil(needed))
+    text = (complete / "README.md").read_text()
+    assert "Too few seeds (4): smallest reachable p = 0.125" in text
+    assert row(tables, SUMMARY, "class")["pairs that differ"] == "–"
+    assert "higher *" not in text
+
+
+def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_path, without_figures):
+    protocol = toy()
+    ewc = [0.60, 0.61, 0.59, 0.62, 0.60, 0.58, 0.63, 0.60]
+    up_and_down = [0.03, -0.02, 0.01, -0.03, 0.02, -0.01, 0.04, -0.02]
+    scores = {
+        "naive": [0.50, 0.52, 0.51, 0.49, 0.50, 0.53, 0.47, 0.50],
+        "ewc": ewc,
+        "online_ewc": [a + b for a, b in zip(ewc, up_and_down, strict=True)],
+    }
+    records = [
+        record(protocol, method, seed=seed, accuracy=[[0.9, 0.0], [value, value]], ended=f"2026-03-02T00:00:{seed:02}")
+        for method, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    folder = written(tmp_path, records)
+    tables = markdown_tables(folder)
+    vectors = {method: 100 * np.array(values) for method, values in scores.items()}
+    raw = [sign_flip_p(vectors[a], vectors[b]) for a, b in itertools.combinations(vectors, 2)]
+    order = np.argsort(raw)
+    holm = dict(
+        zip(order, np.maximum.accumulate([min(1.0, raw[i] * (3 - k)) for k, i in enumerate(order)]), strict=True)
+    )
+    assert holm[0] <= 0.05
+    assert holm[1] <= 0.05 < holm[2]
+    for index, (a, b) in enumerate(itertools.combinations(vectors, 2)):
+        found = row(tables, PAIRS, f"{a} − {b}")
+        assert (found["p"], found["p (Holm)"]) == (p_text(raw[index]), p_text(holm[index]))
+        assert found["finding"] == (f"{b} higher *" if index < 2 else "no difference shown")
+        assert found["p (Wilcoxon)"] == p_text(stats.wilcoxon((vectors[a] - vectors[b]).round(9)).pvalue)
+    text = (folder / "README.md").read_text()
+    assert "exact sign-flip permutation test" in text
+    assert row(tables, SUMMARY, "class")["pairs that differ"] == "2 of 3"
+
+
+def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_figures):
+    protocol = toy()
+    records = [r for r in all_records(protocol) if (r.run.label, r.run.seed) != ("ewc", 1)]
+    folder = written(tmp_path, records)
+    tables = markdown_tables(folder)
+    with_ewc = row(tables, PAIRS, "naive − ewc")
+    kept = np.array([0, 2, 3])
+    assert with_ewc["seeds"] == "3 of 4"
+    assert with_ewc["difference, 95% interval"] == mean_and_interval((accuracies("naive") - accuracies("ewc"))[kept])
+    assert row(tables, PAIRS, "naive − joint")["seeds"] == "4"
+    assert row(tables, RESULTS, "ewc")["average accuracy %"] == mean_and_interval(accuracies("ewc")[kept])
+    assert row(tables, RESULTS, "ewc")["seeds"] == "3 of 4"
+
+
+def test_ranks_are_over_the_scenarios_and_said_to_be_a_description(complete):
+    text = (complete / "README.md").read_text()
+    assert "Methods ranked by mean average accuracy in 2 scenarios of one benchmark (task and class)" in text
+    assert "more than 5 methods can differ by" in text  # two blocks cannot tell methods apart
+    assert not (complete / "figures" / "ranks.svg").exists()
+
+
+# ------------------------------------------------------------------------------- the search
+
+
+def test_the_search_shows_every_value_the_choice_and_whether_it_is_at_the_edge(complete):
+    tables = markdown_tables(complete)
+    ewc = row(tables, SEARCH, "ewc")
+    assert ewc["λ: validation accuracy %"] == "1: 50.00; 10: 75.00; 100: 62.50"
+    assert (ewc["chosen λ"], ewc["validation accuracy %"], ewc["at the grid's edge"]) == ("10", "75.00", "no")
+    assert ewc["λ of the protocol"] == "100"
+    online = row(tables, SEARCH, "online_ewc")
+    assert online["chosen λ"] == "1, gamma = 0.5"
+    assert (online["validation accuracy %"], online["at the grid's edge"]) == ("62.50", "yes")
+    assert "0, gamma = 1: 25.00" in online["λ: validation accuracy %"]
+    text = (complete / "README.md").read_text()
+    assert "Source of λ: given by hand." in text
+    assert (
+        "2 seeds that no result here uses (1000 and 1001), and evaluates on 20% of each class's training data" in text
+    )
+
+
+def test_without_records_of_the_search_there_is_no_section_and_no_archive_of_it(tmp_path, without_figures):
+    folder = written(tmp_path, all_records(toy()), search_records(toy()))
+    assert (folder / "tuning.jsonl.gz").exists()
+    assert (folder / "figures" / "lambda-class.svg").exists()
+    written(folder, all_records(toy()))
+    assert "How much depends on λ" not in (folder / "README.md").read_text()
+    assert not (folder / "tuning.jsonl.gz").exists()
+    assert not (folder / "figures" / "lambda-class.svg").exists()
+
+
+# ------------------------------------------------------------------------------- few records
+
+
+def test_a_single_seed_has_no_intervals_and_no_tests(tmp_path, without_figures):
+    folder = written(tmp_path, all_records(toy(), seeds=1))
+    tables = markdown_tables(folder)
+    assert row(tables, RESULTS, "ewc")["average accuracy %"] == "60.00"
+    published = row(tables, PUBLISHED, "ewc")
+    assert (published["verdict"], published["p (Welch)"]) == ("inconclusive", "–")
+    assert "1 seed" in published["limited by"]
+    pair = row(tables, PAIRS, "naive − ewc")
+    assert pair["difference, 95% interval"] == "−10.00"
+    assert (pair["finding"], pair["seeds for 1 point"]) == ("too few seeds (1)", "–")
+    assert "nan" not in (folder / "README.md").read_text()
+    assert html_tables(folder) == tables == latex_tables(folder)
+
+
+def test_a_study_of_fewer_runs_than_its_protocol_says_so_wherever_its_numbers_stand(tmp_path, without_figures):
+    records = [r for r in all_records(toy()) if (r.run.label, r.run.seed) != ("ewc", 1)]
+    folder = written(tmp_path, [*records, failed(toy(), "ewc", 1)])
+    assert row(markdown_tables(folder), SUMMARY, "class")["runs finished"] == "19 of 20"
+    for tables in (markdown_tables(folder), html_tables(folder), latex_tables(folder)):
+        assert row(tables, RESULTS, "ewc")["seeds"] == "3 of 4, 1 failed"
+        assert row(tables, PUBLISHED, "ewc")["seeds"] == row(tables, PAIRS, "ewc − joint")["seeds"] == "3 of 4"
+        assert row(tables, PUBLISHED, "joint")["seeds"] == "4"
+
+
+def test_a_single_method_in_a_single_scenario_is_enough(tmp_path):
+    folder = written(tmp_path, [record(toy(), "joint")])
+    text = (folder / "README.md").read_text()
+    assert "Method against method" not in text
+    assert "Not run: `naive`, `ewc`, `online_ewc` and `replay-2`." in text
+
+
+def test_a_study_in_which_nothing_finished_says_so(tmp_path):
+    folder = written(tmp_path, [failed(toy(), "ewc", 0), failed(toy(), "naive", 0, "diverged")])
+    assert row(markdown_tables(folder), SUMMARY, "class")["runs finished"] == "0 of 20"
+    assert len(markdown_tables(folder)[UNFINISHED]) == 3
+    assert html_tables(folder) == markdown_tables(folder) == latex_tables(folder)
+
+
+def test_no_records_are_an_error_that_says_what_writes_them(tmp_path):
+    with pytest.raises(ReportError, match=r"no records to report on; `clreg-study run toy` writes them"):
+        written(tmp_path / "new", [])
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,165 @@
+"""A run that is stopped, however and whenever, and goes on, equals one that was not, to the last bit."""
+
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from study.campaign.one_run import keep, perform_and_record
+from study.records.store import RunStore
+from study.run import trainer as training
+from study.run.checkpoint import Checkpoint
+from study.run.result import RunResult
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
+from study.run.trainer import perform
+
+METHODS = ["naive", "l2", "ewc", "online_ewc", "mas", "si", "lwf", "replay-matched", "cumulative"]
+
+
+class Stopped(BaseException):
+    """As Ctrl-C, or worse."""
+
+
+def what_came_of(record: RunResult) -> tuple:
+    assert record.finished, record.error
+    return record.accuracy, record.loss, record.training_loss
+
+
+def stop_before(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = training.Learner.learn
+
+    def stopping(self: training.Learner, at: int) -> None:
+        if at == index:
+            raise Stopped
+        learn(self, at)
+
+    monkeypatch.setattr(training.Learner, "learn", stopping)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(run_of, tmp_path, monkeypatch, method, scenario):
+    five = run_of().benchmark.model_copy(update={"experiences": 5})
+    kept = run_of().training.model_copy(update={"optimizer_state": "keep"})
+    run = run_of(method, scenario, benchmark=five, training=kept)
+    environment = RunEnvironment(Path(), checkpoints=tmp_path)
+    for index in (1, 3):
+        with monkeypatch.context() as patched:
+            stop_before(index, patched)
+            with pytest.raises(Stopped):
+                perform(run, environment)
+    resumed = perform(run, environment)
+    whole = perform(run, RunEnvironment(Path()))
+    assert what_came_of(resumed) == what_came_of(whole)
+    assert (resumed.resumed, whole.resumed) == (2, 0)
+    assert resumed.memory_examples == whole.memory_examples
+    assert [len(times) for _, times in resumed.seconds] == [5, 5, 5]
+
+
+def test_dropouts_random_numbers_go_on_too(run_of, tmp_path, monkeypatch):
+    from torch import nn
+
+    build = training.build_model
+
+    def with_dropout(*arguments: object) -> nn.Module:
+        model = build(*arguments)
+        return nn.Sequential(model[0], nn.Dropout(0.5), *model[1:])
+
+    monkeypatch.setattr(training, "build_model", with_dropout)
+    run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
+    with monkeypatch.context() as patched:
+        stop_before(1, patched)
+        with pytest.raises(Stopped):
+            perform(run, environment)
+    assert what_came_of(perform(run, environment)) == what_came_of(perform(run, RunEnvironment(Path())))
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_beginning(run_of, tmp_path, monkeypatch):
+    run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
+    with monkeypatch.context() as patched:
+        stop_before(1, patched)
+        with pytest.raises(Stopped):
+            perform(run, environment)
+    checkpoint = Checkpoint(tmp_path, run)
+    whole = checkpoint.path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"nothing"):
+        checkpoint.path.write_bytes(damaged)
+        record = perform(run, environment)
+        assert record.resumed == 0
+        assert what_came_of(record) == what_came_of(perform(run, RunEnvironment(Path())))
+
+
+def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkeypatch):
+    run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
+    with monkeypatch.context() as patched:
+        stop_before(1, patched)
+        patched.setattr("study.run.checkpoint.code_hash", lambda: "another")
+        with pytest.raises(Stopped):
+            perform(run, environment)
+    record = perform(run, environment)
+    assert record.resumed == 0
+    assert what_came_of(record) == what_came_of(perform(run, RunEnvironment(Path())))
+
+
+def test_a_full_disk_ends_the_study_and_not_the_run(run_of, tmp_path, monkeypatch):
+    run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("study.run.checkpoint.write_atomically", full)
+        with pytest.raises(OSError, match="No space left"):
+            perform(run, environment)
+    assert perform(run, environment).finished
+
+
+def perform_and_keep(run: Run, folder: Path) -> None:
+    store = RunStore(folder)
+    environment = RunEnvironment(Path(), store.under_way)
+    keep(perform_and_record(run, environment), store, environment)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_runs_killed_at_ten_random_moments_equal_those_left_alone(run_of, tmp_path):
+    longer = run_of().training.model_copy(update={"epochs": 25, "optimizer_state": "keep"})
+    five = run_of().benchmark.model_copy(update={"experiences": 5})
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["study.run.trainer"])
+    store = RunStore(tmp_path)
+
+    def attempt(run: Run, seconds: float | None) -> bool:
+        """Whether it had to be killed."""
+        process = processes.Process(target=perform_and_keep, args=(run, tmp_path))
+        process.start()
+        process.join(seconds)
+        alive = process.is_alive()
+        process.kill()
+        process.join()
+        assert alive or process.exitcode == 0
+        return alive
+
+    moments, kills, gone_on_from = random.Random(0), 0, set()
+    attempt(run_of(), None)  # which imports what there is to import
+    began = time.monotonic()
+    attempt(run_of("si", "task", 1000, training=longer, benchmark=five), None)
+    whole = time.monotonic() - began  # so that kills come amid a run however fast the machine is now
+    seed = 0
+    while kills < 10:
+        run = run_of(["si", "ewc", "replay-matched"][seed % 3], "task", seed, training=longer, benchmark=five)
+        while store.read(run) is None:
+            gone_on_from.add((seed, experiences_done(store, run)))
+            kills += attempt(run, moments.uniform(0.1, 0.9) * whole if kills < 10 else None)
+        assert what_came_of(store.read(run)) == what_came_of(perform(run, RunEnvironment(Path()))), f"seed {seed}"
+        seed += 1
+    assert not any(store.under_way.glob("*.pt")), "checkpoints of runs that have ended are left"
+    assert any(done > 0 for _, done in gone_on_from), "no run went on from a checkpoint: this shows nothing"
+
+
+def experiences_done(store: RunStore, run: Run) -> int:
+    state = Checkpoint(store.under_way, run).load()
+    return 0 if state is None else len(state.accuracy)
