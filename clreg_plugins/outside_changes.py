@@ -53,7 +53,7 @@ class OutsideChanges:
         """See how many updates there will be."""
         self._updates, self._length = 0, operator.length_hint(getattr(strategy, "dataloader", ()))
 
-    def look(self, strategy: Any, parameters: Tensors, omega: dict[str, Tensor], *, wait: bool = False) -> None:
+    def look(self, strategy: Any, parameters: Tensors, omega: Tensors, *, wait: bool = False) -> None:
         """Compare the weights with those that the latest update left, and keep or put back ω with an early stopper's.
 
         Args:
@@ -88,6 +88,9 @@ class OutsideChanges:
         """Begin anew with the next path."""
         self._best, self._pending, self._warned = {}, [], False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(OutsideChanges())
+
     # --------------------------------------------------------------------------------------
 
     def _note(self, parameters: Tensors, *, closely: bool) -> None:
@@ -118,7 +121,7 @@ class OutsideChanges:
                     kept = {name: value.clone() for name, value in omega.items()}
                     self._best[id(plugin)] = Best(plugin.best_state, _fingerprints(parameters), kept)
 
-    def _put_back(self, parameters: Tensors, omega: dict[str, Tensor]) -> bool:
+    def _put_back(self, parameters: Tensors, omega: Tensors) -> bool:
         """Put ω back if the weights are those of an early stopper's best state, one by one."""
         shapes = {name: p.shape for name, p in parameters.items() if p.requires_grad and p.numel()}
         for best in self._best.values():

@@ -1,12 +1,11 @@
 """The quadratic penalty that every method of this package adds to the loss.
 
-The penalty is ``λ/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``. :class:`QuadraticPenalty` holds the importance Ω, the
-anchor μ and the constant c of every parameter and is the only place where they change. It knows tensors and
-their names, and nothing of models, strategies or importances.
+:class:`QuadraticPenalty` is the only place where importance and anchor change. It knows tensors and their names, and
+nothing of models, strategies or importances.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +15,12 @@ from clreg_plugins.flat import FlatTensors, Place
 
 Tensors = Mapping[str, Tensor]
 
+DOT_ENTRIES = 2**18
+"""Entries that one dot product of a CPU sums in float32; of 25 million equal ones a single one is off by 1.7%."""
+
 
 class Step(NamedTuple):
-    """What the penalty is at given parameters.
+    """The penalty evaluated at given parameters.
 
     Attributes:
         value: ``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``, a scalar.
@@ -33,12 +35,12 @@ class Step(NamedTuple):
     strength: float
 
     def gradient(self, names: Sequence[str], scale: Tensor | None = None) -> dict[str, Tensor]:
-        """``strength · Ω (θ − μ)`` of some parameters, in memory of the caller's.
+        """``strength · Ω (θ − μ)`` of the named parameters, in new tensors.
 
         Args:
-            names: of parameters on any devices.
-            scale: what the loss was scaled by, a scalar tensor; None for 1. Not multiplied by λ beforehand: the two
-                alone may be beyond float32.
+            names: parameter names.
+            scale: factor by which the loss was scaled, a scalar tensor; 1 if None. Applied after λ: the product of the
+                two may overflow float32.
         """
         gradients: dict[str, Tensor] = {}
         for device, dtype in self.product.buffers:
@@ -57,9 +59,10 @@ class QuadraticPenalty:
     Attributes:
         importance: Ω, by parameter name; each has the shape of its parameter.
         anchor: μ, likewise.
-        constant: c, a scalar tensor for each parameter. It does not change the gradient: it is what makes the
-            value that of the explicit sum of all terms.
-        n_terms: how many terms were consolidated so far. With none the penalty is zero and costs nothing.
+        constant: c, a scalar tensor for each parameter. It does not affect the gradient; it makes the value equal to
+            the explicit sum of all terms.
+        n_terms: number of consolidated terms. The penalty is zero before the first.
+        active: names of the parameters that have any importance; the others get no gradient.
 
     State is kept on the device of each parameter, in float32 or the parameter's own wider type: one buffer for each
     device and type, with a view for each name.
@@ -70,8 +73,7 @@ class QuadraticPenalty:
         self.anchor = FlatTensors({})
         self.constant: dict[str, Tensor] = {}
         self.n_terms: int = 0
-        self._active: tuple[str, ...] = ()
-        self._total_constant: Tensor | None = None
+        self._note_zeros()
 
     # ------------------------------------------------------------------ growth
 
@@ -128,7 +130,7 @@ class QuadraticPenalty:
                 or a sum that the state's type cannot hold. The penalty is unchanged then.
         """
         _check_factor("weight", weight)
-        importance, anchor = self._checked(importance, anchor, allow_negative=False)
+        importance, anchor = self._checked_term(importance, anchor)
         updated = {}
         for name, term in importance.items():
             known, centre = self.importance[name], self.anchor[name]
@@ -170,7 +172,7 @@ class QuadraticPenalty:
         """
         _check_factor("keep", keep, 1)
         _check_factor("weight", weight)
-        importance, anchor = self._checked(importance, anchor, allow_negative=clip is not False)
+        importance, anchor = self._checked_term(importance, anchor, 0 if clip is False else -math.inf)
         updated = {}
         for name, known in self.importance.items():
             total = known * keep
@@ -198,44 +200,37 @@ class QuadraticPenalty:
         self._note_zeros()
 
     def _note_zeros(self) -> None:
-        """See, once a term, what steps then need not wait for a device to know."""
-        self._active = tuple(name for name, importance in self.importance.items() if self.n_terms and importance.any())
-        self._total_constant = self._constant_of(self._active)
+        """Note which parameters have importance, so that no step waits for a device to know."""
+        self.active = tuple(name for name, importance in self.importance.items() if self.n_terms and importance.any())
+        self._constants = {name: self.constant[name] for name in self.active if self.constant[name] != 0}
+        self._all_constants = _sum(self._constants.values())
 
-    @property
-    def active(self) -> set[str]:
-        """Names of the parameters that have any importance; the others get no gradient."""
-        return set(self._active)
+    def _checked(self, kind: str, tensors: Tensors, minimum: float = -math.inf) -> dict[str, Tensor]:
+        """Importances or anchors in the state's type and on its device."""
+        checked = {}
+        for name, tensor in tensors.items():
+            if name not in self.importance:
+                if kind == "importance" and not tensor.any():  # of a frozen parameter, which has no state
+                    continue
+                raise ValueError(f"{kind} of unknown parameter {name!r}; known: {', '.join(self.importance) or 'none'}")
+            known = self.importance[name]
+            if tensor.shape != known.shape:
+                raise ValueError(f"{kind} of {name!r} has shape {tuple(tensor.shape)}, expected {tuple(known.shape)}")
+            value = checked[name] = tensor.detach().to(known)
+            if not torch.isfinite(value).all():
+                bad = tensor.detach().cpu().double()[~torch.isfinite(value).cpu()][0].item()
+                raise FloatingPointError(f"{kind} of {name!r} holds {bad}; every entry must be finite in {known.dtype}")
+            if (value < minimum).any():
+                raise ValueError(f"{kind} of {name!r} holds {value.min().item()}; it must be at least {minimum:g}")
+        return checked
 
-    def _checked(
-        self, importance: Tensors, anchor: Tensors, *, allow_negative: bool
+    def _checked_term(
+        self, importance: Tensors, anchor: Tensors, minimum: float = 0
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both in the state's type and on its device."""
-        importance = {n: tensor for n, tensor in importance.items() if n in self.importance or tensor.any()}
         for name in importance:
             if name not in anchor and name in self.importance:
                 raise ValueError(f"importance of {name!r} comes without an anchor")
-        checked: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
-        for kind, tensors, found in zip(("importance", "anchor"), (importance, anchor), checked, strict=True):
-            for name, tensor in tensors.items():
-                if name not in self.importance:
-                    raise ValueError(
-                        f"{kind} of unknown parameter {name!r}; known: {', '.join(self.importance) or 'none'}"
-                    )
-                known = self.importance[name]
-                if tensor.shape != known.shape:
-                    raise ValueError(
-                        f"{kind} of {name!r} has shape {tuple(tensor.shape)}, expected {tuple(known.shape)}"
-                    )
-                found[name] = tensor.detach().to(known)
-                if not torch.isfinite(found[name]).all():
-                    bad = tensor.detach().cpu().double()[~torch.isfinite(found[name]).cpu()][0].item()
-                    raise FloatingPointError(
-                        f"{kind} of {name!r} holds {bad}; every entry must be finite in {known.dtype}"
-                    )
-                if kind == "importance" and not allow_negative and (found[name] < 0).any():
-                    raise ValueError(f"importance of {name!r} holds {found[name].min().item()}; it must be at least 0")
-        return checked
+        return self._checked("importance", importance, minimum), self._checked("anchor", anchor)
 
     # ------------------------------------------------------ value and gradient
 
@@ -246,37 +241,42 @@ class QuadraticPenalty:
         The number of operations does not depend on the number of parameters.
 
         Args:
-            parameters: θ by name; those without importance are passed over.
+            parameters: θ by name; those without importance are ignored.
             strength: λ.
-            into: a :meth:`work_space`, or an earlier result, whose tensors are overwritten. Allocated once: on a CPU
-                fresh memory of a model's size costs more than the arithmetic done in it. New memory by default.
+            into: a :meth:`work_space` or an earlier result, which is overwritten. New memory if None, which on a CPU
+                costs more than the arithmetic.
 
         Raises:
             ValueError: a parameter has another shape than its importance: call :meth:`grow` first.
         """
         _, difference, product, _ = into or self.work_space()
-        given = tuple(name for name in self._active if name in parameters)
+        given = tuple(name for name in self.active if name in parameters)
         for name in given:
             if parameters[name].shape != self.importance.places[name].shape:
                 raise ValueError(
                     f"parameter {name!r} has shape {tuple(parameters[name].shape)}, but its importance has shape "
                     f"{tuple(self.importance[name].shape)}; call grow() when a parameter has grown"
                 )
-        # what is passed over stands at its anchor, where it adds 0
-        theta = {**self.anchor, **{name: castable(parameters[name]) for name in given}}
-        if theta:
-            torch._foreach_copy_(list(product.values()), list(theta.values()))
-        value = self._total_constant if given == self._active else self._constant_of(given)
+        if len(given) < len(self.importance):  # the others stand at their anchor, where they contribute 0
+            for kind, anchor in self.anchor.buffers.items():
+                product.buffers[kind].copy_(anchor)
+        if given:
+            torch._foreach_copy_([product[n] for n in given], [castable(parameters[n]) for n in given])
+        if given == self.active:
+            terms = [] if self._all_constants is None else [self._all_constants]
+        else:
+            terms = [constant for name, constant in self._constants.items() if name in given]
         for kind, importance in self.importance.buffers.items():
             d, p = difference.buffers[kind], product.buffers[kind]
             torch.sub(p, self.anchor.buffers[kind], out=d)
             torch.mul(importance, d, out=p)
-            term = torch.dot(p, d)
-            value = term if value is None else value + term.to(value.device)
-        return Step(torch.zeros(()) if value is None else value * (strength / 2), difference, product, strength)
+            entries = DOT_ENTRIES if p.device.type == "cpu" else 2**30
+            terms += [torch.dot(*pieces) for pieces in zip(p.split(entries), d.split(entries), strict=True)]
+        total = _sum(terms)
+        return Step(torch.zeros(()) if total is None else total * (strength / 2), difference, product, strength)
 
     def work_space(self) -> Step:
-        """Memory for :meth:`step`, of two copies of the parameters. A penalty that has grown needs a new one."""
+        """Buffers for :meth:`step`, twice the size of the parameters. A penalty that has grown needs new ones."""
         places = self.importance.places
         return Step(torch.zeros(()), FlatTensors(places), FlatTensors(places), 0.0)
 
@@ -289,23 +289,15 @@ class QuadraticPenalty:
         return self.differentiable(self.step(parameters, strength), parameters)
 
     def differentiable(self, step: Step, parameters: Tensors) -> Tensor:
-        """The value of a step, which autograd can differentiate with respect to the parameters that it was taken at.
+        """The value of a step, differentiable with respect to the parameters that it was taken at.
 
         The gradient is the step's; autograd carries only the scale, so it is right under any later scaling of the
         loss, and in ``torch.autograd.grad`` as well as in ``backward``.
         """
-        names = [name for name in self._active if name in parameters and parameters[name].requires_grad]
+        names = [name for name in self.active if name in parameters and parameters[name].requires_grad]
         if not names:
             return step.value
         return _ClosedForm.apply(self, step, names, *(parameters[name] for name in names))
-
-    def _constant_of(self, names: Sequence[str]) -> Tensor | None:
-        """Σ c over some of the parameters; None where all are 0."""
-        total = None
-        for constant in (self.constant[name] for name in names):
-            if constant != 0:
-                total = constant if total is None else total + constant.to(total.device)
-        return total
 
     # -------------------------------------------------------------------- state
 
@@ -329,20 +321,23 @@ class QuadraticPenalty:
         if set(state) != expected:
             raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(expected)}")
         importance, anchor, constant = state["importance"], state["anchor"], state["constant"]
-        groups = (importance, anchor, constant)
-        if not all(isinstance(g, Mapping) and all(isinstance(v, Tensor) for v in g.values()) for g in groups):
-            raise ValueError("importance, anchor and constant of the state must be tensors by parameter name")
-        if not (importance.keys() == anchor.keys() == constant.keys()):
-            raise ValueError("importance, anchor and constant of the state name different parameters")
-        for name, tensor in importance.items():
-            for kind, value in (("importance", tensor), ("anchor", anchor[name]), ("constant", constant[name])):
-                if not (value.is_floating_point() and torch.isfinite(value).all()):
-                    raise ValueError(f"{kind} of {name!r} in the state is not all finite floating-point numbers")
-            if anchor[name].shape != tensor.shape or constant[name].shape != ():
-                raise ValueError(
-                    f"state of {name!r}: importance {tuple(tensor.shape)}, anchor {tuple(anchor[name].shape)} and "
-                    f"constant {tuple(constant[name].shape)} do not fit; expected equal shapes and a scalar"
-                )
+        if not all(
+            isinstance(group, Mapping) and group.keys() == importance.keys() for group in (importance, anchor, constant)
+        ):
+            raise ValueError(
+                "importance, anchor and constant of the state must hold tensors by the same parameter names"
+            )
+        for kind, tensors in (("importance", importance), ("anchor", anchor), ("constant", constant)):
+            for name, tensor in tensors.items():
+                if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and torch.isfinite(tensor).all()):
+                    raise ValueError(
+                        f"{kind} of {name!r} in the state is not a tensor of finite floating-point numbers"
+                    )
+                expected = torch.Size() if kind == "constant" else importance[name].shape
+                if tensor.shape != expected:
+                    raise ValueError(
+                        f"{kind} of {name!r} in the state has shape {tuple(tensor.shape)}, expected {tuple(expected)}"
+                    )
         n_terms = state["n_terms"]
         if not isinstance(n_terms, int) or n_terms < 0:
             raise ValueError(f"n_terms of the state is {n_terms!r}; allowed: a whole number of at least 0")
@@ -361,13 +356,13 @@ class QuadraticPenalty:
 
 
 class _ClosedForm(torch.autograd.Function):
-    """A scalar whose value is given and whose gradient is ``strength · Ω (θ − μ)``."""
+    """A step's value, whose gradient is ``strength · Ω (θ − μ)``."""
 
     @staticmethod
     def forward(ctx, penalty, step, names, *parameters):
         ctx.penalty, ctx.step, ctx.names, ctx.versions = penalty, step, names, _versions(step.product)
         ctx.save_for_backward(*parameters)  # autograd then refuses a backward after θ has moved
-        return step.value
+        return step.value.detach()  # autograd writes to what is returned
 
     @staticmethod
     def backward(ctx, scale):
@@ -384,12 +379,20 @@ class _ClosedForm(torch.autograd.Function):
 
 
 def _versions(tensors: FlatTensors) -> list[int]:
-    """How often each buffer was written to."""
+    """Version counters of the buffers."""
     return [buffer._version for buffer in tensors.buffers.values()]
 
 
+def _sum(terms: Iterable[Tensor]) -> Tensor | None:
+    """The sum of scalars on any devices; None of none."""
+    total = None
+    for term in terms:
+        total = term if total is None else total + term.to(total.device)
+    return total
+
+
 def castable(parameter: Tensor) -> Tensor:
-    """θ in a type that arithmetic and copies of many tensors take: not one of 8 bits."""
+    """An 8-bit parameter in float32, any other as it is: ``_foreach`` operations do not support 8-bit types."""
     return parameter.float() if parameter.element_size() == 1 else parameter
 
 

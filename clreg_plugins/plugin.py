@@ -1,4 +1,4 @@
-"""What the five plugins share: a quadratic penalty, put into an Avalanche strategy's callbacks."""
+"""The base class of all methods, which adds a quadratic penalty in an Avalanche strategy's callbacks."""
 
 import inspect
 import operator
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clreg_plugins.direct import upgraded
 from clreg_plugins.importance.checks import one_of, strengths
-from clreg_plugins.importance.engine.model import named_parameters
+from clreg_plugins.importance.engine.model import named_parameters, state_dtype
 from clreg_plugins.importance.options import READING_DEFAULTS
 from clreg_plugins.loss_check import LossCheck
 from clreg_plugins.online_streams import OnlineStream, origin_of
@@ -60,6 +60,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self.penalty = QuadraticPenalty()
         self.paths: dict[str, str] = {}
         self._parameters: dict[str, nn.Parameter] = {}
+        self._stateless: dict[str, nn.Parameter] = {}  # frozen ones that were never trained
         self._model_id: int | None = None
         self._work_space: Step | None = None
         self._penalised = False
@@ -72,18 +73,19 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     @property
     def importance(self) -> dict[str, Tensor]:
         """A copy of Ω by parameter name, of everything consolidated so far, with λ_t folded in if λ is a sequence."""
-        return self.penalty.importance.copies() | self._of_frozen().importance.copies()
+        zeros = {name: torch.zeros_like(p, dtype=state_dtype(p)) for name, p in self._stateless.items()}
+        return self.penalty.importance.copies() | zeros
 
     @property
     def anchor(self) -> dict[str, Tensor]:
         """A copy of θ* by name: the parameters as consolidated last, or for EWC their importance-weighted mean."""
-        return self.penalty.anchor.copies() | self._of_frozen().anchor.copies()
+        frozen = {name: p.detach().to(state_dtype(p), copy=True) for name, p in self._stateless.items()}
+        return self.penalty.anchor.copies() | frozen
 
     def consolidate(self, strategy: Any, data: Any = None) -> None:
         """Measure the importance of what was just learned and make it part of the penalty.
 
-        Called by itself at the end of an experience unless ``consolidation="manual"``; call it yourself where
-        there are no experiences to speak of, or at moments of your own.
+        Called at the end of an experience unless ``consolidation="manual"``; call it yourself in task-free training.
 
         Args:
             strategy: the strategy in training.
@@ -100,7 +102,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         anchor = {name: p.detach() for name, p in self._parameters.items() if name in self.penalty.importance}
         self._consolidate(importance, anchor)
         self.paths = dict(getattr(importance, "paths", {}))
-        if self._stream.origin is None:  # resumed amid an origin experience, which is consolidated herewith
+        if self._stream.origin is None:  # resumed in the middle of an origin experience, which this consolidates
             self._stream.end()
 
     # ------------------------------------------------- what a method says of itself
@@ -111,22 +113,22 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     @abstractmethod
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
-        """Join it to the penalty."""
+        """Merge it into the penalty."""
 
     def _rehearse(self, strategy: Any) -> None:
-        """Run what would fail after the experience, before it. By default nothing would."""
+        """Run the importance pass on a few samples, so that its errors come before training."""
 
     # ----------------------------------------- callbacks, in the order in which they fire
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Consolidate an online origin experience that was left, before the model adapts to the next one."""
+        """Consolidate the origin experience of an online stream that training leaves unfinished."""
         if self.consolidation == "experience":
             if (origin := self._stream.left_by(strategy.experience)) is not None:
                 self.consolidate(strategy, origin.dataset)
             self._stream.enter(strategy.experience)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Take in what the model has gained, and rehearse the end of the experience, once for all its parts."""
+        """Add state for new parameters and rehearse the importance pass, once for each origin experience."""
         if self.consolidation == "experience":
             self._check_lambda()
         self._bind(strategy)
@@ -134,7 +136,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             self._rehearse(strategy)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Look for the parameters again, since an evaluation or another plugin may have replaced some."""
+        """Look up the parameters again: an evaluation or another plugin may have replaced some."""
         self._bind(strategy)
         self._penalised = False
         self._loss_check.begin_epoch()
@@ -142,7 +144,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Add the penalty to the loss."""
         self._penalised = True
-        if id(strategy.model) != self._model_id:  # replaced amid an epoch
+        unfrozen = any(p.requires_grad for p in self._stateless.values())
+        if unfrozen or id(strategy.model) != self._model_id:  # or replaced during an epoch
             self._bind(strategy)
         self._late_probe = None
         if self._penalises:
@@ -154,25 +157,34 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
                 term = step.value + self._late_probe
             else:
                 term = self.penalty.differentiable(step, self._parameters)
-            strategy.loss = strategy.loss + term.to(strategy.loss.device)
+            strategy.loss = strategy.loss + term.to(strategy.loss.device).view(strategy.loss.shape)
         self._loss_check.watch(strategy.loss)
 
     @torch.no_grad()
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Under DistributedDataParallel, add the penalty's gradient, the same in every process."""
         if self._late_probe is not None:
-            names = [name for name in self.penalty.active if name in self._parameters]
-            for name, gradient in self._work.gradient(names, self._late_probe.grad).items():
-                p = self._parameters[name]
-                if p.requires_grad:
+            if self._late_probe.grad is None:
+                raise RuntimeError(
+                    f"{type(strategy).__name__}'s backward pass did not differentiate strategy.loss as "
+                    f"{type(self).__name__} left it; under DistributedDataParallel it must not be replaced by another"
+                )
+            trained = {
+                name: p for name, p in self._parameters.items() if name in self.penalty.active and p.requires_grad
+            }
+            for name, gradient in self._work.gradient(list(trained), self._late_probe.grad).items():
+                p = trained[name]
+                if p.grad is None or p.grad.is_sparse:
                     p.grad = (gradient if p.grad is None else gradient + p.grad).to(p.dtype)
+                else:  # in place, since it may be a view of a bucket
+                    p.grad.add_(gradient)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Refuse a strategy whose update leaves the penalty out."""
+        """Raise an error if the strategy's update did not add the penalty."""
         self._require_penalised(strategy)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Look at what steps have noted without waiting for the device or for other processes."""
+        """Raise the errors that steps deferred."""
         failed = self._loss_check.failed(strategy.device)  # first: every process takes part, whatever else is wrong
         if not strategy._stop_training:
             if operator.length_hint(strategy.dataloader, 1) == 0:
@@ -198,7 +210,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             self._stream.end()
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Take in heads that an evaluation amid training has added."""
+        """Add state for heads that an evaluation during training has added."""
         if self._parameters:
             self._bind(strategy)
 
@@ -244,19 +256,9 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def _bind(self, strategy: Any) -> None:
         self._parameters = named_parameters(strategy.model)
         self._model_id = id(strategy.model)
-        frozen = self._frozen()
-        self.penalty.grow({name: p for name, p in self._parameters.items() if name not in frozen})
-
-    def _frozen(self) -> dict[str, Tensor]:
-        """Parameters without state: frozen ones that never were trained (most of a model that has adapters)."""
         known = self.penalty.importance
-        return {name: p for name, p in self._parameters.items() if not p.requires_grad and name not in known}
-
-    def _of_frozen(self) -> QuadraticPenalty:
-        """The state that they would have."""
-        penalty = QuadraticPenalty()
-        penalty.grow(self._frozen())
-        return penalty
+        self._stateless = {n: p for n, p in self._parameters.items() if not p.requires_grad and n not in known}
+        self.penalty.grow({name: p for name, p in self._parameters.items() if name not in self._stateless})
 
     def _require_penalised(self, strategy: Any) -> None:
         if not self._penalised:
@@ -310,14 +312,21 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         """Check and take over what :meth:`_extra_state` gave."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # found again when training goes on
-        return {**self.__dict__, "_parameters": {}, "_model_id": None, "_work_space": None, "_late_probe": None}
+        # looked up again when training goes on
+        return {
+            **self.__dict__,
+            "_parameters": {},
+            "_stateless": {},
+            "_model_id": None,
+            "_work_space": None,
+            "_late_probe": None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(upgraded(type(self), state) if "_direct" in state else state)
+        self.__dict__.update(upgraded(state) if "_direct" in state else state)
 
     def __repr__(self) -> str:
-        """The call that makes such a plugin; of the options of an importance pass those that are not the default."""
+        """The constructor call that makes such a plugin, without default options of the importance pass."""
         names = inspect.signature(type(self)).parameters
         options = {name: getattr(self, name) for name in names if hasattr(self, name)}
         if hasattr(self, "reading"):

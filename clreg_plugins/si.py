@@ -65,7 +65,6 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         self.gradient = gradient
         self.clip = boolean("clip", clip)
         self._omega = FlatTensors({})
-        self._optimised: set[int] = set()  # ids of the parameters whose gradients the optimizer clears
         self._task_gradient = TaskGradient()
         self._outside = OutsideChanges()
 
@@ -91,17 +90,14 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         """Read g."""
         super().after_backward(strategy, **kwargs)
         penalty = self._work if self.gradient == "task" and self._penalises else None
-        if not self._task_gradient.read(self._parameters, penalty, self._work.difference, self._optimised):
-            raise RuntimeError(
-                f"{type(strategy).__name__}'s backward pass did not differentiate strategy.loss as SIPlugin left it; "
-                "a plugin behind SIPlugin may change that loss, but not replace it by another"
-            )
+        # g and then θ take the memory of the step's penalty, which is read here for the last time
+        self._task_gradient.read(strategy, self._parameters, penalty, into=self._work.difference)
 
     @torch.no_grad()
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Remember θ, which may have changed since the latest update."""
         self._outside.look(strategy, self._parameters, self._omega)
-        before = self._work.product  # read by now
+        before = self._work.product
         torch._foreach_copy_(list(before.values()), self._weights())
         self._task_gradient.before_update()
 
@@ -111,9 +107,11 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         _, g, before, _ = self._work
         stepped = self._task_gradient.after_update(before)
         torch._foreach_sub_(list(before.values()), self._weights())
+        for name in self._task_gradient.not_optimised:  # it may be infinite, like that of a skipped step
+            g[name].masked_fill_(before[name] == 0, 0)
         for kind, omega in self._omega.buffers.items():
             gradient, decrease = g.buffers[kind], before.buffers[kind]
-            if not stepped:  # a skipped step, whose gradient may be infinite
+            if not stepped:
                 gradient.masked_fill_(decrease == 0, 0)
             path_integral.accumulate(omega, gradient, decrease)
         self._outside.updated(self._parameters)
@@ -143,11 +141,8 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     def _bind(self, strategy: Any) -> None:
         super()._bind(strategy)
         places = self.penalty.importance.places
-        if self._omega.places != places:
+        if self._omega.places is not places:
             self._omega = self._omega.grown(places)
-        optimizer = getattr(strategy, "optimizer", None)
-        groups = [] if optimizer is None else optimizer.param_groups
-        self._optimised = {id(p) for group in groups for p in group["params"]}
 
     def _weights(self) -> list[Tensor]:
         """θ by the names of ω; the anchor for parameters that the model no longer has."""
@@ -165,8 +160,5 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
             raise ValueError(
                 "path_integral of the state does not fit its importance; expected a tensor of the same shape for each"
             )
-        self._omega = FlatTensors.of(path)
+        self._omega = FlatTensors.of({name: path[name] for name in shapes})
         self._outside = OutsideChanges()  # the weights that belong to the state may come before it or after it
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_optimised": set(), "_outside": OutsideChanges()}

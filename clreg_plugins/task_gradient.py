@@ -1,6 +1,7 @@
 """The gradient of the task's loss, read off that of the whole loss after its backward pass."""
 
-from collections.abc import Container, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ class TaskGradient:
         self._scale: Tensor | None = None  # of the gradients as they stand
         self._sample: Sample | None = None
         self._adds_up = False
+        self.not_optimised: list[str] = []  # parameters with a gradient that the strategy's optimizer does not have
 
     def begin(self) -> None:
         """Before a forward pass: see whether gradients stand as the latest backward pass left them."""
@@ -44,30 +46,34 @@ class TaskGradient:
     @torch.no_grad()
     def read(
         self,
+        strategy: Any,
         parameters: Mapping[str, Tensor],
         penalty: Step | None,
         into: FlatTensors,
-        optimised: Container[int],
-    ) -> bool:
-        """After a backward pass: g of each parameter; 0 where there is no gradient.
+    ) -> None:
+        """Write g of each parameter after a backward pass; 0 where there is no gradient.
 
         Args:
+            strategy: the one in training.
             parameters: by name; those that ``into`` lacks are passed over.
             penalty: what g leaves out; None for nothing.
             into: what g is written to, in the places of the penalty's state.
-            optimised: the ids of the parameters whose gradients the optimizer clears.
 
-        Returns:
-            False if the backward pass did not reach the loss with the probe.
+        Raises:
+            RuntimeError: the backward pass did not reach the loss with the probe.
         """
         if self._probe is None or self._probe.grad is None:
-            return False
+            raise RuntimeError(
+                f"{type(strategy).__name__}'s backward pass did not differentiate strategy.loss as SIPlugin left it; "
+                "a plugin behind SIPlugin may change that loss, but not replace it by another"
+            )
         adds_up = self._adds_up and self._sample.stands()  # else they were cleared after the forward pass
         self._scale = self._probe.grad + self._scale if adds_up else self._probe.grad
         gradients = {name: p.grad for name, p in parameters.items() if name in into and p.grad is not None}
-        self._sample = _sample({name: parameters[name] for name in gradients if id(parameters[name]) in optimised})
-        if missing := [view for name, view in into.items() if name not in gradients]:
-            torch._foreach_zero_(missing)
+        groups = getattr(strategy.optimizer, "param_groups", ())
+        optimised = {id(p) for group in groups for p in group["params"]}
+        self.not_optimised = [name for name in gradients if id(parameters[name]) not in optimised]
+        self._sample = _sample({n: parameters[n] for n in gradients if id(parameters[n]) in optimised})
         if gradients:
             dense = [g.to_dense() if g.is_sparse else g for g in gradients.values()]
             torch._foreach_copy_([into[name] for name in gradients], dense)
@@ -75,8 +81,9 @@ class TaskGradient:
             scale = self._scale.to(*kind)
             if penalty is not None:
                 g.addcmul_(penalty.product.buffers[kind], scale, value=-penalty.strength)
-            g.mul_(scale.reciprocal().nan_to_num_(posinf=0, neginf=0))
-        return True
+            g.mul_(scale.reciprocal().nan_to_num_(nan=math.nan, posinf=0, neginf=0))
+        if missing := [view for name, view in into.items() if name not in gradients]:
+            torch._foreach_zero_(missing)
 
     def before_update(self) -> None:
         """Before the optimizer's step."""
@@ -103,7 +110,7 @@ class TaskGradient:
         return stepped
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_probe": None, "_scale": None, "_sample": None, "_adds_up": False}
+        return vars(TaskGradient())
 
 
 class Sample(NamedTuple):

@@ -73,7 +73,7 @@ def test_each_loss_term_keeps_the_parameters_it_was_made_at():
         penalty.differentiable(penalty.step(theta, 2.0, work), theta),
         penalty.differentiable(penalty.step(others, 2.0, work), others),
     )
-    penalty.value(parameters(seed=4))
+    penalty.step(parameters(seed=4), 2.0, work)
     first.backward()
     second.backward()
     for point, expected in zip((theta, others), want, strict=True):
@@ -96,6 +96,36 @@ def test_gradients_handed_out_are_nobody_elses_memory(scale):
     held += [*work.difference.values(), *work.product.values()]
     places = [t.data_ptr() for t in (*held, *(now for now, _ in kept.values()), *(p.grad for p in others.values()))]
     assert len(set(places)) == len(places)
+
+
+def test_a_step_is_left_as_it_was_by_autograd():
+    """A value that held its own graph would be a cycle, freed by the garbage collector only."""
+    penalty, theta = consolidated(), parameters(seed=2)
+    step = penalty.step(theta, 2.0)
+    penalty.differentiable(step, theta).backward()
+    assert not step.value.requires_grad
+    assert step.value.item() == pytest.approx(explicit(penalty, theta, 2.0).item(), rel=1e-12)
+
+
+def test_a_sum_over_many_equal_entries_keeps_its_precision():
+    """As with L2, whose importance is 1 and whose parameters all drift alike: one float32 sum is off by a percent."""
+    n = 2**24
+    penalty, theta = QuadraticPenalty(), {"w": torch.zeros(n)}
+    penalty.grow(theta)
+    penalty.add_term({"w": torch.ones(n)}, theta)
+    value = penalty.value({"w": torch.full((n,), 0.1)}).item()
+    assert value == pytest.approx(n * 0.1**2, rel=5e-4)
+
+
+def test_a_step_without_some_parameters_waits_for_no_device():
+    """Asking for the number in a tensor is waiting, on a GPU."""
+    penalty, theta = consolidated(), parameters(seed=2)
+    expected = explicit(penalty, {n: p for n, p in theta.items() if n != "bias"}, 2.0).item()
+    del theta["bias"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        value = penalty.value(theta)
+    assert "aten::_local_scalar_dense" not in {event.key for event in profile.key_averages()}
+    assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_moving_a_parameter_before_backward_is_refused():

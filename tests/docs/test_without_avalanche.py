@@ -268,5 +268,5 @@ def test_only_b_matters_before_training(page):
 
 def test_the_penalty_holds_the_adapters_alone(page):
     penalty = page["lora_penalty"]
-    assert set(penalty.importance) == set(page["adapters"]) == penalty.active
+    assert set(penalty.importance) == set(page["adapters"]) == set(penalty.active)
     assert penalty.n_terms == 2

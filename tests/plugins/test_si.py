@@ -175,6 +175,7 @@ def test_frozen_and_unreached_parameters_have_no_path():
         for name in ("used.0.weight", "spare.weight", "spare.bias"):
             assert not term["total"][name].any(), f"{name} has a path integral although it never moved"
         assert term["importance"]["used.2.weight"].any()
+    assert "used.0.weight" not in plugin.path_integral
 
 
 def test_weight_decay_on_a_parameter_whose_gradient_is_kept_as_zero():
@@ -187,3 +188,39 @@ def test_weight_decay_on_a_parameter_whose_gradient_is_kept_as_zero():
     strategy = strategy_for(model, [plugin], optimizer=optimizer, kind=Recorded)
     strategy.train(class_incremental(1).train_stream[0], eval_streams=[])
     assert_close(plugin.omega, {n: v.float() for n, v in strategy.reference.items()}, rtol=2e-3, what="ω")
+
+
+def test_the_order_of_names_in_a_state_does_not_matter():
+    plugin = SIPlugin(1.0)
+    strategy = strategy_for(mlp(), [plugin])
+    strategy.train(class_incremental().train_stream[0], eval_streams=[])
+    state = plugin.state_dict()
+    for k, omega in enumerate(state["path_integral"].values()):
+        omega.fill_(k)
+    backwards = {**state, "path_integral": dict(reversed(state["path_integral"].items()))}
+    results = []
+    for each in (state, backwards):
+        again = SIPlugin(1.0)
+        again.load_state_dict(each)
+        torch.manual_seed(0)
+        strategy_for(mlp(), [again]).train(class_incremental().train_stream[1], eval_streams=[])
+        results.append(again.importance)
+    assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+def test_an_infinite_gradient_of_a_parameter_that_is_not_trained_is_no_importance():
+    """One that requires a gradient, which the optimizer does not have."""
+
+    class Overflowing(Naive):
+        def backward(self):
+            super().backward()
+            self.model[0].weight.grad.fill_(torch.inf)
+
+    model, plugin = mlp(), SIPlugin(1.0)
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    optimizer.add_param_group({"params": []})
+    strategy = strategy_for(model, [plugin], kind=Overflowing, optimizer=optimizer)
+    strategy.make_optimizer = lambda **kwargs: None
+    strategy.train(class_incremental().train_stream[0], eval_streams=[])
+    assert not plugin.importance["0.weight"].any()
+    assert plugin.importance["2.weight"].any()
