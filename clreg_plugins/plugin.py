@@ -27,7 +27,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     """Adds ``λ/2 · Σ_i Ω_i (θ_i − θ*_i)²`` to the loss, and consolidates at the end of each experience.
 
     A method says how one experience's importance is measured (:meth:`_measure`) and how it joins the past
-    (:meth:`_consolidate`). The rest is the same for all: it works in any supervised strategy of Avalanche whose
+    (:meth:`_consolidate`). ``penalty`` has no state of frozen parameters that were never trained; an importance that
+    :meth:`_measure` returns for them is left out. The rest is the same for all: it works in any supervised strategy of Avalanche whose
     update calls ``before_backward``, and in any order among its plugins. Under ``torch.distributed`` every process
     must see the whole dataset of an experience, as Avalanche's do: the pass shares its batches among them. All must
     train for as many epochs, since at the end of each they tell one another whether the loss was finite.
@@ -99,8 +100,9 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._check_lambda()
         self._bind(strategy)
         importance = self._measure(strategy, data)
+        trained = {name: value for name, value in importance.items() if name not in self._stateless}
         anchor = {name: p.detach() for name, p in self._parameters.items() if name in self.penalty.importance}
-        self._consolidate(importance, anchor)
+        self._consolidate(trained, anchor)
         self.paths = dict(getattr(importance, "paths", {}))
         if self._stream.origin is None:  # resumed in the middle of an origin experience, which this consolidates
             self._stream.end()
@@ -328,7 +330,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def __repr__(self) -> str:
         """The constructor call that makes such a plugin, without default options of the importance pass."""
         names = inspect.signature(type(self)).parameters
-        options = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        options = {name: getattr(self, name, ...) for name in names if name not in ("options", "args", "kwargs")}
         if hasattr(self, "reading"):
             options |= {k: v for k, v in self.reading.options.items() if v != READING_DEFAULTS[k]}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"

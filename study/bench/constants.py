@@ -30,9 +30,9 @@ NEUTRAL = {
 }
 """By constant: the modules that hold it, and the value that turns it off."""
 
-SAMPLES = {MLP_400: 4096, CNN: 512, REDUCED_RESNET: 512}
+SAMPLES = {CNN: 256, REDUCED_RESNET: 128, MLP_400: 4096}
 VARIANTS = ("exact", "empirical")
-ROUNDS = 12
+ROUNDS = 7
 
 
 @contextlib.contextmanager

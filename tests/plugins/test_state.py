@@ -8,7 +8,7 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
+from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
 from tests.plugins.digits import (
     PLUGINS,
     MultiHead,
@@ -295,3 +295,18 @@ def test_frozen_parameters_take_no_memory_until_they_are_trained(plugin_name, be
     strategy.train(stream[1], eval_streams=[])
     assert torch.equal(anchors[0], frozen)
     assert plugin.importance["0.weight"].any()
+
+
+def test_an_importance_that_a_method_gives_frozen_parameters_is_left_out():
+    class Ones(RegularizationPlugin, supports_distributed=True):
+        def _measure(self, strategy, data):
+            return {name: torch.ones_like(p) for name, p in strategy.model.named_parameters()}
+
+        def _consolidate(self, importance, anchor):
+            self.penalty.recenter(importance, anchor)
+
+    model, plugin = mlp(), Ones(1.0)
+    model[0].requires_grad_(False)
+    strategy_for(model, [plugin]).train(class_incremental().train_stream[0], eval_streams=[])
+    assert not plugin.importance["0.weight"].any()
+    assert plugin.importance["2.weight"].all()
