@@ -26,12 +26,11 @@ CONSOLIDATION = ("experience", "manual")
 class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     """Adds ``λ/2 · Σ_i Ω_i (θ_i − θ*_i)²`` to the loss, and consolidates at the end of each experience.
 
-    A method says how one experience's importance is measured (:meth:`_measure`) and how it joins the past
-    (:meth:`_consolidate`). ``penalty`` has no state of frozen parameters that were never trained; an importance that
-    :meth:`_measure` returns for them is left out. The rest is the same for all: it works in any supervised strategy of Avalanche whose
-    update calls ``before_backward``, and in any order among its plugins. Under ``torch.distributed`` every process
-    must see the whole dataset of an experience, as Avalanche's do: the pass shares its batches among them. All must
-    train for as many epochs, since at the end of each they tell one another whether the loss was finite.
+    A method implements :meth:`_measure`, one experience's importance, and :meth:`_consolidate`, how it joins the past.
+    The plugin works in any supervised strategy of Avalanche whose update calls ``before_backward``, in any order among
+    its plugins. Under ``torch.distributed`` every process must hold the whole dataset of an experience, as Avalanche's
+    do, and train for the same number of epochs. Frozen parameters that were never trained have no state in ``penalty``;
+    an importance that :meth:`_measure` returns for them is left out.
 
     Args:
         reg_lambda: λ ≥ 0, a float. Methods that sum terms also take a sequence with one λ_t an experience: λ_t
