@@ -1,5 +1,6 @@
 """How Sphinx builds the documentation: `make docs`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -30,3 +31,12 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """A shape such as (samples, K, *output) is no emphasis."""
+    lines[:] = [re.sub(r"(``.*?``)|\*(?=\w+\))", lambda found: found[1] or r"\*", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_shapes)
