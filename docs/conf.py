@@ -14,7 +14,6 @@ copyright = author
 version = release = clreg_plugins.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "report_pages"]
-exclude_patterns = ["README.md"]
 
 html_theme = "furo"
 html_title = f"clreg {release}"
