@@ -63,7 +63,7 @@ def test_the_plain_loop_runs():
         ("performance", "| SI, Avalanche |", ["2.79"]),
         ("performance", "| SI, clreg |", ["1.17"]),
         ("fisher-variants", "| batched |", ["8.7e-6"]),
-        ("fisher-variants", "| batched |", ["1e5: 86.63", "1e9: 99.06"]),
+        ("fisher-variants", "| batched |", ["1e5: 86.63"]),
         ("fisher-variants", "| exact |", ["1e5: 99.45"]),
     ],
 )
@@ -72,7 +72,7 @@ def test_the_tables_numbers_stand_in_the_reports(report: str, row: str, numbers:
     assert any(all(number in line for number in numbers) for line in rows), f"{report}: no {row} with {numbers}"
     for number in numbers:
         shown = number.rpartition(" ")[2].removesuffix(".00")
-        assert shown in README or number == "1e9: 99.06", f"README does not show {shown}"
+        assert shown in README, f"README does not show {shown}"
 
 
 def test_avalanches_wandb_logger_fails_as_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
