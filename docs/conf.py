@@ -30,6 +30,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_output_stderr = "remove"  # warnings of third parties at import
 
 
 def escape_shapes(app, what, name, obj, options, lines):
