@@ -23,7 +23,7 @@ DATA = os.environ.get("CLREG_DATA_ROOT")
 # ----------------------------------------------------------------------------- examples
 
 
-@pytest.mark.parametrize("page", ["index", "which_fisher", "strategies"])
+@pytest.mark.parametrize("page", ["index", "methods", "which_fisher", "strategies"])
 def test_its_python_runs(page: str):
     run(f"docs/{page}.md")
 
