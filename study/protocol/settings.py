@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Scenario = Literal["task", "domain", "class"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
@@ -31,11 +31,58 @@ class Table(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_allowed_keys(cls, data: Any, info: ValidationInfo) -> Any:
-        for key in data if isinstance(data, Mapping) else ():
+    def _name_the_allowed_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) and cls.model_config["extra"] == "forbid" else ():
             if key not in cls.model_fields:
                 raise ValueError(f"unknown key {key!r}{suggestion(key, cls.model_fields)}")
         return data
+
+
+# ------------------------------------------------------------------------------- the user's own code
+
+
+class Own(Table):
+    """A class or function of the user's own. Keys without a meaning here are its options, passed on as keywords.
+
+    Attributes:
+        kind: "package.module:Name", or "./file.py:Name" relative to the protocol file.
+        source_hash: of the file that defines it, put in when the protocol is loaded. Given in a protocol file, only
+            that version is run.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Annotated[str, Field(pattern=r"^(\w+(\.\w+)*|[^:]+\.py):[A-Za-z_]\w*$")]
+    source_hash: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_may_say_it(cls, data: Any) -> Any:
+        return {"kind": data["name"], **{k: data[k] for k in data if k != "name"}} if own_kind(data) == "name" else data
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra)
+
+
+def own_kind(table: Any) -> Literal["kind", "name"] | None:
+    """The key by which a table of a protocol names the user's own code; None if it does not."""
+    for key in ("kind", "name"):
+        value = table.get(key) if isinstance(table, Mapping) else getattr(table, key, None)
+        if isinstance(value, str):
+            return key if ":" in value else None
+    return None
+
+
+def _whose(table: Any) -> str:
+    return "(own)" if own_kind(table) else "(built-in)"
+
+
+OWN_OR_BUILT_IN = Discriminator(_whose)
 
 
 # ------------------------------------------------------------------------------- data
@@ -92,6 +139,19 @@ class Benchmark(Table):
         return self
 
 
+class OwnBenchmark(Own):
+    """A function that returns an Avalanche benchmark, as ``benchmark_from_datasets`` does.
+
+    Its streams "train" and "test" have as many experiences; datasets have ``targets``, from 0. It gets ``seed``,
+    ``scenario`` and ``data_root`` where it names them.
+    """
+
+
+AnyBenchmark = Annotated[
+    Annotated[Benchmark, Tag("(built-in)")] | Annotated[OwnBenchmark, Tag("(own)")], OWN_OR_BUILT_IN
+]
+
+
 # ------------------------------------------------------------------------------- model and training
 
 
@@ -116,6 +176,17 @@ class Model(Table):
         if (self.hidden is not None) != (self.name == "mlp"):
             raise ValueError("hidden is for the model 'mlp', which needs it")
         return self
+
+
+class OwnModel(Own):
+    """A module's class, or a function that returns one: (N, …) -> logits (N, classes).
+
+    It gets ``n_classes`` (or ``num_classes``), ``benchmark`` and ``scenario`` where it names them. In the
+    task-incremental scenario it takes task labels, as a module of Avalanche's ``MultiTaskModule``.
+    """
+
+
+AnyModel = Annotated[Annotated[Model, Tag("(built-in)")] | Annotated[OwnModel, Tag("(own)")], OWN_OR_BUILT_IN]
 
 
 class Training(Table):
@@ -268,11 +339,25 @@ class AvalancheSI(Table):
     mended: bool = False
 
 
+class OwnMethod(Own):
+    """A plugin or a strategy of Avalanche's kind. It gets ``seed`` where it names one.
+
+    Attributes:
+        strength_argument: the keyword for λ, "reg_lambda" by default, if the protocol gives it a strength; None if it
+            has none.
+    """
+
+    strength_argument: str | None = None
+
+
+BuiltInMethod = Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI | AvalancheEWC | AvalancheSI
 Method = Annotated[
-    Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI | AvalancheEWC | AvalancheSI,
-    Field(discriminator="kind"),
+    Annotated[BuiltInMethod, Field(discriminator="kind"), Tag("(built-in)")] | Annotated[OwnMethod, Tag("(own)")],
+    OWN_OR_BUILT_IN,
 ]
 
 
 def takes_strength(method: Method) -> bool:
+    if isinstance(method, OwnMethod):
+        return method.strength_argument is not None
     return not isinstance(method, Naive | Joint | Cumulative | Replay)
