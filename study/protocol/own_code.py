@@ -96,7 +96,7 @@ def build(
 def describe(error: BaseException, path: Path | None) -> str:
     """An error of the user's code on one line, with the last line of ``path`` that it passed through."""
     said = " ".join(f"{type(error).__name__}: {error}".split())
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and Path(f.filename) == path]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and Path(f.filename).name == path.name]
     return f"{said} ({path.name}, line {lines[-1]})" if lines else said
 
 

@@ -232,8 +232,8 @@ class Protocol(Table):
         common = [str(seed) for seed in self.tuning.seeds if seed in seeds] if self.tuning else []
         if common:
             raise ProtocolError(
-                f"tuning.seeds: {', '.join(common)} would be of the runs too, which use 0 to {len(seeds) - 1}; allowed: "
-                "seeds that no run uses"
+                f"tuning.seeds: {', '.join(common)} would be of the runs too, which use 0 to {len(seeds) - 1}; "
+                "allowed: seeds that no run uses"
             )
         return seeds
 

@@ -1,5 +1,6 @@
 """Trains one run and returns its result."""
 
+import gc
 import hashlib
 import random
 import secrets
@@ -53,11 +54,15 @@ def perform(run: Run, environment: RunEnvironment) -> RunResult:
     Raises:
         OSError: a checkpoint cannot be written; the previous one is kept.
     """
+    gc.freeze()  # to collect what this run leaves behind, and not to visit all of torch, which takes as long as a short run
     try:
         with torch_threads(1), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
             return _performed(run, environment)
     except RuntimeError:  # the GPU cannot be used at all; what happens later is caught within
         return RunResult(outcome="failed", error=traceback.format_exc())
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def _performed(run: Run, environment: RunEnvironment) -> RunResult:

@@ -110,7 +110,7 @@ ewc.class = { mean = 50.0, spread = 1.0 }
         (
             "\nseeds = [1000, 1001,",
             "\nseeds = [2, 0,",
-            "tuning.seeds: 2, 0 would be of the runs too, which use 0 to 2;",
+            "tuning.seeds: 2, 0 would be of the runs too, which use",
         ),
         ("\nseeds = [1000,", "\nseeds = [-1,", "tuning.seeds.0 = -1: input should be greater than or equal to 0"),
         ("\nseeds = ", "\nseeds = 1001 #", "tuning.seeds: 1000 would be of the runs too, which use 0 to 1000;"),
