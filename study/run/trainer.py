@@ -54,7 +54,7 @@ def perform(run: Run, environment: RunEnvironment) -> RunResult:
     Raises:
         OSError: a checkpoint cannot be written; the previous one is kept.
     """
-    gc.freeze()  # to collect what this run leaves behind, and not to visit all of torch, which takes as long as a short run
+    gc.freeze()  # what is collected at the end is of this run; to visit all of torch takes as long as a short run
     try:
         with torch_threads(1), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
             return _performed(run, environment)

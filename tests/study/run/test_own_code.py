@@ -160,7 +160,7 @@ def run_model(scenario: str) -> object:
     [
         (
             ["methods.noise.sise=1"],
-            "methods.noise.kind = './mine.py:Noise': got an unexpected keyword argument 'sise'; ",
+            "kind = './mine.py:Noise': got an unexpected keyword argument 'sise'; ",
         ),
         (["methods.noise.strength_argument=alpha"], "missing a required argument: 'reg_lambda'; allowed: reg_lambda, "),
         (["strength.noise=", "tuning="], "λ goes to None, see strength and strength_argument"),
@@ -169,7 +169,6 @@ def run_model(scenario: str) -> object:
         (["methods.noise.kind=no.such:Noise"], "there is no module no.such that has a file"),
         (
             [
-                "methods.noise.kind=./mine.py:Network",
                 "methods.noise={kind='./mine.py:one_output'}",
                 "strength.noise=",
                 "tuning=",
@@ -202,15 +201,13 @@ def run_model(scenario: str) -> object:
 )
 def test_what_cannot_be_run_is_an_error_that_names_key_and_what_is_allowed(folder, overrides, said):
     run = own_run(folder, *overrides)
-    with pytest.raises(ProtocolError, match=said.replace("(N", r"(N") if "\\" in said else said):
+    with pytest.raises(ProtocolError, match=said):
         check_own_code([run], RunEnvironment(Path(), code_folder=folder))
 
 
 def test_in_the_task_incremental_scenario_a_model_takes_task_labels(folder):
     run = own_run(folder, "scenarios=['task']", "strength.noise.task=1", "strength.noise.class=", scenario="task")
-    with pytest.raises(
-        ProtocolError, match=r"allowed: an Avalanche MultiTaskModule, as avalanche\.models\.as_multitask"
-    ):
+    with pytest.raises(ProtocolError, match=r"allowed: an Avalanche MultiTaskModule, as"):
         check_own_code([run], RunEnvironment(Path(), code_folder=folder))
 
 
