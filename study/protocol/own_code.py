@@ -111,6 +111,8 @@ def _file(kind: str, folder: Path) -> Path | None:
 
 def _spec(parts: list[str], folder: Path) -> ModuleSpec | None:
     """Where a module lies. ``importlib.util.find_spec`` would import the packages that it is in."""
+    if not all(map(str.isidentifier, parts)):
+        return None
     path = [*sys.path, str(folder.resolve())]
     spec = PathFinder.find_spec(parts[0], path) or importlib.util.find_spec(parts[0])  # the latter: editable installs
     for depth in range(2, len(parts) + 1):
