@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from study.errors import ProtocolError
-from study.protocol.settings import Own, suggestion
+from study.protocol.table import suggestion
 from study.records.run_record import RunRecord
 from study.records.store import TUNING_ARCHIVE, RecordError, RunStore, kept_search
 from study.run.run_environment import RunEnvironment
@@ -192,7 +192,7 @@ def check_own_code(name: str, runs: Sequence[Run], environment: RunEnvironment) 
     Raises:
         ProtocolError: it cannot.
     """
-    if any(isinstance(part, Own) for run in runs for part in (run.benchmark, run.model, run.method)):
+    if any(run.own_code for run in runs):
         from study.run import dry_run
 
         try:

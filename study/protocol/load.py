@@ -12,7 +12,7 @@ from study.errors import ProtocolError
 from study.protocol.overrides import apply_override
 from study.protocol.own_code import source_hash
 from study.protocol.schema import Protocol
-from study.protocol.settings import own_kind, suggestion
+from study.protocol.table import own_kind, suggestion
 from study.protocol.validation_messages import validation_messages
 
 

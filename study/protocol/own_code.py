@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import ProtocolError
-from study.protocol.settings import Own, OwnMethod, suggestion
+from study.protocol.settings import OwnMethod
+from study.protocol.table import Own, suggestion
 
 
 def source_hash(kind: str, folder: Path) -> str | None:

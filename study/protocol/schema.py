@@ -17,15 +17,13 @@ from study.protocol.settings import (
     AnyModel,
     Fraction,
     Method,
-    Own,
     Positive,
     Replay,
     Scenario,
-    Table,
     Training,
-    suggestion,
     takes_strength,
 )
+from study.protocol.table import Own, Table, suggestion
 from study.protocol.validation_messages import validation_messages
 
 Strength = Annotated[float, Field(ge=0)]

@@ -3,11 +3,11 @@
 Nothing here knows torch; the names are given their meaning by ``benchmarks``, ``models`` and ``methods``.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
+
+from study.protocol.table import OWN_OR_BUILT_IN, Own, Table
 
 Scenario = Literal["task", "domain", "class"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
@@ -15,75 +15,6 @@ SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Fisher = Literal["exact", "sample", "predicted", "empirical", "batched"]
-
-
-def suggestion(name: str, allowed: Iterable[str]) -> str:
-    """``; did you mean …? allowed: …`` for a name that is not among those allowed."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    meant = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{meant} allowed: {', '.join(allowed)}"
-
-
-class Table(BaseModel):
-    """A table of a protocol file: immutable, strict types, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_allowed_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, Mapping) and cls.model_config["extra"] == "forbid" else ():
-            if key not in cls.model_fields:
-                raise ValueError(f"unknown key {key!r}{suggestion(key, cls.model_fields)}")
-        return data
-
-
-# ------------------------------------------------------------------------------- the user's own code
-
-
-class Own(Table):
-    """A class or function of the user's own. Keys without a meaning here are its options, passed on as keywords.
-
-    Attributes:
-        kind: "package.module:Name", or "./file.py:Name" relative to the protocol file.
-        source_hash: of the file that defines it, put in when the protocol is loaded. Given in a protocol file, only
-            that version is run.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    kind: Annotated[str, Field(pattern=r"^(\w+(\.\w+)*|[^:]+\.py):[A-Za-z_]\w*$")]
-    source_hash: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_name_may_say_it(cls, data: Any) -> Any:
-        return {"kind": data["name"], **{k: data[k] for k in data if k != "name"}} if own_kind(data) == "name" else data
-
-    @property
-    def name(self) -> str:
-        return self.kind
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra)
-
-
-def own_kind(table: Any) -> Literal["kind", "name"] | None:
-    """The key by which a table of a protocol names the user's own code; None if it does not."""
-    for key in ("kind", "name"):
-        value = table.get(key) if isinstance(table, Mapping) else getattr(table, key, None)
-        if isinstance(value, str):
-            return key if ":" in value else None
-    return None
-
-
-def _whose(table: Any) -> str:
-    return "(own)" if own_kind(table) else "(built-in)"
-
-
-OWN_OR_BUILT_IN = Discriminator(_whose)
-
 
 # ------------------------------------------------------------------------------- data
 
@@ -284,12 +215,9 @@ class EWC(Table):
     batch_size: Positive | None = None
 
 
-class OnlineEWC(Table):
+class OnlineEWC(EWC):
     kind: Literal["online_ewc"]
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
-    fisher: Fisher = "exact"
-    n_samples: Positive | None = None
-    batch_size: Positive | None = None
 
 
 class MAS(Table):

@@ -7,7 +7,7 @@ import torch
 
 from study.errors import ProtocolError
 from study.protocol.own_code import describe
-from study.protocol.settings import Own
+from study.protocol.table import Own
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.threads import torch_threads
@@ -27,9 +27,8 @@ def check_own_code(runs: Iterable[Run], environment: RunEnvironment) -> None:
     """
     checked = set()
     for run in runs:
-        shared = isinstance(run.benchmark, Own) or isinstance(run.model, Own)
         what = (run.scenario, run.label if isinstance(run.method, Own) else None)
-        if what not in checked and (shared or what[1]):
+        if what not in checked and run.own_code:
             checked |= {what, (run.scenario, None)}
             _check(run, RunEnvironment(environment.data_root, code_folder=environment.code_folder))
 

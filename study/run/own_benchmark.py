@@ -71,26 +71,22 @@ def _check(key: str, scenario: Scenario, streams: Sequence[Sequence[Any]], targe
         raise ProtocolError(f"{key}: experiences to train and to test on: {sizes}; allowed: as many, at least 2")
     if not all(labels for stream in targets for labels in stream):
         raise ProtocolError(f"{key}: an experience has no samples; allowed: at least 1")
-    trained = set().union(*targets[0])
-    if trained != set(range(len(trained))) or not set().union(*targets[1]) <= trained:
-        raise ProtocolError(
-            f"{key}: targets are {sorted(trained.union(*targets[1]))}; allowed: 0, 1, 2, … without gaps"
-        )
-    for stream in streams:
-        for index, dataset in enumerate(stream):
-            tasks = set(getattr(dataset, "targets_task_labels", [index if scenario == "task" else 0]))
-            if tasks != {index if scenario == "task" else 0}:
-                wanted = f"{index}, that of its experience," if scenario == "task" else "0"
-                raise ProtocolError(
-                    f"{key}: experience {index} has the task labels {sorted(tasks)}; allowed in the scenario "
-                    f"{scenario!r}: {wanted} or none"
-                )
-    first = streams[0][0]
-    for i in range(min(LOOKED_AT, len(first))):
-        once, again = first[i], first[i]
-        if not isinstance(once[0], torch.Tensor) or not once[0].is_floating_point():
-            raise ProtocolError(f"{key}: an input is {once[0]!r:.40}; allowed: tensors of floating point")
-        if not torch.equal(once[0], again[0]):
+    trained, tested = (set().union(*stream) for stream in targets)
+    if trained != set(range(len(trained))) or not tested <= trained:
+        raise ProtocolError(f"{key}: targets are {sorted(trained | tested)}; allowed: 0, 1, 2, … without gaps")
+    for index, dataset in (pair for stream in streams for pair in enumerate(stream)):
+        expected = index if scenario == "task" else 0
+        tasks = set(getattr(dataset, "targets_task_labels", [expected]))
+        if tasks != {expected}:
+            raise ProtocolError(
+                f"{key}: experience {index} has the task labels {sorted(tasks)}; allowed in the scenario {scenario!r}: "
+                f"{expected}, or none"
+            )
+    for i in range(min(LOOKED_AT, len(streams[0][0]))):
+        once, again = streams[0][0][i][0], streams[0][0][i][0]
+        if not isinstance(once, torch.Tensor) or once.dtype != torch.float32:
+            raise ProtocolError(f"{key}: an input is {getattr(once, 'dtype', type(once))}; allowed: float32 tensors")
+        if not torch.equal(once, again):
             raise ProtocolError(
                 f"{key}: a sample differs each time it is read, as with random augmentation; allowed: fixed samples, "
                 "since each is read once"

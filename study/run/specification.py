@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from study.protocol.schema import Protocol
 from study.protocol.settings import AnyBenchmark, AnyModel, Method, Scenario, Training
+from study.protocol.table import Own
 from study.run.system import versions
 
 
@@ -78,6 +79,12 @@ class Run(Frozen):
             seed=seed,
             device=device,
         )
+
+    @property
+    def own_code(self) -> list[tuple[Own, str]]:
+        """The tables of the protocol that name the user's own code, with their keys."""
+        tables = ((self.benchmark, "benchmark"), (self.model, "model"), (self.method, f"methods.{self.label}"))
+        return [(table, key) for table, key in tables if isinstance(table, Own)]
 
     @property
     def content(self) -> str:

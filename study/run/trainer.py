@@ -1,7 +1,6 @@
 """Trains one run and returns its result."""
 
 import gc
-import hashlib
 import random
 import secrets
 import time
@@ -20,7 +19,8 @@ from avalanche.training.supervised import Cumulative, Naive
 from torch import nn
 
 from study.protocol.own_code import resolve
-from study.protocol.settings import Joint, Own
+from study.protocol.settings import Joint
+from study.protocol.table import Own
 from study.run.baselines import ReplayMemory
 from study.run.batches import InMemoryBatches
 from study.run.benchmarks import build_benchmark
@@ -33,6 +33,7 @@ from study.run.models import build_model
 from study.run.own_benchmark import build_own_benchmark
 from study.run.result import Outcome, RunResult
 from study.run.run_environment import RunEnvironment
+from study.run.seeds import derived_seed, seed_globally
 from study.run.specification import Run
 from study.run.system import git_commit, versions
 from study.run.threads import torch_threads
@@ -85,24 +86,6 @@ def _performed(run: Run, environment: RunEnvironment) -> RunResult:
             learner.logger.close()  # interrupted: W&B's run can go on later
 
 
-def derived_seed(seed: int, purpose: str) -> int:
-    """A seed for one purpose, in [0, 2³²), independent of those of other purposes."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
-
-
-def _seed_all(seed: int) -> None:
-    """Seed the global generators of torch, Python and NumPy; a method of the user's own may draw from any."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-def own_tables(run: Run) -> list[tuple[Own, str]]:
-    """The tables of a run's protocol that name the user's own code, with their keys."""
-    tables = ((run.benchmark, "benchmark"), (run.model, "model"), (run.method, f"methods.{run.label}"))
-    return [(table, key) for table, key in tables if isinstance(table, Own)]
-
-
 class Learner:
     """An unfinished run: an Avalanche strategy and its results so far.
 
@@ -119,7 +102,7 @@ class Learner:
         # joint training is one training call on the whole stream
         self.calls = [self.benchmark.train_stream] if self._joint else list(self.benchmark.train_stream)
         self.checkpoint = Checkpoint(environment.checkpoints, run)
-        for table, key in own_tables(run):
+        for table, key in run.own_code:
             resolve(table, key, self.folder)  # a checkpoint holds objects of its classes
         state = self.checkpoint.load()
         self.state = self._begin() if state is None else state
@@ -134,7 +117,7 @@ class Learner:
         self.strategy = self._strategy()
         if state is None:
             # draws in training (dropout) must not depend on how many numbers the initialisation took
-            _seed_all(derived_seed(run.seed, "training"))
+            seed_globally(derived_seed(run.seed, "training"))
         else:
             self._go_on()
 
@@ -150,15 +133,9 @@ class Learner:
     @property
     def _method(self) -> dict[str, Any]:
         """What builds the method."""
-        run = self.run
-        seed = derived_seed(run.seed, "importance")
-        return {
-            "method": run.method,
-            "key": f"methods.{run.label}",
-            "strength": run.strength,
-            "seed": seed,
-            "folder": self.folder,
-        }
+        seed = derived_seed(self.run.seed, "importance")
+        named = {"method": self.run.method, "key": f"methods.{self.run.label}", "strength": self.run.strength}
+        return {**named, "seed": seed, "folder": self.folder}
 
     @property
     def method_plugin(self) -> Any:
@@ -170,7 +147,7 @@ class Learner:
     def _benchmark(self, data_root: Path) -> CLScenario:
         run = self.run
         if isinstance(run.benchmark, Own):
-            _seed_all(derived_seed(run.seed, "benchmark"))
+            seed_globally(derived_seed(run.seed, "benchmark"))
             return build_own_benchmark(
                 run.benchmark, run.scenario, run.seed, data_root, self.folder, run.validation_fraction
             )
@@ -181,7 +158,7 @@ class Learner:
 
     def _begin(self) -> State:
         run = self.run
-        _seed_all(derived_seed(run.seed, "initialisation"))
+        seed_globally(derived_seed(run.seed, "initialisation"))
         model = build_model(run.model, run.scenario, self.benchmark, self.folder).to(self.device)
         iterations = run.training.iterations
         if iterations is not None and self._joint:
