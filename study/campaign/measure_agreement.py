@@ -21,10 +21,11 @@ from study.records.importance_agreement import IN_THE_PASS, AgreementError, Impo
 from study.run.batches import Columns, InMemoryLoader, columns_of
 from study.run.methods import pass_batch
 from study.run.run_environment import RunEnvironment
+from study.run.seeds import derived_seed
 from study.run.specification import Run
 from study.run.system import git_commit, processor
 from study.run.threads import torch_threads
-from study.run.trainer import Learner, derived_seed
+from study.run.trainer import Learner
 
 Pass = Callable[[], Mapping[str, Tensor]]
 

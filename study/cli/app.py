@@ -28,7 +28,9 @@ from study.cli.options import (
     Scenarios,
     TuningFolder,
     Wandb,
+    check_own_code,
     checked_data,
+    code_folder,
     records_folder,
     reusable_records,
     selected,
@@ -36,11 +38,12 @@ from study.cli.options import (
     tuning_folder,
     tuning_records,
 )
+from study.cli.protocol_commands import new
 from study.cli.record_commands import agreement, compare, overview, repeat, report
 from study.cli.user_errors import INTERRUPTED, SOME_RUNS_FAILED, errors_without_traceback
 from study.errors import ProtocolError
-from study.protocol.load import load_protocol, protocol_names
-from study.protocol.schema import FIRST_TUNING_SEED, Protocol
+from study.protocol.load import load_protocol, packaged_text, protocol_names
+from study.protocol.schema import Protocol
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
 from study.run.run_environment import RunEnvironment
@@ -68,15 +71,23 @@ def list_protocols() -> None:
 
 
 @app.command()
-def show(name: Name, overrides: Overrides = None) -> None:
+def show(
+    name: Name,
+    overrides: Overrides = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the file of a protocol that comes with clreg.")] = False,
+) -> None:
     """Print what a protocol does."""
     from study.report.terminal_tables import protocol_table
 
     with errors_without_traceback():
+        if toml:
+            typer.echo(packaged_text(name), nl=False)
+            return
         protocol = load_protocol(name, overrides or ())
         console = Console(highlight=False)
         console.print(protocol.title, style="bold", markup=False)
-        console.print(" ".join(protocol.description.split()) + "\n", markup=False)
+        if protocol.description:
+            console.print(" ".join(protocol.description.split()) + "\n", markup=False)
         for key in ("benchmark", "model", "training"):
             settings = getattr(protocol, key).model_dump(exclude_none=True).items()
             console.print(f"{key}: " + ", ".join(f"{option} = {value}" for option, value in settings), markup=False)
@@ -91,7 +102,7 @@ def show(name: Name, overrides: Overrides = None) -> None:
 @app.command()
 def run(
     name: Name,
-    seeds: Annotated[int | None, typer.Option(min=1, max=FIRST_TUNING_SEED, help="How many seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.")] = None,
     methods: Methods = None,
     scenario: Scenarios = None,
     jobs: Jobs = None,
@@ -117,7 +128,7 @@ def run(
         chosen = selected("--methods", methods, list(protocol.methods))
         choices = choose(stem(name), protocol, tuning_records(name, tuning))
         runs = []
-        for seed in range(seeds or protocol.seeds):
+        for seed in protocol.run_seeds(seeds):
             for kind in scenarios:
                 for method in chosen:
                     settings, strength = resolve(name, protocol, kind, method, choices)
@@ -134,7 +145,7 @@ def run(
                         )
                     )
         store = RunStore(out or records_folder(name))
-        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force, reuse)
+        records = _carry_out(name, protocol, runs, store, jobs, device, data_root, wandb, ray, force, reuse)
         ordered = sorted(records, key=lambda record: chosen.index(record.run.label))
         console = Console()
         for kind in scenarios:
@@ -166,7 +177,7 @@ def tune(
         chosen = selected("--methods", methods, list(protocol.methods))
         runs = tuning_runs(stem(name), protocol, scenarios, chosen, device.value)
         store = RunStore(out or tuning_folder(name))
-        records = _carry_out(protocol, runs, store, jobs, device, data_root, wandb, ray, force, reuse)
+        records = _carry_out(name, protocol, runs, store, jobs, device, data_root, wandb, ray, force, reuse)
         choices = choose(stem(name), protocol, records)
         Console().print(choice_table(protocol.title, choices))
         typer.echo(f"[strength]\n{strength_toml(choices)}")
@@ -197,7 +208,7 @@ def status(name: Name, out: Out = None, overrides: Overrides = None) -> None:
             console.print(under_way_table(running))
 
 
-for command in (report, overview, compare, agreement, repeat, bench):
+for command in (new, report, overview, compare, agreement, repeat, bench):
     app.command()(command)
 
 
@@ -205,6 +216,7 @@ for command in (report, overview, compare, agreement, repeat, bench):
 
 
 def _carry_out(
+    name: str,
     protocol: Protocol,
     runs: Sequence[Run],
     store: RunStore,
@@ -227,7 +239,8 @@ def _carry_out(
     store.folder.mkdir(parents=True, exist_ok=True)
     tracking = Tracking(wandb.value, store.folder.absolute())
     check_tracking(tracking)
-    environment = RunEnvironment(root, store.under_way.absolute(), tracking)
+    environment = RunEnvironment(root, store.under_way.absolute(), tracking, code_folder(name))
+    check_own_code(name, runs, environment)
     try:
         return carry_out(
             runs,

@@ -1,6 +1,6 @@
 """Options shared by commands."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -8,9 +8,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from study.errors import ProtocolError
-from study.protocol.settings import suggestion
+from study.protocol.table import suggestion
 from study.records.run_record import RunRecord
 from study.records.store import TUNING_ARCHIVE, RecordError, RunStore, kept_search
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
 
 AnyName = TypeVar("AnyName", bound=str)
 
@@ -179,6 +181,26 @@ def check_device(device: Device | None) -> None:
             raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
 
 
+def code_folder(name: str) -> Path:
+    """The folder that files of the user's own code are relative to: that of the protocol file."""
+    return Path(name).parent.absolute()
+
+
+def check_own_code(name: str, runs: Sequence[Run], environment: RunEnvironment) -> None:
+    """Check that the user's own code in a protocol can be run; without any, nothing is imported.
+
+    Raises:
+        ProtocolError: it cannot.
+    """
+    if any(run.own_code for run in runs):
+        from study.run import dry_run
+
+        try:
+            dry_run.check_own_code(runs, environment)
+        except ProtocolError as error:
+            raise ProtocolError(f"{name}: {error}") from error
+
+
 def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
     """The data's root, after checking that the data and the device are there."""
     check_device(device)
@@ -187,5 +209,6 @@ def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
     from study.run.data import data_root, load_images
 
     root = data_root(named)
-    load_images(name, root)
+    if ":" not in name:  # else a benchmark of the user's own
+        load_images(name, root)
     return root.absolute()

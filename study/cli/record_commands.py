@@ -16,6 +16,7 @@ from study.cli.options import (
     Scenarios,
     TuningFolder,
     checked_data,
+    code_folder,
     folder_named,
     records_and_method,
     records_folder,
@@ -27,7 +28,6 @@ from study.cli.options import (
 from study.cli.user_errors import SOME_RUNS_FAILED, errors_without_traceback
 from study.errors import ProtocolError
 from study.protocol.load import load_protocol
-from study.protocol.schema import FIRST_TUNING_SEED
 from study.records.store import RecordError
 from study.run.run_environment import RunEnvironment
 
@@ -121,7 +121,7 @@ def _rank(names: list[str], path: Path) -> None:
 
 def agreement(
     name: Name,
-    seeds: Annotated[int, typer.Option(min=1, max=FIRST_TUNING_SEED, help="How many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     scenario: Scenarios = None,
     data_root: DataRoot = None,
     out: Annotated[Path | None, typer.Option(help="Folder for agreement.csv; by default runs/<protocol>.")] = None,
@@ -134,14 +134,16 @@ def agreement(
     with errors_without_traceback():
         protocol = load_protocol(name, overrides or ())
         scenarios = selected("--scenario", scenario, protocol.scenarios)
-        environment = RunEnvironment(checked_data(protocol.benchmark.name, Device.cpu, data_root))
+        environment = RunEnvironment(
+            checked_data(protocol.benchmark.name, Device.cpu, data_root), code_folder=code_folder(name)
+        )
         from study.campaign.measure_agreement import measure_agreement
         from study.records.importance_agreement import AGREEMENT_FILE, read_agreement, write_agreement
 
         path = (out or records_folder(name)) / AGREEMENT_FILE
         rows = {row.where: row for row in read_agreement(path) if row.belongs_to(protocol)} if path.is_file() else {}
         for kind in scenarios:
-            for seed in range(seeds):
+            for seed in protocol.run_seeds(seeds):
                 known = list(rows.values())
                 for measured in measure_agreement(stem(name), protocol, kind, seed, environment, known):
                     rows |= {row.where: row for row in measured}

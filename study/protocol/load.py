@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from study.errors import ProtocolError
 from study.protocol.overrides import apply_override
+from study.protocol.own_code import source_hash
 from study.protocol.schema import Protocol
-from study.protocol.settings import suggestion
+from study.protocol.table import own_kind, suggestion
 from study.protocol.validation_messages import validation_messages
 
 
@@ -40,13 +41,24 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
         except UnicodeDecodeError as error:
             raise ProtocolError(f"{name} is not a text file in UTF-8: {error}") from error
         return parse_protocol(text, name, overrides)
+    return parse_protocol(packaged_text(name), f"{name}.toml", overrides)
+
+
+def packaged_text(name: str) -> str:
+    """The file of a protocol that comes with the package.
+
+    Raises:
+        ProtocolError: there is none of that name.
+    """
     if name not in protocol_names():
         raise ProtocolError(f"unknown protocol {name!r}{suggestion(name, protocol_names())}, or a path to a .toml file")
-    return parse_protocol((_folder() / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml", overrides)
+    return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def parse_protocol(text: str, file: str, overrides: Sequence[str] = ()) -> Protocol:
     """The protocol that a file's text says, with overrides.
+
+    Where it names the user's own code, the hash of the code's file is put in; the code is not imported.
 
     Raises:
         ProtocolError: with one line an error, each naming ``file``, key, value and what is allowed.
@@ -57,11 +69,24 @@ def parse_protocol(text: str, file: str, overrides: Sequence[str] = ()) -> Proto
         raise ProtocolError(f"{file} is not TOML: {error}") from error
     for override in overrides:
         apply_override(override, data)
+    _complete_own_code(data, Path(file).parent)
     source = file if not overrides else f"{file} with --set {' '.join(overrides)}"
     try:
         return Protocol.model_validate(data)
     except ValidationError as error:
         raise ProtocolError("\n".join(f"{source}: {line}" for line in validation_messages(error))) from error
+
+
+def _complete_own_code(data: dict[str, Any], folder: Path) -> None:
+    """Put in the hashes of the user's own code, and the keyword for λ of methods with a strength."""
+    methods, strength = (data[key] if isinstance(data.get(key), dict) else {} for key in ("methods", "strength"))
+    for name, method in methods.items():
+        if own_kind(method) and name in strength:
+            method.setdefault("strength_argument", "reg_lambda")
+    for table in (data.get("benchmark"), data.get("model"), *methods.values()):
+        key = own_kind(table)
+        if key:
+            table.setdefault("source_hash", source_hash(table[key], folder))
 
 
 def _folder() -> Any:

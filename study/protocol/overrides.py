@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 from study.errors import ProtocolError
-from study.protocol.settings import suggestion
+from study.protocol.table import suggestion
 
 
 def apply_override(override: str, data: dict[str, Any]) -> None:

@@ -11,21 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from study.errors import ProtocolError
 from study.protocol.settings import (
-    Benchmark,
+    AnyBenchmark,
+    AnyModel,
     Fraction,
     Method,
-    Model,
+    Positive,
     Replay,
     Scenario,
-    Table,
     Training,
-    suggestion,
     takes_strength,
 )
+from study.protocol.table import Own, Table, suggestion
 from study.protocol.validation_messages import validation_messages
-
-FIRST_TUNING_SEED = 1000  # a report's seeds are 0, 1, 2, ... below it: no report uses a seed that λ was chosen on
 
 Strength = Annotated[float, Field(ge=0)]
 
@@ -99,13 +98,13 @@ class Tuning(Table):
     Test data takes no part in it.
 
     Attributes:
-        seeds: from 1000 on, so that no report uses them.
+        seeds: any that the runs do not use.
         validation_fraction: share of each class's training data that is taken for validation.
         grid: for each method that is searched for, the values of ``strength`` (λ) and, if wanted, of further options
             of the method; every combination is tried.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=FIRST_TUNING_SEED)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     validation_fraction: Fraction
     grid: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]]
 
@@ -120,34 +119,36 @@ class Protocol(Table):
 
     Attributes:
         title: one line.
-        description: what it is and where its settings come from.
+        description: what it is and where its settings come from; optional.
         scenarios: of "task", "domain" and "class".
         seeds: how many, by default.
         benchmark, model, training: the settings that all runs share.
         methods: by the name that reports use.
         strength: for each method that has a λ, its λ in each scenario, or "tuned": that which ``clreg-study tune``
             chose.
-        strength_source: how the λs were chosen; the report repeats it.
+        strength_source: how the λs were chosen; optional. The report repeats it.
         published: the numbers published for it.
         tuning: the search for λ.
     """
 
     title: Text
-    description: str
+    description: str = ""
     scenarios: Annotated[list[Scenario], Field(min_length=1)]
-    seeds: Annotated[int, Field(ge=1, le=FIRST_TUNING_SEED)]
-    benchmark: Benchmark
-    model: Model
+    seeds: Positive
+    benchmark: AnyBenchmark
+    model: AnyModel
     training: Training
     methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
     strength: dict[str, dict[Scenario, Strength | Literal["tuned"]]] = Field(default_factory=dict)
-    strength_source: str
+    strength_source: Text = "not stated"
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _the_model_takes_the_images(self) -> "Protocol":
-        if self.model.name != "mlp" and ("cifar" not in self.benchmark.name or self.benchmark.padding):
+        if isinstance(self.benchmark, Own) or isinstance(self.model, Own) or self.model.name == "mlp":
+            return self
+        if "cifar" not in self.benchmark.name or self.benchmark.padding:
             raise ValueError(
                 f"model.name = {self.model.name!r} takes CIFAR's images of 3 x 32 x 32 pixels, without padding; "
                 "'mlp' takes any"
@@ -156,9 +157,16 @@ class Protocol(Table):
 
     @model_validator(mode="after")
     def _memories_hold_an_example_of_each_experience(self) -> "Protocol":
-        n = self.benchmark.experiences
+        own = isinstance(self.benchmark, Own)
+        n = 0 if own else self.benchmark.experiences
         for name, method in self.methods.items():
-            if isinstance(method, Replay) and method.examples is not None and method.examples < n:
+            if not isinstance(method, Replay):
+                continue
+            if own and method.storage != "float32":
+                raise ValueError(
+                    f"methods.{name}.storage = {method.storage!r}: allowed with a benchmark of your own: 'float32'"
+                )
+            if method.examples is not None and method.examples < n:
                 raise ValueError(
                     f"methods.{name}.examples = {method.examples}: allowed: at least {n}, one of each experience"
                 )
@@ -189,6 +197,11 @@ class Protocol(Table):
         return self
 
     @model_validator(mode="after")
+    def _the_search_has_seeds_of_its_own(self) -> "Protocol":
+        self.run_seeds()
+        return self
+
+    @model_validator(mode="after")
     def _nothing_is_listed_twice(self) -> "Protocol":
         _unique("scenarios", self.scenarios)
         if self.tuning:
@@ -207,6 +220,21 @@ class Protocol(Table):
                 _known(key, by_scenario, self.scenarios, "scenario in this protocol")
         return self
 
+    def run_seeds(self, number: int | None = None) -> range:
+        """The seeds of the runs, 0 … ``number`` − 1; by default as many as the protocol says.
+
+        Raises:
+            ProtocolError: the search uses one of them.
+        """
+        seeds = range(number or self.seeds)
+        common = [str(seed) for seed in self.tuning.seeds if seed in seeds] if self.tuning else []
+        if common:
+            raise ProtocolError(
+                f"tuning.seeds: {', '.join(common)} would be of the runs too, which use 0 to {len(seeds) - 1}; "
+                "allowed: seeds that no run uses"
+            )
+        return seeds
+
     def strength_of(self, method: str, scenario: Scenario) -> float | Literal["tuned"] | None:
         """λ of a method in a scenario, or "tuned"; None for a method that has none."""
         return self.strength[method][scenario] if takes_strength(self.methods[method]) else None
@@ -220,7 +248,8 @@ class Protocol(Table):
         settings = self.methods[method]
         key = f"tuning.grid.{method}"
         options = {name: value for name, value in values.items() if name != "strength"}
-        _known(key, options, ["strength", *(name for name in type(settings).model_fields if name != "kind")], "option")
+        if not isinstance(settings, Own):
+            _known(key, options, ["strength", *(k for k in type(settings).model_fields if k != "kind")], "option")
         strength = values.get("strength")
         if type(strength) not in (int, float) or not 0 <= strength < math.inf:
             raise ValueError(f"{key}.strength holds {strength!r}; allowed: numbers of at least 0")

@@ -3,11 +3,11 @@
 Nothing here knows torch; the names are given their meaning by ``benchmarks``, ``models`` and ``methods``.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import Field, Tag, model_validator
+
+from study.protocol.table import OWN_OR_BUILT_IN, Own, Table
 
 Scenario = Literal["task", "domain", "class"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
@@ -15,28 +15,6 @@ SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Fisher = Literal["exact", "sample", "predicted", "empirical", "batched"]
-
-
-def suggestion(name: str, allowed: Iterable[str]) -> str:
-    """``; did you mean …? allowed: …`` for a name that is not among those allowed."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    meant = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{meant} allowed: {', '.join(allowed)}"
-
-
-class Table(BaseModel):
-    """A table of a protocol file: immutable, strict types, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_allowed_keys(cls, data: Any, info: ValidationInfo) -> Any:
-        for key in data if isinstance(data, Mapping) else ():
-            if key not in cls.model_fields:
-                raise ValueError(f"unknown key {key!r}{suggestion(key, cls.model_fields)}")
-        return data
-
 
 # ------------------------------------------------------------------------------- data
 
@@ -92,6 +70,19 @@ class Benchmark(Table):
         return self
 
 
+class OwnBenchmark(Own):
+    """A function that returns an Avalanche benchmark, as ``benchmark_from_datasets`` does.
+
+    Its streams "train" and "test" have as many experiences; datasets have ``targets``, from 0. It gets ``seed``,
+    ``scenario`` and ``data_root`` where it names them.
+    """
+
+
+AnyBenchmark = Annotated[
+    Annotated[Benchmark, Tag("(built-in)")] | Annotated[OwnBenchmark, Tag("(own)")], OWN_OR_BUILT_IN
+]
+
+
 # ------------------------------------------------------------------------------- model and training
 
 
@@ -116,6 +107,17 @@ class Model(Table):
         if (self.hidden is not None) != (self.name == "mlp"):
             raise ValueError("hidden is for the model 'mlp', which needs it")
         return self
+
+
+class OwnModel(Own):
+    """A module's class, or a function that returns one: (N, …) -> logits (N, classes).
+
+    It gets ``n_classes`` (or ``num_classes``), ``benchmark`` and ``scenario`` where it names them. In the
+    task-incremental scenario it takes task labels, as a module of Avalanche's ``MultiTaskModule``.
+    """
+
+
+AnyModel = Annotated[Annotated[Model, Tag("(built-in)")] | Annotated[OwnModel, Tag("(own)")], OWN_OR_BUILT_IN]
 
 
 class Training(Table):
@@ -213,12 +215,9 @@ class EWC(Table):
     batch_size: Positive | None = None
 
 
-class OnlineEWC(Table):
+class OnlineEWC(EWC):
     kind: Literal["online_ewc"]
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
-    fisher: Fisher = "exact"
-    n_samples: Positive | None = None
-    batch_size: Positive | None = None
 
 
 class MAS(Table):
@@ -268,11 +267,25 @@ class AvalancheSI(Table):
     mended: bool = False
 
 
+class OwnMethod(Own):
+    """A plugin or a strategy of Avalanche's kind. It gets ``seed`` where it names one.
+
+    Attributes:
+        strength_argument: the keyword for λ, "reg_lambda" by default, if the protocol gives it a strength; None if it
+            has none.
+    """
+
+    strength_argument: str | None = None
+
+
+BuiltInMethod = Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI | AvalancheEWC | AvalancheSI
 Method = Annotated[
-    Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI | AvalancheEWC | AvalancheSI,
-    Field(discriminator="kind"),
+    Annotated[BuiltInMethod, Field(discriminator="kind"), Tag("(built-in)")] | Annotated[OwnMethod, Tag("(own)")],
+    OWN_OR_BUILT_IN,
 ]
 
 
 def takes_strength(method: Method) -> bool:
+    if isinstance(method, OwnMethod):
+        return method.strength_argument is not None
     return not isinstance(method, Naive | Joint | Cumulative | Replay)

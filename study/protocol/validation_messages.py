@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+YOUR_OWN = "your own as package.module:Name or ./file.py:Name"
 EXPECTED = ": input should be "  # how pydantic's errors of a wrong type or value begin
 
 
@@ -25,11 +26,10 @@ def validation_messages(error: ValidationError) -> list[str]:
 
 def _message(error: Any) -> tuple[str, str]:
     """The subject of one pydantic error, and what is wrong and what is allowed."""
-    location = list(error["loc"])
-    if location[:1] == ["methods"] and len(location) > 2:
-        del location[2]  # pydantic inserts the kind of the method there
-    # and the type or literal of a union that it tried
-    location = [part for part in location if not any(mark in str(part) for mark in "[({")]
+    # pydantic inserts the type or literal of a union that it tried
+    location = [part for part in error["loc"] if not any(mark in str(part) for mark in "[({")]
+    if location[:1] == ["methods"] and "(built-in)" in error["loc"] and len(location) > 2:
+        del location[2]  # and the kind of the method
     if location[:1] in (["strength"], ["benchmark"]) and len(location) > 2:
         location = [part for part in location if part not in ("float", "constrained-float")]
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -41,7 +41,11 @@ def _message(error: Any) -> tuple[str, str]:
     if error["type"] == "value_error":
         return (f"[{key}]: ", message) if key else ("", message)
     if error["type"] == "union_tag_invalid":
-        return f"{key} = {error['ctx']['tag']!r}", f": allowed: {error['ctx']['expected_tags']}"
+        return f"{key} = {error['ctx']['tag']!r}", f": allowed: {error['ctx']['expected_tags']}, or {YOUR_OWN}"
     if location[:1] == ["strength"] and error["type"] == "dict_type":
         return f"{key} = {error['input']!r}", f": allowed: a λ for a scenario, as in {key}.task = {error['input']!r}"
+    if error["type"] == "string_pattern_mismatch" and "(own)" in error["loc"]:
+        message = f"allowed: {YOUR_OWN}"
+    elif error["type"] == "literal_error" and location[-1] == "name":
+        message += f", or {YOUR_OWN}"
     return f"{key} = {error['input']!r}", f": {message[0].lower()}{message[1:]}"

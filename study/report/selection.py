@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from study.campaign.strength_search import Choice, choose, content_on_any_device, resolve, tuning_runs
 from study.errors import ProtocolError, StudyError
-from study.protocol.schema import FIRST_TUNING_SEED, Protocol
+from study.protocol.schema import Protocol
 from study.protocol.settings import Method, Scenario
 from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
@@ -16,7 +16,7 @@ from study.run.specification import Run
 
 OTHER_SETTINGS = "other settings than the protocol's"
 VALIDATION = "evaluated on validation data"
-TUNING_SEED = f"seeds from {FIRST_TUNING_SEED} on"
+TUNING_SEED = "seeds of the search"
 OLDER = "other records of runs that are in the report (older, or failed)"
 OUTSIDE_GRID = "not of the protocol's search"
 
@@ -95,7 +95,7 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
         places = meant.get(_regardless_of_seed(record.run), ())
         if record.run.evaluated_on == "validation":
             reasons.append(VALIDATION)
-        elif record.run.seed >= FIRST_TUNING_SEED:
+        elif protocol.tuning and record.run.seed in protocol.tuning.seeds:
             reasons.append(TUNING_SEED)
         elif not places:
             reasons.append(OTHER_SETTINGS)

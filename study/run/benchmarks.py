@@ -137,20 +137,36 @@ def _decode(settings: Benchmark, pixels: Tensor) -> Tensor:
     return Encoding.of(settings).decode(F.pad(pixels, [settings.padding] * 4))
 
 
-def _split(images: Images, key: str, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Two stratified parts in the original order, the second with ``fraction`` of the images."""
-    indices = torch.arange(len(images.targets)).numpy()
-    classes, counts = images.targets.unique(return_counts=True)
+def stratified_split(targets: Tensor, key: str, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of two stratified parts in the original order, the second with ``fraction`` of the samples.
+
+    Args:
+        targets: shape (N,).
+        key: of ``fraction`` in a protocol, for errors.
+        fraction: in (0, 1).
+        seed: of the split.
+
+    Raises:
+        DataError: a class gets no sample in a part.
+    """
+    indices = torch.arange(len(targets)).numpy()
+    classes, counts = targets.unique(return_counts=True)
     try:
-        parts = train_test_split(indices, test_size=fraction, stratify=images.targets.numpy(), random_state=seed)
+        parts = train_test_split(indices, test_size=fraction, stratify=targets.numpy(), random_state=seed)
     except ValueError:  # fewer samples in a part than there are classes
         parts = []
     rows = [torch.from_numpy(part).sort().values for part in parts]
-    if not rows or any(len(images.targets[part].unique()) < len(classes) for part in rows):
+    if not rows or any(len(targets[part].unique()) < len(classes) for part in rows):
         fewest = int(counts.min())
         raise DataError(
             f"{key} = {fraction}: a class gets no sample in one of the two parts; the smallest class has {fewest}; "
             f"allowed: about {1 / fewest:.2g} to {1 - 1 / fewest:.4g}"
         )
-    first, second = rows
-    return Images(images.pixels[first], images.targets[first]), Images(images.pixels[second], images.targets[second])
+    return rows[0], rows[1]
+
+
+def _split(images: Images, key: str, fraction: float, seed: int) -> tuple[Images, Images]:
+    return tuple(
+        Images(images.pixels[part], images.targets[part])
+        for part in stratified_split(images.targets, key, fraction, seed)
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from study.atomic import write_atomically
 from study.run.result import Matrix, Seconds
@@ -37,7 +37,7 @@ class State:
         tracked_as: the run's id in W&B.
         code: hash of the code that wrote it.
         optimizer: its ``state_dict``; None before the first experience.
-        random: states of torch's global generators, by device.
+        random: states of the global generators: torch's by device, "python" and "numpy".
         accuracy, loss, training_loss, seconds, resumed: as in the record.
     """
 
@@ -46,7 +46,7 @@ class State:
     tracked_as: str
     code: str = field(default_factory=lambda: code_hash())
     optimizer: dict[str, Any] | None = None
-    random: dict[str, Tensor] = field(default_factory=dict)
+    random: dict[str, Any] = field(default_factory=dict)
     accuracy: Matrix = field(default_factory=list)
     loss: Matrix = field(default_factory=list)
     training_loss: list[float] = field(default_factory=list)

@@ -118,6 +118,7 @@ def held_bytes(plugin: Any, model: nn.Module) -> Held:
 
 def _sizes(plugin: Any, contents: Callable[[Any], Any]) -> dict[int, int]:
     """Bytes of each storage reachable from a plugin, by address."""
+    packages = {"clreg_plugins", "study", "avalanche", "tests", type(plugin).__module__.partition(".")[0]}
     found: dict[int, int] = {}
     seen: dict[int, Any] = {}  # with the values, so that none that was made on the way lends its id to another
 
@@ -136,7 +137,7 @@ def _sizes(plugin: Any, contents: Callable[[Any], Any]) -> dict[int, int]:
                 visit(item)
         elif isinstance(value, nn.Module):
             visit(vars(value))
-        elif type(value).__module__.startswith(("clreg_plugins", "study", "avalanche", "tests")):
+        elif type(value).__module__.partition(".")[0] in packages:
             visit(contents(value))
 
     visit(plugin)

@@ -1,14 +1,21 @@
 """Methods in a protocol -> Avalanche strategies and plugins."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
-from avalanche.core import SupervisedPlugin
+from avalanche.core import BasePlugin, SupervisedPlugin
 from avalanche.training.plugins import EWCPlugin as AvalancheEWCPlugin
 from avalanche.training.plugins import LwFPlugin, SynapticIntelligencePlugin
 from avalanche.training.supervised import Cumulative as CumulativeTraining
 from avalanche.training.supervised import JointTraining, Naive
+from avalanche.training.templates import SupervisedTemplate
+from avalanche.training.templates.base import BaseTemplate
 from torch import nn
 
 from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
+from study.errors import ProtocolError
+from study.protocol.own_code import build, resolve
 from study.protocol.settings import (
     EWC,
     L2,
@@ -21,6 +28,7 @@ from study.protocol.settings import (
     LwF,
     Method,
     OnlineEWC,
+    OwnMethod,
     Replay,
     Training,
 )
@@ -38,8 +46,40 @@ PLUGIN = {L2: L2Plugin, EWC: EWCPlugin, OnlineEWC: OnlineEWCPlugin, MAS: MASPlug
 STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
 
 
-def strategy_of(method: Method) -> type[Naive]:
-    return STRATEGY.get(type(method), Naive)
+def build_strategy(
+    method: Method, key: str, strength: float | None, seed: int, folder: Path, **common: Any
+) -> SupervisedTemplate:
+    """The strategy of a method.
+
+    Args:
+        method, key, strength, seed, folder: as in :func:`build_plugin`.
+        common: the keywords of every strategy: model, optimizer, criterion, …
+    """
+    if _is_own_strategy(method, key, folder):
+        return build(method, key, folder, {"seed": seed}, {**common, **_strength(method, strength)})
+    return STRATEGY.get(type(method), Naive)(**common)
+
+
+def _is_own_strategy(method: Method, key: str, folder: Path) -> bool:
+    """Whether a method is a strategy's class of the user's own.
+
+    Raises:
+        ProtocolError: it is one that the study cannot train.
+    """
+    kind = resolve(method, key, folder) if isinstance(method, OwnMethod) else None
+    if not isinstance(kind, type) or not issubclass(kind, BaseTemplate):
+        return False
+    if not issubclass(kind, SupervisedTemplate) or issubclass(kind, JointTraining):
+        problem = "allowed: a subclass of Avalanche's SupervisedTemplate; kind = 'joint' trains jointly"
+    elif kind.make_train_dataloader is not SupervisedTemplate.make_train_dataloader:
+        problem = "its make_train_dataloader would not be called; allowed: a plugin that sets strategy.dataloader"
+    else:
+        return True
+    raise ProtocolError(f"{key}.kind = {method.kind!r}: {problem}")
+
+
+def _strength(method: OwnMethod, strength: float | None) -> dict[str, float | None]:
+    return {} if method.strength_argument is None else {method.strength_argument: strength}
 
 
 def build_plugin(
@@ -47,9 +87,11 @@ def build_plugin(
     strength: float | None,
     seed: int,
     *,
+    key: str = "methods",
+    folder: Path = Path(),
     model: nn.Module,
     batches: InMemoryBatches,
-    encoding: Encoding,
+    encoding: Encoding | None,
 ) -> SupervisedPlugin | None:
     """The plugin of a method; None for a method that is a strategy.
 
@@ -57,8 +99,21 @@ def build_plugin(
         method: its kind and options.
         strength: λ.
         seed: of the method's random draws.
+        key: of the method in the protocol, for errors.
+        folder: of the protocol file.
         model, batches, encoding: for a memory of examples.
+
+    Raises:
+        ProtocolError: a plugin of the user's own cannot be built.
     """
+    if isinstance(method, OwnMethod):
+        if _is_own_strategy(method, key, folder):
+            return None
+        plugin = build(method, key, folder, {"seed": seed}, _strength(method, strength))
+        if not isinstance(plugin, BasePlugin):
+            allowed = "allowed: a plugin or a strategy's class of Avalanche's"
+            raise ProtocolError(f"{key}.kind = {method.kind!r}: it gives a {type(plugin).__name__}; {allowed}")
+        return plugin
     if isinstance(method, Replay):
         return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)
     if isinstance(method, LwF):

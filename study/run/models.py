@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from avalanche.benchmarks import CLExperience, CLScenario
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier, MultiTaskModule, SlimResNet18
 from avalanche.models.dynamic_modules import avalanche_model_adaptation
+from avalanche.models.utils import avalanche_forward
 from pytorchcv.models.wrn_cifar import get_wrn_cifar
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from study.protocol.settings import Model, Scenario
+from study.errors import ProtocolError
+from study.protocol.own_code import build
+from study.protocol.settings import AnyModel, Model, OwnModel, Scenario
 
 
 class MultiHead(MultiTaskModule):
@@ -45,21 +50,60 @@ class MultiHead(MultiTaskModule):
         return self.heads(self.trunk(x), task_labels)
 
 
-def build_model(settings: Model, scenario: Scenario, benchmark: CLScenario) -> nn.Module:
+def build_model(settings: AnyModel, scenario: Scenario, benchmark: CLScenario, folder: Path = Path()) -> nn.Module:
     """A model initialised from torch's global generator.
 
     One head for each task in the task-incremental scenario, otherwise one head over all classes.
+
+    Args:
+        settings: of the protocol.
+        scenario: "task", "domain" or "class".
+        benchmark: that it will be trained on.
+        folder: of the protocol file.
+
+    Raises:
+        ProtocolError: a model of the user's own cannot be built, or takes other inputs or gives other outputs.
     """
+    classes = {label for experience in benchmark.train_stream for label in experience.classes_in_this_experience}
+    if isinstance(settings, OwnModel):
+        return _own_model(settings, scenario, benchmark, len(classes), folder)
     image = benchmark.train_stream[0].dataset[0][0]
     trunk, features = _trunk(settings, image)
     if scenario == "task":
         return MultiHead(trunk, features, benchmark)
-    classes = {label for experience in benchmark.train_stream for label in experience.classes_in_this_experience}
     if scenario == "class" and settings.unseen_classes == "masked":
         head: nn.Module = IncrementalClassifier(features, initial_out_features=len(classes), masking=True)
     else:
         head = nn.Linear(features, len(classes))
     return nn.Sequential(trunk, head)
+
+
+def _own_model(
+    settings: OwnModel, scenario: Scenario, benchmark: CLScenario, n_classes: int, folder: Path
+) -> nn.Module:
+    offered = {"n_classes": n_classes, "num_classes": n_classes, "benchmark": benchmark, "scenario": scenario}
+    model = build(settings, "model", folder, offered)
+    said = f"model.kind = {settings.kind!r}"
+    if not isinstance(model, nn.Module):
+        raise ProtocolError(f"{said}: it gives a {type(model).__name__}; allowed: a torch.nn.Module")
+    if scenario == "task" and not isinstance(model, MultiTaskModule):
+        raise ProtocolError(
+            f"{said}: the scenario 'task' has a head for each task; allowed: an Avalanche MultiTaskModule, as "
+            "avalanche.models.as_multitask makes one"
+        )
+    inputs, _, tasks = default_collate([benchmark.train_stream[0].dataset[i] for i in (0, 0)])
+    training = model.training
+    try:
+        with torch.no_grad():
+            outputs = avalanche_forward(model.eval(), inputs, tasks)
+    except Exception as error:
+        raise ProtocolError(f"{said}: it does not take inputs of shape {tuple(inputs.shape)}: {error}") from error
+    model.train(training)
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or (scenario != "task" and outputs.shape[1] < n_classes):
+        allowed = "(N, classes)" if scenario == "task" else f"(N, {n_classes})"
+        raise ProtocolError(f"{said}: for 2 samples it gives {shape}; allowed: logits of shape {allowed}")
+    return model
 
 
 def _trunk(settings: Model, image: Tensor) -> tuple[nn.Module, int]:

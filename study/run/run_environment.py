@@ -14,8 +14,10 @@ class RunEnvironment:
         data_root: folder of the data.
         checkpoints: folder of checkpoints; None keeps none.
         tracking: how W&B is used.
+        code_folder: of the protocol file, which files of the user's own code are relative to.
     """
 
     data_root: Path
     checkpoints: Path | None = None
     tracking: Tracking = field(default_factory=lambda: Tracking("disabled"))
+    code_folder: Path = Path()

@@ -7,7 +7,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from study.protocol.schema import Protocol
-from study.protocol.settings import Benchmark, Method, Model, Scenario, Training
+from study.protocol.settings import AnyBenchmark, AnyModel, Method, Scenario, Training
+from study.protocol.table import Own
 from study.run.system import versions
 
 
@@ -22,7 +23,7 @@ class Run(Frozen):
 
     Attributes:
         protocol, label: names, which determine nothing.
-        benchmark, model, training: as in the protocol.
+        benchmark, model, training: as in the protocol; the user's own code with the hash of its source.
         scenario: "task", "domain" or "class".
         method: its kind and options.
         strength: λ; None for a method without one.
@@ -34,8 +35,8 @@ class Run(Frozen):
 
     protocol: str
     label: str
-    benchmark: Benchmark
-    model: Model
+    benchmark: AnyBenchmark
+    model: AnyModel
     training: Training
     scenario: Scenario
     method: Method
@@ -78,6 +79,12 @@ class Run(Frozen):
             seed=seed,
             device=device,
         )
+
+    @property
+    def own_code(self) -> list[tuple[Own, str]]:
+        """The tables of the protocol that name the user's own code, with their keys."""
+        tables = ((self.benchmark, "benchmark"), (self.model, "model"), (self.method, f"methods.{self.label}"))
+        return [(table, key) for table, key in tables if isinstance(table, Own)]
 
     @property
     def content(self) -> str:

@@ -1,31 +1,39 @@
 """Trains one run and returns its result."""
 
-import hashlib
+import gc
+import random
 import secrets
 import time
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.utils import concat_datasets
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Cumulative, Naive
 from torch import nn
 
+from study.protocol.own_code import resolve
 from study.protocol.settings import Joint
+from study.protocol.table import Own
 from study.run.baselines import ReplayMemory
 from study.run.batches import InMemoryBatches
 from study.run.benchmarks import build_benchmark
 from study.run.checkpoint import Checkpoint, State
 from study.run.data import Encoding
 from study.run.instruments import Held, Instruments, held_bytes, peak_memory, reset_peak_memory
-from study.run.methods import build_optimizer, build_plugin, strategy_of
+from study.run.methods import build_optimizer, build_plugin, build_strategy
 from study.run.metrics import average_accuracy
 from study.run.models import build_model
+from study.run.own_benchmark import build_own_benchmark
 from study.run.result import Outcome, RunResult
 from study.run.run_environment import RunEnvironment
+from study.run.seeds import derived_seed, seed_globally
 from study.run.specification import Run
 from study.run.system import git_commit, versions
 from study.run.threads import torch_threads
@@ -47,11 +55,15 @@ def perform(run: Run, environment: RunEnvironment) -> RunResult:
     Raises:
         OSError: a checkpoint cannot be written; the previous one is kept.
     """
+    gc.freeze()  # what is collected at the end is of this run; to visit all of torch takes as long as a short run
     try:
         with torch_threads(1), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
             return _performed(run, environment)
     except RuntimeError:  # the GPU cannot be used at all; what happens later is caught within
         return RunResult(outcome="failed", error=traceback.format_exc())
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def _performed(run: Run, environment: RunEnvironment) -> RunResult:
@@ -74,11 +86,6 @@ def _performed(run: Run, environment: RunEnvironment) -> RunResult:
             learner.logger.close()  # interrupted: W&B's run can go on later
 
 
-def derived_seed(seed: int, purpose: str) -> int:
-    """A seed for one purpose, in [0, 2³²), independent of those of other purposes."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:4], "big")
-
-
 class Learner:
     """An unfinished run: an Avalanche strategy and its results so far.
 
@@ -90,18 +97,13 @@ class Learner:
         self.run = run
         self.device = torch.device(run.device)
         reset_peak_memory(self.device)
-        permutations = torch.Generator().manual_seed(derived_seed(run.seed, "permutations"))
-        self.benchmark = build_benchmark(
-            run.benchmark,
-            run.scenario,
-            environment.data_root,
-            permutations,
-            run.evaluated_on,
-            run.validation_fraction,
-        )
+        self.folder = environment.code_folder
+        self.benchmark = self._benchmark(environment.data_root)
         # joint training is one training call on the whole stream
         self.calls = [self.benchmark.train_stream] if self._joint else list(self.benchmark.train_stream)
         self.checkpoint = Checkpoint(environment.checkpoints, run)
+        for table, key in run.own_code:
+            resolve(table, key, self.folder)  # a checkpoint holds objects of its classes
         state = self.checkpoint.load()
         self.state = self._begin() if state is None else state
         self.logger = WandbLogger(
@@ -115,13 +117,25 @@ class Learner:
         self.strategy = self._strategy()
         if state is None:
             # draws in training (dropout) must not depend on how many numbers the initialisation took
-            torch.manual_seed(derived_seed(run.seed, "training"))
+            seed_globally(derived_seed(run.seed, "training"))
         else:
             self._go_on()
 
     @property
+    def resumable(self) -> bool:
+        """Whether a checkpoint holds the whole state; a strategy of the user's own may have more."""
+        return self.method_plugin is not None or not isinstance(self.run.method, Own)
+
+    @property
     def _joint(self) -> bool:
         return isinstance(self.run.method, Joint)
+
+    @property
+    def _method(self) -> dict[str, Any]:
+        """What builds the method."""
+        seed = derived_seed(self.run.seed, "importance")
+        named = {"method": self.run.method, "key": f"methods.{self.run.label}", "strength": self.run.strength}
+        return {**named, "seed": seed, "folder": self.folder}
 
     @property
     def method_plugin(self) -> Any:
@@ -130,22 +144,28 @@ class Learner:
 
     # ------------------------------------------------------------------- beginning, or going on
 
+    def _benchmark(self, data_root: Path) -> CLScenario:
+        run = self.run
+        if isinstance(run.benchmark, Own):
+            seed_globally(derived_seed(run.seed, "benchmark"))
+            return build_own_benchmark(
+                run.benchmark, run.scenario, run.seed, data_root, self.folder, run.validation_fraction
+            )
+        permutations = torch.Generator().manual_seed(derived_seed(run.seed, "permutations"))
+        return build_benchmark(
+            run.benchmark, run.scenario, data_root, permutations, run.evaluated_on, run.validation_fraction
+        )
+
     def _begin(self) -> State:
         run = self.run
-        torch.manual_seed(derived_seed(run.seed, "initialisation"))
-        model = build_model(run.model, run.scenario, self.benchmark).to(self.device)
+        seed_globally(derived_seed(run.seed, "initialisation"))
+        model = build_model(run.model, run.scenario, self.benchmark, self.folder).to(self.device)
         iterations = run.training.iterations
         if iterations is not None and self._joint:
             iterations *= len(self.benchmark.train_stream)
-        batches = InMemoryBatches(derived_seed(run.seed, "order"), iterations, Encoding.of(run.benchmark))
-        plugin = build_plugin(
-            run.method,
-            run.strength,
-            derived_seed(run.seed, "importance"),
-            model=model,
-            batches=batches,
-            encoding=Encoding.of(run.benchmark),
-        )
+        encoding = None if isinstance(run.benchmark, Own) else Encoding.of(run.benchmark)
+        batches = InMemoryBatches(derived_seed(run.seed, "order"), iterations, encoding)
+        plugin = build_plugin(**self._method, model=model, batches=batches, encoding=encoding)
         return State(
             model,
             [Instruments(), batches, *([plugin] if plugin else [])],
@@ -158,7 +178,8 @@ class Learner:
             warnings.filterwarnings("ignore", message="No loggers specified")  # where nothing is tracked
             metrics = (f(experience=True, stream=True) for f in (accuracy_metrics, loss_metrics))
             evaluator = EvaluationPlugin(*metrics, loggers=[self.logger])
-        return strategy_of(run.method)(
+        return build_strategy(
+            **self._method,
             model=model,
             optimizer=build_optimizer(run.training, model),
             criterion=nn.CrossEntropyLoss(),
@@ -181,6 +202,8 @@ class Learner:
             past = self.calls[: len(state.accuracy)]
             self.strategy.dataset = concat_datasets([experience.dataset for experience in past])
         torch.set_rng_state(state.random["cpu"])
+        random.setstate(state.random["python"])
+        np.random.set_state(state.random["numpy"])
         if "cuda" in state.random:
             torch.cuda.set_rng_state(state.random["cuda"])
 
@@ -211,7 +234,7 @@ class Learner:
         state.accuracy.append(accuracy)
         state.loss.append(loss)
         state.optimizer = self.strategy.optimizer.state_dict()
-        state.random = {"cpu": torch.get_rng_state()}
+        state.random = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state()}
         if self.device.type == "cuda":
             state.random["cuda"] = torch.cuda.get_rng_state()
         self.logger.after_experience(
@@ -222,7 +245,7 @@ class Learner:
             seconds={name: values[-1] for name, values in state.seconds},
             importance=getattr(self.method_plugin, "importance", None),
         )
-        if index + 1 < len(self.calls):
+        if index + 1 < len(self.calls) and self.resumable:
             self.checkpoint.save(state)
         self.checkpoint.report(index + 1, len(self.calls), self._accuracy_so_far())
 

@@ -16,8 +16,9 @@ from study.records.importance_agreement import AGREEMENT_FILE, read_agreement, w
 from study.run.batches import columns_of
 from study.run.methods import build_plugin
 from study.run.run_environment import RunEnvironment
+from study.run.seeds import derived_seed
 from study.run.specification import Run
-from study.run.trainer import Learner, derived_seed
+from study.run.trainer import Learner
 
 FISHERS = {
     "exact": {"kind": "online_ewc", "fisher": "exact"},

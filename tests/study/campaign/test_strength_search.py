@@ -8,7 +8,7 @@ from study.campaign.strength_search import choose, resolve, tuning_runs
 from study.cli.app import app
 from study.errors import ProtocolError
 from study.protocol.load import parse_protocol
-from study.protocol.schema import FIRST_TUNING_SEED, Protocol
+from study.protocol.schema import Protocol
 from study.records.run_record import RunRecord, record_of
 from study.run.result import RunResult
 from study.run.specification import Run
@@ -18,7 +18,7 @@ def test_the_search_never_uses_a_reports_seeds_or_its_test_data(protocol):
     runs = tuning_runs("tiny", protocol, ["task", "class"], list(protocol.methods))
     assert {run.evaluated_on for run in runs} == {"validation"}
     assert {run.validation_fraction for run in runs} == {protocol.tuning.validation_fraction}
-    assert min(run.seed for run in runs) >= FIRST_TUNING_SEED
+    assert not {run.seed for run in runs} & set(protocol.run_seeds())
     grid = protocol.tuning.grid
     assert {run.label for run in runs} == set(grid)
     assert len({run.id for run in runs}) == 2 * sum(len(g["strength"]) for g in grid.values()) * len(

@@ -19,6 +19,7 @@ def test_every_protocol_of_the_package_is_valid(name):
             assert protocol.strength_of(method, scenario) != -1
     assert protocol.title
     assert protocol.description.strip()
+    assert protocol.strength_source != "not stated"
     assert "\n" not in protocol.strength_source
 
 
@@ -106,8 +107,13 @@ ewc.class = { mean = 50.0, spread = 1.0 }
             'storage = "int8"',
             "methods.replay-matched-uint8.storage = 'int8': input should be 'float32' or 'uint8'",
         ),
-        ("\nseeds = [1000,", "\nseeds = [0,", "tuning.seeds.0 = 0: input should be greater than or equal to 1000"),
-        ("\nseeds = ", "\nseeds = 1001 #", "seeds = 1001: input should be less than or equal to 1000"),
+        (
+            "\nseeds = [1000, 1001,",
+            "\nseeds = [2, 0,",
+            "tuning.seeds: 2, 0 would be of the runs too, which use",
+        ),
+        ("\nseeds = [1000,", "\nseeds = [-1,", "tuning.seeds.0 = -1: input should be greater than or equal to 0"),
+        ("\nseeds = ", "\nseeds = 1001 #", "tuning.seeds: 1000 would be of the runs too, which use 0 to 1000;"),
         ("[strength]\n", "[strength]\nnaive = { task = 1 }\n", "strength.naive: no such method with a λ; allowed: l2,"),
         (
             "ewc = { task = 100,",
@@ -244,6 +250,21 @@ def test_methods_may_have_equal_settings_and_a_published_mean_may_be_zero(text: 
     protocol = parse_protocol(twin.replace("[tuning]\n", table + "[tuning]\n"), "my.toml")
     assert protocol.methods["twin"] == protocol.methods["naive"]
     assert protocol.published[0].results["ewc"]["class"].mean == 0
+
+
+def test_a_search_may_use_any_seeds_that_the_runs_do_not(text: str):
+    protocol = parse_protocol(text.replace("\nseeds = [1000,", "\nseeds = [3,"), "my.toml")
+    assert (protocol.tuning.seeds[0], protocol.run_seeds()) == (3, range(3))
+    with pytest.raises(ProtocolError, match=r"tuning\.seeds: 3 would be of the runs too, which use 0 to 4"):
+        protocol.run_seeds(5)
+
+
+def test_description_and_source_of_lambda_are_optional(text: str):
+    without = re.sub(r'(?ms)^description = """.*?"""\n|^strength_source = .*?\n', "", text)
+    assert "description" not in without
+    assert "strength_source" not in without
+    protocol = parse_protocol(without, "my.toml")
+    assert (protocol.description, protocol.strength_source) == ("", "not stated")
 
 
 def test_a_tuned_lambda_needs_a_grid(text: str):

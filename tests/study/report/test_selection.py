@@ -33,7 +33,7 @@ def test_records_are_in_the_order_of_scenario_method_and_seed():
         ({"training": toy().training.model_copy(update={"epochs": 2})}, OTHER_SETTINGS),
         ({"method": toy().methods["ewc"].model_copy(update={"fisher": "sample"})}, OTHER_SETTINGS),
         ({"evaluated_on": "validation", "validation_fraction": 0.2}, VALIDATION),
-        ({"seed": 1000}, "seeds from 1000 on"),
+        ({"seed": 1000}, "seeds of the search"),
     ],
 )
 def test_what_the_protocol_does_not_mean_is_left_out_and_counted_by_reason(change, reason):

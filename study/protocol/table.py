@@ -1,0 +1,74 @@
+"""What all tables of a protocol file share, and the table that names the user's own code."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
+
+
+def suggestion(name: str, allowed: Iterable[str]) -> str:
+    """``; did you mean …? allowed: …`` for a name that is not among those allowed."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{meant} allowed: {', '.join(allowed)}"
+
+
+class Table(BaseModel):
+    """A table of a protocol file: immutable, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_allowed_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) and cls.model_config["extra"] == "forbid" else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key {key!r}{suggestion(key, cls.model_fields)}")
+        return data
+
+
+class Own(Table):
+    """A class or function of the user's own. Keys without a meaning here are its options, passed on as keywords.
+
+    Attributes:
+        kind: "package.module:Name", or "./file.py:Name" relative to the protocol file.
+        source_hash: of the file that defines it, put in when the protocol is loaded. Given in a protocol file, only
+            that version is run.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Annotated[str, Field(pattern=r"^(\w+(\.\w+)*|[^:]+\.py):[A-Za-z_]\w*$")]
+    source_hash: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_may_say_it(cls, data: Any) -> Any:
+        if own_kind(data) != "name":
+            return data
+        return {"kind" if key == "name" else key: value for key, value in data.items()}
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra)
+
+
+def own_kind(table: Any) -> Literal["kind", "name"] | None:
+    """The key by which a table of a protocol names the user's own code; None if it does not."""
+    for key in ("kind", "name"):
+        value = table.get(key) if isinstance(table, Mapping) else getattr(table, key, None)
+        if isinstance(value, str):
+            return key if ":" in value else None
+    return None
+
+
+def _whose(table: Any) -> str:
+    return "(own)" if own_kind(table) else "(built-in)"
+
+
+OWN_OR_BUILT_IN = Discriminator(_whose)
