@@ -23,7 +23,7 @@ class ClusterError(StudyError):
 def execute_on_cluster(
     runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int, address: str
 ) -> Iterator[RunRecord]:
-    """As :func:`study.campaign.execution.execute`, on a Ray cluster.
+    """As :func:`study.campaign.carry_out.execute`, on a Ray cluster.
 
     The driver writes the records. All machines need the data folder and, to resume runs, the folder of checkpoints: a
     shared file system.

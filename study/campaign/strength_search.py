@@ -9,7 +9,6 @@ from study.protocol.schema import Protocol
 from study.protocol.settings import Method, Scenario
 from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
-from study.run.metrics import average_accuracy
 from study.run.specification import Run
 
 
@@ -96,6 +95,8 @@ def content_on_any_device(run: Run) -> str:
 def _best(
     scenario: Scenario, method: str, options: tuple[str, ...], samples: dict[tuple[Any, ...], list[RunRecord]]
 ) -> Choice | None:
+    from study.run.metrics import average_accuracy  # with numpy, which other commands need not wait for
+
     means = {
         combination: sum(average_accuracy(record.accuracy) for record in of_all_seeds) / len(of_all_seeds)
         for combination, of_all_seeds in sorted(samples.items(), key=lambda item: item[0][0])
