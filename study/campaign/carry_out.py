@@ -41,9 +41,8 @@ def carry_out(
     A run that diverged has ended: it would diverge again. A run that failed is tried again.
 
     Args:
-        runs: the runs.
+        runs, environment: what to perform, and with what.
         store: of the records, locked meanwhile.
-        environment: of the runs.
         jobs: how many run at a time.
         terminal: shows the progress.
         force: perform all runs from the start, and put existing records aside.
@@ -109,8 +108,7 @@ def execute(
 
     Args:
         runs: in the order in which they start.
-        store: for the records.
-        environment: of the runs.
+        store, environment: for the records, and of the runs.
         jobs: how many run at a time; 1 runs in this process.
         cluster: address of a Ray cluster, or "local" for one on this machine; None uses processes.
 

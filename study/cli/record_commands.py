@@ -1,11 +1,14 @@
 """Commands on records: report, overview, compare, agreement and repeat."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from study.atomic import write_atomically
+from study.campaign.one_run import perform_and_record
+from study.campaign.repetition import difference
+from study.cli import options
 from study.cli.folders import (
     folder_named,
     protocol_as_run,
@@ -15,35 +18,19 @@ from study.cli.folders import (
     stem,
     tuning_records,
 )
-from study.cli.options import (
-    DataRoot,
-    Device,
-    Methods,
-    Name,
-    Out,
-    Overrides,
-    Records,
-    Scenarios,
-    TuningFolder,
-    checked_data,
-    selected,
-)
 from study.cli.terminal import print_table
 from study.errors import SOME_RUNS_FAILED, ProtocolError
 from study.protocol.schema import FIRST_TUNING_SEED
 from study.records.store import RecordError
 from study.run.run_environment import RunEnvironment
 
-if TYPE_CHECKING:
-    from study.campaign.repetition import Repetition
-
 
 def report(
-    name: Name,
-    records: Records = None,
-    tuning: TuningFolder = None,
+    name: options.Name,
+    records: options.Records = None,
+    tuning: options.TuningFolder = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <records>/report.")] = None,
-    overrides: Overrides = None,
+    overrides: options.Overrides = None,
 ) -> None:
     """Write a report: Markdown, HTML, LaTeX tables, figures, CSV and Parquet.
 
@@ -114,12 +101,12 @@ def _rank(names: list[str], path: Path) -> None:
 
 
 def agreement(
-    name: Name,
+    name: options.Name,
     seeds: Annotated[int, typer.Option(min=1, max=FIRST_TUNING_SEED, help="How many seeds.")] = 3,
-    scenario: Scenarios = None,
-    data_root: DataRoot = None,
-    out: Out = None,
-    overrides: Overrides = None,
+    scenario: options.Scenarios = None,
+    data_root: options.DataRoot = None,
+    out: options.Out = None,
+    overrides: options.Overrides = None,
 ) -> None:
     """Compare the importances of a protocol's EWC methods with the exact one on the same networks, and their cost.
 
@@ -128,8 +115,8 @@ def agreement(
     """
     folder = out or records_folder(name)
     protocol, _ = protocol_as_run(name, overrides, folder)
-    scenarios = selected("--scenario", scenario, protocol.scenarios)
-    environment = RunEnvironment(checked_data(protocol.benchmark.name, Device.cpu, data_root))
+    scenarios = options.selected("--scenario", scenario, protocol.scenarios)
+    environment = RunEnvironment(options.checked_data(protocol.benchmark.name, options.Device.cpu, data_root))
     from study.campaign.measure_agreement import measure_agreement
     from study.records.importance_agreement import AGREEMENT_FILE, read_agreement, write_agreement
 
@@ -151,43 +138,30 @@ def repeat(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A protocol's name, or a folder of records or of a report.")
     ],
-    methods: Methods = None,
-    scenario: Scenarios = None,
+    methods: options.Methods = None,
+    scenario: options.Scenarios = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
-    data_root: DataRoot = None,
+    data_root: options.DataRoot = None,
 ) -> None:
     """Perform recorded runs again and compare the numbers, to the last bit."""
-    from study.campaign.repetition import perform_again
     from study.report.number_formats import SECONDS, quantity
 
     folder = folder_named(name)
     there = [record for record in records_saying_what_is_left_out(folder) if record.run.seed == seed]
     if not there:
         raise RecordError(f"{folder} has no record with seed {seed}")
-    labels = selected("--methods", methods, dict.fromkeys(record.run.label for record in there))
-    kinds = selected("--scenario", scenario, dict.fromkeys(record.run.scenario for record in there))
+    labels = options.selected("--methods", methods, dict.fromkeys(record.run.label for record in there))
+    kinds = options.selected("--scenario", scenario, dict.fromkeys(record.run.scenario for record in there))
     records = [record for record in there if record.run.label in labels and record.run.scenario in kinds]
-    device = Device.cuda if any(record.run.device == "cuda" for record in records) else Device.cpu
+    device = options.Device.cuda if any(record.run.device == "cuda" for record in records) else options.Device.cpu
     for name in {record.run.benchmark.name for record in records}:
-        root = checked_data(name, device, data_root)
+        root = options.checked_data(name, device, data_root)
     others = 0
     for number, record in enumerate(records, 1):
         before = f"which took {quantity(record.seconds.total, SECONDS)}"
         typer.echo(f"{number} of {len(records)}: {record.run}, {before}", err=True)
-        repetition = perform_again(record, RunEnvironment(root))
-        others += not repetition.same
-        typer.echo(f"{record.run}: {_difference(repetition)}")
+        changed = difference(record, perform_and_record(record.run, RunEnvironment(root)))
+        others += bool(changed)
+        typer.echo(f"{record.run}: {changed or 'the same numbers to the last bit'}")
     if others:
         raise typer.Exit(SOME_RUNS_FAILED)
-
-
-def _difference(repetition: "Repetition") -> str:
-    if repetition.same:
-        return "the same numbers to the last bit"
-    environment = f" ({'; '.join(repetition.changed_environment)})" if repetition.changed_environment else ""
-    before, now = repetition.before, repetition.now
-    if not now.finished:
-        return f"{before.outcome} before, {now.outcome} now: {now.last_line}{environment}"
-    if not before.finished:
-        return f"{before.outcome} before ({before.last_line}), finished now{environment}"
-    return f"other numbers, accuracies by up to {repetition.largest_difference:.2f} points{environment}"

@@ -11,26 +11,8 @@ from study.campaign.carry_out import Interrupted, carry_out
 from study.campaign.local_pool import usable_cpus
 from study.campaign.ray_cluster import check_cluster
 from study.campaign.strength_search import choose, resolve, tuning_runs
+from study.cli import options
 from study.cli.folders import records_folder, reusable_records, stem, tuning_folder, tuning_records
-from study.cli.options import (
-    DataRoot,
-    Device,
-    Force,
-    Jobs,
-    Methods,
-    Mode,
-    Name,
-    OnDevice,
-    Out,
-    Overrides,
-    Ray,
-    Reuse,
-    Scenarios,
-    TuningFolder,
-    Wandb,
-    checked_data,
-    selected,
-)
 from study.cli.terminal import console, print_table
 from study.errors import INTERRUPTED, SOME_RUNS_FAILED, ProtocolError
 from study.protocol.load import load_protocol
@@ -44,20 +26,20 @@ from study.run.tracking import Tracking, check_tracking
 
 
 def run(
-    name: Name,
+    name: options.Name,
     seeds: Annotated[int | None, typer.Option(min=1, max=FIRST_TUNING_SEED, help="How many seeds.")] = None,
-    methods: Methods = None,
-    scenario: Scenarios = None,
-    jobs: Jobs = None,
-    device: OnDevice = Device.cpu,
-    data_root: DataRoot = None,
-    wandb: Wandb = Mode.offline,
-    ray: Ray = None,
-    out: Out = None,
-    tuning: TuningFolder = None,
-    reuse: Reuse = None,
-    force: Force = False,
-    overrides: Overrides = None,
+    methods: options.Methods = None,
+    scenario: options.Scenarios = None,
+    jobs: options.Jobs = None,
+    device: options.OnDevice = options.Device.cpu,
+    data_root: options.DataRoot = None,
+    wandb: options.Wandb = options.Mode.offline,
+    ray: options.Ray = None,
+    out: options.Out = None,
+    tuning: options.TuningFolder = None,
+    reuse: options.Reuse = None,
+    force: options.Force = False,
+    overrides: options.Overrides = None,
 ) -> None:
     """Train every method in every scenario over the seeds, and print the results.
 
@@ -66,8 +48,8 @@ def run(
     from study.report.terminal_tables import method_results, scenario_table
 
     protocol = load_protocol(name, overrides or ())
-    scenarios = selected("--scenario", scenario, protocol.scenarios)
-    chosen = selected("--methods", methods, protocol.methods)
+    scenarios = options.selected("--scenario", scenario, protocol.scenarios)
+    chosen = options.selected("--methods", methods, protocol.methods)
     choices = choose(stem(name), protocol, tuning_records(name, tuning))
     runs = []
     for seed in range(seeds or protocol.seeds):
@@ -81,41 +63,39 @@ def run(
     ordered = sorted(records, key=lambda record: chosen.index(record.run.label))
     for kind in scenarios:
         print_table(scenario_table(protocol.title, kind, method_results(ordered, kind)))
-    options = ["--records", folder] if out else []
-    options += ["--tuning", tuning] if tuning else []
-    _say_what_is_where(folder, shlex.join(map(str, ["clreg-study", "report", name, *options])))
+    read = [*(["--records", folder] if out else []), *(["--tuning", tuning] if tuning else [])]
+    _say_what_is_where(folder, shlex.join(map(str, ["clreg-study", "report", name, *read])))
     _exit_if_any_failed(records)
 
 
 def tune(
-    name: Name,
-    methods: Methods = None,
-    scenario: Scenarios = None,
-    jobs: Jobs = None,
-    device: OnDevice = Device.cpu,
-    data_root: DataRoot = None,
-    wandb: Wandb = Mode.disabled,
-    ray: Ray = None,
-    out: Out = None,
-    reuse: Reuse = None,
-    force: Force = False,
-    overrides: Overrides = None,
+    name: options.Name,
+    methods: options.Methods = None,
+    scenario: options.Scenarios = None,
+    jobs: options.Jobs = None,
+    device: options.OnDevice = options.Device.cpu,
+    data_root: options.DataRoot = None,
+    wandb: options.Wandb = options.Mode.disabled,
+    ray: options.Ray = None,
+    out: options.Out = None,
+    reuse: options.Reuse = None,
+    force: options.Force = False,
+    overrides: options.Overrides = None,
 ) -> None:
     """Search for each method's λ, on seeds that no report uses, validated on a part of the training data."""
     from study.report.terminal_tables import choice_table, strength_toml
 
     protocol = load_protocol(name, overrides or ())
-    scenarios = selected("--scenario", scenario, protocol.scenarios)
-    chosen = selected("--methods", methods, protocol.methods)
+    scenarios = options.selected("--scenario", scenario, protocol.scenarios)
+    chosen = options.selected("--methods", methods, protocol.methods)
     runs = tuning_runs(stem(name), protocol, scenarios, chosen, device.value)
     folder = out or tuning_folder(name)
     records = _perform(runs, name, overrides, folder, jobs, device, data_root, wandb, ray, force, reuse)
     choices = choose(stem(name), protocol, records)
     print_table(choice_table(protocol.title, choices))
     typer.echo(f"[strength]\n{strength_toml(choices)}")
-    settings = [f"--set={override}" for override in overrides or ()]
-    options = [*(["--tuning", folder] if out else []), *settings]
-    command = shlex.join(map(str, ["clreg-study", "run", name, *options]))
+    more = [*(["--tuning", folder] if out else []), *(f"--set={override}" for override in overrides or ())]
+    command = shlex.join(map(str, ["clreg-study", "run", name, *more]))
     _say_what_is_where(folder, f'{command}, which takes these λ where the protocol says "tuned"')
     _exit_if_any_failed(records)
 
@@ -126,9 +106,9 @@ def _perform(
     overrides: Sequence[str] | None,
     folder: Path,
     jobs: int | None,
-    device: Device,
+    device: options.Device,
     data_root: Path | None,
-    wandb: Mode,
+    wandb: options.Mode,
     ray: str | None,
     force: bool,
     reuse: Sequence[Path] | None,
@@ -138,7 +118,7 @@ def _perform(
         raise ProtocolError("--force repeats runs, and --reuse takes them from elsewhere; allowed: one of the two")
     known = reusable_records(reuse or ())
     terminal = console(stderr=True)
-    root = checked_data(runs[0].benchmark.name, None if ray else device, data_root)
+    root = options.checked_data(runs[0].benchmark.name, None if ray else device, data_root)
     if ray is not None:
         check_cluster(ray)
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,16 +146,19 @@ def _perform(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _jobs(device: Device, ray: str | None, runs: int) -> int:
+def _jobs(device: options.Device, ray: str | None, runs: int) -> int:
     if ray not in (None, "local"):
         return runs  # a cluster knows itself how many it can take at a time
-    return 1 if device is Device.cuda else usable_cpus()  # one run does not share a GPU's memory with another
+    return 1 if device is options.Device.cuda else usable_cpus()  # one run does not share a GPU's memory with another
 
 
 def _say_what_is_where(folder: Path, command: str) -> None:
     typer.echo(f"records: {folder}", err=True)
     if any(folder.glob("wandb/offline-run-*")):
-        typer.echo(f"W&B: {folder / 'wandb'}; to send them: wandb sync {folder}/wandb/offline-run-*", err=True)
+        typer.echo(
+            f"W&B: {folder / 'wandb'}; to send them: wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*",
+            err=True,
+        )
     typer.echo(f"next: {command}", err=True)
 
 
