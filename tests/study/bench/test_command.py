@@ -10,7 +10,7 @@ from study.bench.plan import PARTS, PLANS, Plan
 from study.bench.record import Measurement, file_of, read
 from study.bench.report import HIGHLIGHTS, write_page
 from study.bench.step import STEP
-from study.cli import app
+from study.cli.app import app
 from tests.study.bench.tiny import TINY
 
 REPORT = Path(__file__).parents[3] / "reports" / "performance"
