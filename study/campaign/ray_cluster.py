@@ -82,7 +82,7 @@ def check_cluster(address: str) -> None:
         ClusterError: Ray is not installed, or nothing listens at the address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ClusterError("Ray is not installed; pip install ray")
+        raise ClusterError("Ray is not installed; in the folder of clreg: pip install -e '.[ray]'")
     if address not in ("local", "auto"):
         host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
