@@ -30,7 +30,7 @@ def runs_under_way(folder: Path, within: float | None = None) -> list[dict]:
 
 def under_way_table(running: list[dict]) -> Table:
     """Experiences done and average accuracy so far of each run."""
-    table = Table("run", "experience", "accuracy", box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table("run", "experience", "accuracy", box=None, show_header=False, padding=(0, 1, 0, 0))
     for said in running:
         accuracy = "–" if said["accuracy"] is None else f"{100 * said['accuracy']:.1f}% so far"
         table.add_row(*map(Text, (said["run"], f"experience {said['experiences']} of {said['of']}", accuracy)))
@@ -54,7 +54,7 @@ class StudyProgress:
         self._bar = Progress(
             TextColumn("{task.completed} of {task.total} runs done, {task.fields[running]} running"),
             TextColumn("{task.fields[failed]} failed"),
-            BarColumn(bar_width=12),  # with all columns at their widest it fits into 80 characters
+            BarColumn(bar_width=10),  # thousands of runs fit into 80 characters
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeRemainingColumn(),

@@ -56,19 +56,13 @@ def tuning_records(name: str, folder: Path | None, archived_in: Path | None = No
     Raises:
         RecordError: a record is damaged, or the named folder has none of a search.
     """
-    if folder is None:
-        archived = archived_in is not None and (archived_in / TUNING_ARCHIVE).is_file()
-        return _of_a_search(archived_in if archived else tuning_folder(name))
-    found = _of_a_search(folder)
-    if not found:
+    archived = archived_in is not None and (archived_in / TUNING_ARCHIVE).is_file()
+    source = folder or (archived_in if archived else tuning_folder(name))
+    every = kept_search(source) or RunStore(source).read_all(or_none=True)
+    found = [record for record in every if record.run.evaluated_on == "validation"]
+    if folder is not None and not found:
         raise RecordError(f"there are no records of a search in {folder}; `clreg-study tune {name}` writes them")
     return found
-
-
-def _of_a_search(folder: Path) -> list[RunRecord]:
-    return kept_search(folder) or [
-        record for record in RunStore(folder).read_all(or_none=True) if record.run.evaluated_on == "validation"
-    ]
 
 
 def reusable_records(folders: Iterable[Path]) -> list[RunRecord]:

@@ -1,10 +1,15 @@
 """Nothing is cut off, at any width, and without a terminal a table is Markdown."""
 
+import json
+from io import StringIO
+
 import pytest
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
+from study.campaign.progress import StudyProgress
 from study.cli.app import app
 from study.cli.terminal import print_table
 
@@ -46,6 +51,22 @@ def test_without_a_terminal_it_is_markdown_of_any_width(capsys, monkeypatch):
         f"| {' | '.join(CELLS)} |".replace("a|b", r"a\|b"),
         "a caption",
     ]
+
+
+def test_the_progress_of_thousands_of_runs_fits_into_80_columns(tmp_path):
+    to = Console(width=80, file=StringIO(), force_terminal=True)
+    progress = StudyProgress(to, 1200, 16, tmp_path)
+    progress.began -= 60  # clocks of files are coarse
+    (tmp_path / "x.json").write_text(
+        json.dumps({"run": "class-incremental replay-matched-uint8, seed 9", "experiences": 1, "of": 5, "accuracy": 1})
+    )
+    to.print(progress._picture())
+    shown = Text.from_ansi(to.file.getvalue()).plain
+    assert "0 of 1200 runs done, 16 running 0 failed" in shown
+    assert "class-incremental replay-matched-uint8, seed 9" in shown
+    assert "100.0% so far" in shown
+    assert "…" not in shown
+    assert "left: -:--:--" in shown
 
 
 def test_a_packaged_protocol_is_shown_whole_at_80_columns():
