@@ -1,6 +1,26 @@
-"""``python -m study``: the same as ``clreg-study``."""
+"""The command line, ``clreg-study`` or ``python -m study``, which says how to install what it lacks."""
 
-from study.cli.app import main
+import sys
+
+from study.errors import CANNOT_GO_ON, INTERRUPTED
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal without λ shows "?"
+    try:
+        from study.cli.app import app  # here, since an installation of the plugins alone lacks typer
+
+        app()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "study", "clreg_plugins"):
+            raise
+        print(f"error: clreg-study needs {missing}; in the folder of clreg: pip install -e '.[study]'", file=sys.stderr)
+        sys.exit(CANNOT_GO_ON)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

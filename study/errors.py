@@ -1,4 +1,6 @@
-"""Errors that a user can put right."""
+"""Errors that a user can put right, and exit codes."""
+
+SOME_RUNS_FAILED, CANNOT_GO_ON, INTERRUPTED = 1, 2, 130
 
 
 class StudyError(ValueError):

@@ -29,7 +29,7 @@ def other_libraries() -> tuple[list[Pass], dict[str, str]]:
         try:
             found += passes(_imported(module))
         except ImportError as error:
-            missing[name] = f"not installed ({error}); `pip install 'clreg[bench]'` installs it"
+            missing[name] = f"not installed ({error}); `pip install -e '.[bench]'` installs it"
     return found, missing
 
 

@@ -1,13 +1,15 @@
-"""A campaign: keep finished runs, perform the others, and show progress."""
+"""A campaign: keep finished runs, perform the others in processes or on a cluster, and show progress."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
 from rich.console import Console
 
-from study.campaign.execution import execute
-from study.campaign.one_run import LOST
+from study.campaign.local_pool import execute_in_processes
+from study.campaign.one_run import LOST, perform_and_store
 from study.campaign.progress import StudyProgress
+from study.campaign.ray_cluster import execute_on_cluster
+from study.records.request import Request, write_request
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
 from study.run.run_environment import RunEnvironment
@@ -28,24 +30,25 @@ def carry_out(
     environment: RunEnvironment,
     *,
     jobs: int,
-    force: bool,
-    known: Sequence[RunRecord] = (),
-    cluster: str | None,
     terminal: Console,
+    force: bool = False,
+    known: Sequence[RunRecord] = (),
+    cluster: str | None = None,
+    request: Request | None = None,
 ) -> list[RunRecord]:
     """Perform the runs that have not ended, and return the records of all in their order.
 
     A run that diverged has ended: it would diverge again. A run that failed is tried again.
 
     Args:
-        runs: the runs.
+        runs, environment: what to perform, and with what.
         store: of the records, locked meanwhile.
-        environment: of the runs.
         jobs: how many run at a time.
+        terminal: shows the progress.
         force: perform all runs from the start, and put existing records aside.
         known: records from elsewhere; runs that ended there are copied, under their names here.
         cluster: see :func:`execute`.
-        terminal: shows the progress.
+        request: what the runs were asked for, kept with the records.
 
     Raises:
         Interrupted: on Ctrl-C.
@@ -54,20 +57,14 @@ def carry_out(
         ClusterError: the cluster cannot be used.
     """
     with store.locked():
+        if request is not None:
+            write_request(request, store.folder)
         if force:
             store.put_aside(runs)  # at once, so that after an interrupt the rest is done without --force
-        records: dict[str, RunRecord] = {}
-        elsewhere = {record.id: record for record in known if record.outcome != "failed"}
-        for run in runs:
-            record = store.read(run)
-            if (record is None or record.outcome == "failed") and run.id in elsewhere:
-                record = elsewhere[run.id].model_copy(update={"run": run})
-                store.write(record)
-            if record is not None and record.outcome != "failed":
-                records[run.id] = record
-        ended_before = sum(run.id in records for run in runs)
-        if ended_before:
-            terminal.print(f"{ended_before} of {len(runs)} runs have ended already, in {store.folder}")
+        records = _ended(runs, store, known)
+        kept = sum(run.id in records for run in runs)
+        if kept:
+            terminal.print(f"{kept} of {len(runs)} runs have ended already, in {store.folder}", markup=False)
         # methods of equal settings are one run under two names
         missing = list({run.id: run for run in runs if run.id not in records}.values())
         jobs = max(1, min(jobs, len(missing)))
@@ -77,14 +74,51 @@ def carry_out(
                 for record in ended:
                     records[record.id] = record
                     progress.advance(record)
-        except KeyboardInterrupt:
-            for run in missing:  # one may have ended while the others were being stopped
-                record = None if run.id in records else store.read(run)
-                if record is not None:
-                    records[run.id] = record
+        except KeyboardInterrupt:  # one may have ended while the others were being stopped
+            records |= {run.id: record for run in missing if (record := store.read(run)) is not None}
             raise Interrupted(sum(run.id in records and records[run.id].finished for run in runs)) from None
         under_own_names = [records[run.id].model_copy(update={"run": run}) for run in runs]
         for record in under_own_names:
             if record.run.label != records[record.id].run.label and record.error != LOST:
                 store.write(record)
     return under_own_names
+
+
+def _ended(runs: Sequence[Run], store: RunStore, known: Sequence[RunRecord]) -> dict[str, RunRecord]:
+    """The records of the runs that have ended here or elsewhere, by id."""
+    elsewhere = {record.id: record for record in known if record.outcome != "failed"}
+    records = {}
+    for run in runs:
+        record = store.read(run)
+        if (record is None or record.outcome == "failed") and run.id in elsewhere:
+            record = elsewhere[run.id].model_copy(update={"run": run})
+            store.write(record)
+        if record is not None and record.outcome != "failed":
+            records[run.id] = record
+    return records
+
+
+def execute(
+    runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int, cluster: str | None = None
+) -> Iterator[RunRecord]:
+    """Perform runs and yield the record of each as it ends, finished or not.
+
+    A record is stored before it is yielded. Closing the iterator, or an interrupt, loses no finished run, and of an
+    unfinished one at most the current experience.
+
+    Args:
+        runs: in the order in which they start.
+        store, environment: for the records, and of the runs.
+        jobs: how many run at a time; 1 runs in this process.
+        cluster: address of a Ray cluster, or "local" for one on this machine; None uses processes.
+
+    Raises:
+        OSError: a record or checkpoint cannot be written.
+        ClusterError: there is no such cluster, or Ray is not installed.
+    """
+    if cluster is not None:
+        yield from execute_on_cluster(runs, store, environment, jobs, cluster)
+    elif jobs == 1:
+        yield from (perform_and_store(run, store, environment) for run in runs)
+    else:
+        yield from execute_in_processes(runs, store, environment, jobs)

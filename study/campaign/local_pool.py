@@ -26,7 +26,7 @@ def usable_cpus() -> int:
 def execute_in_processes(
     runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int
 ) -> Iterator[RunRecord]:
-    """As :func:`study.campaign.execution.execute`, with each run in one of ``jobs`` processes."""
+    """As :func:`study.campaign.carry_out.execute`, with each run in one of ``jobs`` processes."""
     waiting = deque(runs)
     while waiting:
         yield from _until_a_process_dies(waiting, store, environment, jobs)

@@ -70,9 +70,10 @@ def measure_agreement(
             steps = run.training.iterations or run.training.epochs * batches
             epoch = learner.state.seconds.training[-1] / steps * batches
             passes = {m: partial(_importance, learner, columns, protocol.methods[m], index) for m in methods}
+            found, seconds = _in_turns(passes)
             yield [
-                _row(protocol, (scenario, seed, index, method), seconds, epoch, measured)
-                for method, seconds, measured in _compared(passes, exact)
+                _row(protocol, (scenario, seed, index, m), seconds[m], epoch, _agreement(found[m], found[exact]))
+                for m in methods
             ]
 
 
@@ -86,8 +87,11 @@ def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
     return naive[0], methods, exact[0]
 
 
-def _compared(passes: Mapping[str, Pass], exact: str) -> Iterator[tuple[str, float, Agreement]]:
-    """Passes take turns in an order drawn for each round, so that a machine that slows down does so for all."""
+def _in_turns(passes: Mapping[str, Pass]) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, float]]:
+    """Each method's importance and median seconds.
+
+    The order is drawn for each round, so that a machine that slows down does so for all.
+    """
     found: dict[str, Mapping[str, Tensor]] = {}
     seconds: dict[str, list[float]] = {method: [] for method in passes}
     order, shuffle = list(passes), random.Random(0).shuffle
@@ -97,21 +101,11 @@ def _compared(passes: Mapping[str, Pass], exact: str) -> Iterator[tuple[str, flo
             began = time.perf_counter()
             found[method] = passes[method]()
             seconds[method].append(time.perf_counter() - began)
-    for method in passes:  # in the protocol's order, not that of the turns
-        importance = found[method]
-        yield (
-            method,
-            statistics.median(seconds[method]),
-            agreement(*_where_either_is_not_zero(importance, found[exact])),
-        )
+    return found, {method: statistics.median(times) for method, times in seconds.items()}
 
 
 def _row(
-    protocol: Protocol,
-    where: tuple[Scenario, int, int, str],
-    seconds: float,
-    epoch: float,
-    measured: Agreement,
+    protocol: Protocol, where: tuple[Scenario, int, int, str], seconds: float, epoch: float, measured: Agreement
 ) -> ImportanceAgreement:
     scenario, seed, experience, method = where
     try:
@@ -126,11 +120,8 @@ def _row(
             commit=git_commit() or "",
             seconds=seconds,
             epochs=seconds / epoch,
-            spearman=measured.spearman,
-            pearson=measured.pearson,
-            cosine=measured.cosine,
-            ratio=measured.ratio,
             entries=measured.n,
+            **{name: getattr(measured, name) for name in ("spearman", "pearson", "cosine", "ratio")},
         )
     except ValidationError as error:
         raise AgreementError(
@@ -141,11 +132,8 @@ def _row(
 
 def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, experience: int) -> Mapping[str, Tensor]:
     """The importance that the method's own plugin measures, with the data in memory."""
-    plugin = EWCPlugin(
-        0.0,
-        **{**settings.model_dump(include=IN_THE_PASS), "batch_size": pass_batch(settings)},
-        seed=derived_seed(learner.run.seed, "importance"),
-    )
+    options = settings.model_dump(include=IN_THE_PASS) | {"batch_size": pass_batch(settings)}
+    plugin = EWCPlugin(0.0, **options, seed=derived_seed(learner.run.seed, "importance"))
     batched = plugin.fisher == "batched"
     with plugin.reading.arguments(learner.strategy, experience, batches_matter=batched) as (options, _):
         n_samples, batch_size = options.pop("n_samples"), options.pop("batch_size")
@@ -156,9 +144,8 @@ def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, e
         return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, **options)
 
 
-def _where_either_is_not_zero(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _agreement(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Agreement:
+    """Over the entries that are not 0 in both."""
     masks = {name: (a[name] != 0) | (b[name] != 0) for name in a}
     kept = [name for name, mask in masks.items() if mask.any()]
-    return {name: a[name][masks[name]] for name in kept}, {name: b[name][masks[name]] for name in kept}
+    return agreement(*({name: side[name][masks[name]] for name in kept} for side in (a, b)))

@@ -20,11 +20,7 @@ def perform_and_record(run: Run, environment: RunEnvironment) -> RunRecord:
 
 
 def perform_and_store(run: Run, store: RunStore, environment: RunEnvironment) -> RunRecord:
-    """Perform a run in this process and store its record.
-
-    Raises:
-        OSError: a record or checkpoint cannot be written.
-    """
+    """As :func:`perform_and_record`, and store the record."""
     record = perform_and_record(run, environment)
     keep(record, store, environment)
     return record

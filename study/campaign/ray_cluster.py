@@ -23,7 +23,7 @@ class ClusterError(StudyError):
 def execute_on_cluster(
     runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int, address: str
 ) -> Iterator[RunRecord]:
-    """As :func:`study.campaign.execution.execute`, on a Ray cluster.
+    """As :func:`study.campaign.carry_out.execute`, on a Ray cluster.
 
     The driver writes the records. All machines need the data folder and, to resume runs, the folder of checkpoints: a
     shared file system.
@@ -47,27 +47,21 @@ def execute_on_cluster(
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
                 run = waiting.popleft()
-                gpus = 1 if run.device == "cuda" else 0
-                under_way[
-                    task.options(num_cpus=1, num_gpus=gpus, name=str(run)).remote(run, environment, versions())
-                ] = run
-            ended, _ = ray.wait(list(under_way), num_returns=1)
-            for reference in ended:
-                record = _result(ray, reference, under_way.pop(reference))
-                if record.error != LOST:  # which is not stored: the next call tries it again
-                    keep(record, store, environment)
-                yield record
+                where = task.options(num_cpus=1, num_gpus=int(run.device == "cuda"), name=str(run))
+                under_way[where.remote(run, environment, versions())] = run
+            (reference,), _ = ray.wait(list(under_way), num_returns=1)
+            record = _result(ray, reference, under_way.pop(reference))
+            if record.error != LOST:  # which is not stored: the next call tries it again
+                keep(record, store, environment)
+            yield record
     finally:
         ray.shutdown()  # ends unfinished runs
 
 
 def _perform(run: Run, environment: RunEnvironment, asked_for: dict[str, str]) -> RunRecord:
-    if versions() != asked_for:
-        differing = [
-            f"{name} {versions().get(name)} instead of {v}"
-            for name, v in asked_for.items()
-            if versions().get(name) != v
-        ]
+    here = versions()
+    differing = [f"{name} {here.get(name)} instead of {v}" for name, v in asked_for.items() if here.get(name) != v]
+    if differing:
         raise ClusterError(f"a machine of the cluster has other versions: {', '.join(differing)}; install the same")
     return perform_and_record(run, environment)
 
@@ -88,7 +82,7 @@ def check_cluster(address: str) -> None:
         ClusterError: Ray is not installed, or nothing listens at the address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ClusterError("Ray is not installed; pip install ray")
+        raise ClusterError("Ray is not installed; in the folder of clreg: pip install -e '.[ray]'")
     if address not in ("local", "auto"):
         host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
@@ -101,11 +95,9 @@ def _connected(address: str, jobs: int) -> Any:
     check_cluster(address)
     import ray
 
+    local = {"num_cpus": jobs, "include_dashboard": False}
     try:
-        if address == "local":
-            ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level="error")
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(**(local if address == "local" else {"address": address}), log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(_nothing_at(address, error)) from error
     return ray

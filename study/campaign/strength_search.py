@@ -9,7 +9,6 @@ from study.protocol.schema import Protocol
 from study.protocol.settings import Method, Scenario
 from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
-from study.run.metrics import average_accuracy
 from study.run.specification import Run
 
 
@@ -49,17 +48,15 @@ def tuning_runs(
     searched = [method for method in methods if tuning is not None and method in tuning.grid]
     if not searched:
         raise ProtocolError(f"{name} has no grid to search for {', '.join(methods)}; see [tuning.grid] of its file")
+    validation = {"evaluated_on": "validation", "validation_fraction": tuning.validation_fraction}
     runs = []
     for scenario in scenarios:
         for method in searched:
             for values in tuning.combinations(method):
                 settings, strength = protocol.variant(method, values)
-                for seed in tuning.seeds:
-                    run = Run.of(
-                        name, protocol, scenario, method, seed, settings=settings, strength=strength, device=device
-                    )
-                    validation = {"evaluated_on": "validation", "validation_fraction": tuning.validation_fraction}
-                    runs.append(run.model_copy(update=validation))
+                more = {"settings": settings, "strength": strength, "device": device}
+                of_seeds = (Run.of(name, protocol, scenario, method, seed, **more) for seed in tuning.seeds)
+                runs += (run.model_copy(update=validation) for run in of_seeds)
     return runs
 
 
@@ -81,11 +78,10 @@ def choose(name: str, protocol: Protocol, records: Iterable[RunRecord]) -> list[
             options = ("strength", *(option for option in grid if option != "strength"))
             samples: dict[tuple[Any, ...], list[RunRecord]] = {}
             for run in runs:
-                samples.setdefault(tuple(_value(run, option) for option in options), []).append(found[run.content])
-            choice = _best(scenario, method, options, samples)
-            if choice is not None:
-                choices.append(choice)
-    return choices
+                values = (run.strength if option == "strength" else getattr(run.method, option) for option in options)
+                samples.setdefault(tuple(values), []).append(found[run.content])
+            choices.append(_best(scenario, method, options, samples))
+    return [choice for choice in choices if choice is not None]
 
 
 def content_on_any_device(run: Run) -> str:
@@ -96,6 +92,8 @@ def content_on_any_device(run: Run) -> str:
 def _best(
     scenario: Scenario, method: str, options: tuple[str, ...], samples: dict[tuple[Any, ...], list[RunRecord]]
 ) -> Choice | None:
+    from study.run.metrics import average_accuracy  # with numpy, which other commands need not wait for
+
     means = {
         combination: sum(average_accuracy(record.accuracy) for record in of_all_seeds) / len(of_all_seeds)
         for combination, of_all_seeds in sorted(samples.items(), key=lambda item: item[0][0])
@@ -128,7 +126,3 @@ def resolve(
         f"strength.{method}.{scenario} = 'tuned': no search has chosen it yet; run `clreg-study tune {name}` first, or "
         f"give it a value: --set strength.{method}.{scenario}=100"
     )
-
-
-def _value(run: Run, option: str) -> Any:
-    return run.strength if option == "strength" else getattr(run.method, option)

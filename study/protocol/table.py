@@ -8,8 +8,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validato
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:
-    """``; did you mean …? allowed: …`` for a name that is not among those allowed."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    """``; did you mean …? allowed: …`` for a name that is not allowed; all that begin with it, if several do."""
+    allowed = list(allowed)
+    starting = [each for each in allowed if name and each.startswith(name)]
+    if len(starting) > 1:
+        return f"; names that begin with it: {', '.join(starting)}"
+    close = starting or difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     meant = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{meant} allowed: {', '.join(allowed)}"
 

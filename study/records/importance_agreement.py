@@ -19,7 +19,6 @@ from study.run.specification import Frozen
 AGREEMENT_FILE = "agreement.csv"
 """In the folder of records, or of a report."""
 
-
 IN_THE_PASS = {"fisher", "n_samples", "batch_size"}
 """Of a method's settings, those that its pass depends on."""
 

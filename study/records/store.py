@@ -28,19 +28,15 @@ class RecordError(StudyError):
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of a folder of records.
-
-    Attributes:
-        folder: which.
-        records: by file name.
-        damaged: files named like records that cannot be read, so runs are lost.
-        foreign: other JSON files.
-    """
+    """The content of a folder of records."""
 
     folder: Path
     records: list[RunRecord]
+    """By file name."""
     damaged: list[Path]
+    """Files named like records that cannot be read, so runs are lost."""
     foreign: list[Path]
+    """Other JSON files."""
 
     def whole(self, *, or_none: bool = False) -> list[RunRecord]:
         """The records, if none is damaged.
@@ -119,7 +115,6 @@ class RunStore:
         return Contents(self.folder, [records[name] for name in sorted(records)], damaged, foreign)
 
     def write(self, record: RunRecord) -> None:
-        """Write a record atomically."""
         write_atomically(self.path(record.run), (record.model_dump_json(indent=1) + "\n").encode())
 
     def put_aside(self, runs: Sequence[Run]) -> None:

@@ -10,8 +10,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from study.campaign.carry_out import carry_out
-from study.campaign.execution import execute
+from study.campaign.carry_out import carry_out, execute
 from study.campaign.one_run import LOST
 from study.records.run_record import RunRecord, record_of
 from study.records.store import RunStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from study.campaign.execution import execute
+from study.campaign.carry_out import execute
 from study.campaign.one_run import LOST
 from study.campaign.ray_cluster import ClusterError
 from study.records.store import RunStore

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from study.campaign.one_run import perform_and_record
-from study.campaign.repetition import perform_again
+from study.campaign.repetition import changed_environment, difference
 from study.cli.app import app
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
@@ -24,21 +24,21 @@ def changed(record: RunRecord, **changes: object) -> RunRecord:
 
 
 def test_the_same_run_gives_the_same_numbers_to_the_last_bit(record):
-    again = perform_again(record, RunEnvironment(Path()))
-    assert again.same
-    assert again.largest_difference == 0
-    assert again.changed_environment == []
+    again = perform_and_record(record.run, RunEnvironment(Path()))
+    assert difference(record, again) == ""
+    assert changed_environment(record, again) == []
 
 
 def test_what_differs_is_said_with_what_may_explain_it(record):
     matrix = [list(row) for row in record.accuracy]
     matrix[1][0] += 0.125
     other = changed(record, accuracy=matrix, versions=record.versions | {"torch": "1.0"}, commit="abc")
-    again = perform_again(other, RunEnvironment(Path()))
-    assert not again.same
-    assert again.largest_difference == pytest.approx(12.5)
-    assert again.changed_environment[0] == f"torch 1.0, now {record.versions['torch']}"
-    assert again.changed_environment[1] == f"code abc, now {record.commit}"
+    torch = record.versions["torch"]
+    reasons = f"torch 1.0, now {torch}; code abc, now {record.commit}"
+    assert difference(other, record) == f"other numbers, accuracies by up to 12.50 points ({reasons})"
+    failed = changed(record, outcome="failed", error="Traceback\nMemoryError: all of it")
+    assert difference(record, failed) == "finished before, failed now: MemoryError: all of it"
+    assert difference(failed, record) == "failed before (MemoryError: all of it), finished now"
 
 
 def test_the_command_repeats_the_runs_of_a_seed_and_its_exit_code_says_what_came_of_it(record, tmp_path):

@@ -118,7 +118,7 @@ def test_the_command_prints_what_a_protocol_file_needs_and_run_uses_it(protocol_
         store.write(record)
         return record
 
-    monkeypatch.setattr("study.campaign.execution.perform_and_store", best_at_10_in_class_and_100_elsewhere)
+    monkeypatch.setattr("study.campaign.carry_out.perform_and_store", best_at_10_in_class_and_100_elsewhere)
     result = CliRunner().invoke(app, ["tune", str(protocol_file), "--methods", "ewc,online_ewc", "--jobs", "1"])
     assert result.exit_code == 0, result.output
     toml = result.stdout[result.stdout.index("[strength]") :]

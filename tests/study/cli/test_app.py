@@ -1,4 +1,5 @@
 import json
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_two_names_for_equal_settings_are_performed_once_and_both_reported(one_r
     assert result.exit_code == 0, result.output
     assert performed == [0, 1]
     for name in ("naive", "twin"):
-        (row,) = [line.replace("│", " ").split() for line in result.stdout.splitlines() if f" {name} " in line]
+        (row,) = [line.replace("|", " ").split() for line in result.stdout.splitlines() if f" {name} " in line]
         assert row[:3] == [name, "–", "2"], row
     assert "4 of 4 runs have ended already" in call(*one_run, *twins).stderr
     assert performed == [0, 1]
@@ -118,7 +119,7 @@ def test_status_tells_of_the_first_run_before_it_has_ended(protocol_file, tmp_pa
     begun = tmp_path / "out" / "under-way" / "x.json"
     begun.parent.mkdir(parents=True)
     begun.write_text(json.dumps({"run": "class-incremental [si], seed 9", "experiences": 0, "of": 5, "accuracy": None}))
-    result = call("status", protocol_file, "--out", tmp_path / "out")
+    result = call("status", protocol_file, "--records", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "class-incremental [si], seed 9" in result.stdout
 
@@ -127,10 +128,60 @@ def test_status_does_not_count_runs_of_other_settings(one_run, protocol_file, tm
     monkeypatch.setattr(training, "perform", finished)
     call(*one_run, "--seeds", 2)
     call(*one_run, "--set", "training.epochs=3")
-    shown = call("status", protocol_file, "--out", tmp_path / "out").stdout
-    (row,) = [line.replace("│", " ").split() for line in shown.splitlines() if "class" in line and " ewc " in line]
-    assert row == ["class", "ewc", "2", "–", "–"]
+    shown = call("status", protocol_file, "--records", tmp_path / "out", "--set", "training.epochs=1").stdout
+    assert "| class | ewc | 3 | 2 | – | – |" in shown
     assert "1 records of other settings" in shown
+
+
+def test_status_counts_what_was_asked_and_knows_its_settings(one_run, protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*one_run, "--seeds", 2, "--set", "training.epochs=3").exit_code == 0
+    assert call(*one_run, "--methods", "si", "--scenario", "task", "--set", "training.epochs=3").exit_code == 0
+    for path in (tmp_path / "out").glob("class-ewc-seed1-*.json"):
+        path.unlink()
+    result = call("status", protocol_file, "--records", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 runs have ended" in result.stdout
+    rows = [line for line in result.stdout.splitlines() if line.startswith(("| task", "| domain", "| class"))]
+    assert rows == ["| task | si | 1 | 1 | – | – |", "| class | ewc | 2 | 1 | – | – |"]
+    assert "settings of the last run in" in result.stderr
+    assert "--set training.epochs=3" in result.stderr
+
+
+def test_status_counts_the_runs_of_a_search(protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    some = ["--methods", "ewc", "--scenario", "class", "--jobs", 1, "--out", tmp_path / "search"]
+    assert call("tune", protocol_file, *some).exit_code == 0
+    runs = len(RunStore(tmp_path / "search").read_all())
+    result = call("status", protocol_file, "--records", tmp_path / "search")
+    assert f"{runs} of {runs} runs have ended" in result.stdout
+
+
+def test_run_says_that_it_starts_and_at_the_end_where_everything_is(one_run, protocol_file, tmp_path, monkeypatch):
+    def tracked(run: Run, environment: RunEnvironment) -> RunResult:
+        (environment.tracking.folder / "wandb" / "offline-run-1").mkdir(parents=True)
+        return finished(run)
+
+    monkeypatch.setattr(training, "perform", tracked)
+    said = call(*one_run, "--wandb", "offline", "--set", "training.epochs=3").stderr.splitlines()
+    out = tmp_path / "out"
+    assert said[0] == "runs to do: 1, 1 at a time; workers start, which takes some seconds"
+    assert said[-3] == f"records: {out}"
+    assert said[-2] == f"W&B: {out}/wandb; to send them: wandb sync {out}/wandb/offline-run-*"
+    next_command = shlex.split(said[-1])
+    assert next_command[:2] == ["next:", "clreg-study"]
+    written = call(*next_command[2:])
+    assert written.exit_code == 0, written.output
+    assert "--set training.epochs=3" in written.stderr
+    assert (out / "report" / "index.html").is_file()
+
+
+def test_a_damaged_request_is_named(one_run, protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    call(*one_run)
+    (tmp_path / "out" / "request.toml").write_text("seeds = 3")
+    result = call("status", protocol_file, "--records", tmp_path / "out")
+    assert (result.exit_code, "request.toml is not what" in result.stderr) == (2, True), result.output
 
 
 def test_brackets_are_text(one_run, monkeypatch):
@@ -226,12 +277,12 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
     begun = tmp_path / "out" / "under-way" / "x.json"
     begun.parent.mkdir()
     begun.write_text(json.dumps({"run": "class-incremental si, seed 9", "experiences": 1, "of": 5, "accuracy": 0.25}))
-    result = call("status", protocol_file, "--out", tmp_path / "out")
+    result = call("status", protocol_file, "--records", tmp_path / "out")
     assert result.exit_code == 0, result.output
     (row,) = [
-        line.replace("│", " ").split() for line in result.stdout.splitlines() if "class" in line and " ewc " in line
+        line.replace("|", " ").split() for line in result.stdout.splitlines() if "class" in line and " ewc " in line
     ]
-    assert row == ["class", "ewc", "1", "1", "1"]
+    assert row == ["class", "ewc", "3", "1", "1", "1"]
     assert "si, seed 9" in result.stdout
     assert "25.0% so far" in result.stdout
 
@@ -240,6 +291,11 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
     ("arguments", "said"),
     [
         (["show", "digit"], "unknown protocol 'digit'; did you mean 'digits'?"),
+        (
+            ["show", "hsu2018-split-mnist-"],
+            "unknown protocol 'hsu2018-split-mnist-'; names that begin with it: hsu2018-split-mnist-class, "
+            "hsu2018-split-mnist-domain, hsu2018-split-mnist-exact, hsu2018-split-mnist-task",
+        ),
         (["run", "nowhere.toml"], "there is no protocol file nowhere.toml"),
         (
             ["run", "digits", "--methods", "ewc,online"],
@@ -253,7 +309,7 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
         (["run", "digits", "--device", "cuda"], "--device cuda: this machine has no GPU"),
         (["run", "hsu2018-split-mnist-task", "--data-root", "nowhere"], "--data-root: nowhere is not there"),
         (["run", "digits", "--ray", "localhost:1"], "no Ray cluster at 'localhost:1'"),
-        (["status", "digits", "--out", "nowhere"], "there are no records in nowhere"),
+        (["status", "digits", "--records", "nowhere"], "there are no records in nowhere"),
         (["report", "digits", "--records", "nowhere"], "there are no records in nowhere"),
         (["compare", "nowhere", "digits"], "there are no records in"),
     ],
@@ -263,7 +319,7 @@ def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said:
     monkeypatch.setattr(training, "perform", never)
     result = call(*arguments)
     assert result.exit_code == 2
-    (line,) = result.stderr.splitlines()
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("loading ")]
     assert line.startswith("error: ")
     assert said in line
     assert not (tmp_path / "runs").exists()
@@ -289,13 +345,13 @@ def test_a_record_damaged_by_hand_is_named_and_nothing_is_lost(one_run, protocol
         assert damaged.name in result.stderr
         assert "delete it to run it again" in result.stderr
     assert whole.exists()
-    result = call("status", protocol_file, "--out", tmp_path / "out")
+    result = call("status", protocol_file, "--records", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert f"left out, damaged or of another version (delete them to run them again): {damaged.name}" in result.stdout
     (row,) = [
-        line.replace("│", " ").split() for line in result.stdout.splitlines() if "class" in line and " ewc " in line
+        line.replace("|", " ").split() for line in result.stdout.splitlines() if "class" in line and " ewc " in line
     ]
-    assert row == ["class", "ewc", "1", "–", "–"]
+    assert row == ["class", "ewc", "2", "1", "–", "–"]
 
 
 def test_a_json_file_of_others_beside_the_records_is_named_and_nothing_stops(
@@ -305,14 +361,14 @@ def test_a_json_file_of_others_beside_the_records_is_named_and_nothing_stops(
     assert call(*one_run, "--seeds", 2).exit_code == 0
     (tmp_path / "out" / "notes.json").write_text('{"mine": 1}')
     (tmp_path / "out" / "half.json").write_text("{")
-    shown = call("status", protocol_file, "--out", tmp_path / "out")
+    shown = call("status", protocol_file, "--records", tmp_path / "out")
     assert (shown.exit_code, "left out, no records: half.json, notes.json" in shown.stdout) == (0, True), shown.output
     written = call("report", protocol_file, "--records", tmp_path / "out")
     assert (written.exit_code, "left out, no records: half.json, notes.json" in written.stderr) == (0, True)
     assert call(*one_run, "--seeds", 2).exit_code == 0
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.json").write_text("{}")
-    nothing = call("status", protocol_file, "--out", tmp_path / "empty")
+    nothing = call("status", protocol_file, "--records", tmp_path / "empty")
     assert (nothing.exit_code, "there are no records in" in nothing.stderr) == (2, True)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from study.cli.options import tuning_records
+from study.cli.folders import tuning_records
 from study.records.store import RecordError, RunStore
 from tests.study.report.synthetic import all_records, search_records, toy, written
 

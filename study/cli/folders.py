@@ -1,0 +1,119 @@
+"""Folders of records: their defaults, and what commands read from them."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import typer
+
+from study.errors import ProtocolError
+from study.protocol.load import load_protocol
+from study.protocol.schema import Protocol
+from study.protocol.table import suggestion
+from study.records.request import Request, read_request
+from study.records.run_record import RunRecord
+from study.records.store import TUNING_ARCHIVE, RecordError, RunStore, kept_search
+
+
+def stem(name: str) -> str:
+    """A protocol's name without the path and ending of its file."""
+    return Path(name).name.removesuffix(".toml")
+
+
+def code_folder(name: str) -> Path:
+    """The folder that files of the user's own code are relative to: that of the protocol file."""
+    return Path(name).parent.absolute()
+
+
+def records_folder(name: str) -> Path:
+    """Where ``run`` writes by default."""
+    return Path("runs") / stem(name)
+
+
+def tuning_folder(name: str) -> Path:
+    """Where ``tune`` writes by default."""
+    return Path("runs") / f"{stem(name)}-tuning"
+
+
+def protocol_as_run(name: str, overrides: Sequence[str] | None, folder: Path) -> tuple[Protocol, Request | None]:
+    """A protocol with the settings that the folder's last run was given by ``--set``, unless there are others.
+
+    Returns:
+        The protocol, and what was asked for with these settings, if that is known.
+    """
+    request = read_request(folder)
+    if request is not None and request.protocol != stem(name):
+        request = None
+    if request is not None and request.overrides and not overrides:
+        overrides = request.overrides
+        typer.echo(f"settings of the last run in {folder}: --set {' --set '.join(overrides)}", err=True)
+    same = request is not None and request.overrides == list(overrides or ())
+    return load_protocol(name, overrides or ()), request if same else None
+
+
+def tuning_records(name: str, folder: Path | None, archived_in: Path | None = None) -> list[RunRecord]:
+    """The records of the search; none if there was none, unless a folder is named.
+
+    Args:
+        name: the protocol's.
+        folder: of the search or of a report on it; None for the default of ``clreg-study tune``.
+        archived_in: a folder of records that takes precedence over the default if it is a report with its search.
+
+    Raises:
+        RecordError: a record is damaged, or the named folder has none of a search.
+    """
+    archived = archived_in is not None and (archived_in / TUNING_ARCHIVE).is_file()
+    source = folder or (archived_in if archived else tuning_folder(name))
+    every = kept_search(source) or RunStore(source).read_all(or_none=True)
+    found = [record for record in every if record.run.evaluated_on == "validation"]
+    if folder is not None and not found:
+        raise RecordError(f"there are no records of a search in {folder}; `clreg-study tune {name}` writes them")
+    return found
+
+
+def reusable_records(folders: Iterable[Path]) -> list[RunRecord]:
+    """The records of all folders, including searches.
+
+    Raises:
+        RecordError: a folder has none, or a record is damaged.
+    """
+    found = []
+    for folder in folders:
+        records = RunStore(folder).read_all(or_none=True) + kept_search(folder)
+        if not records:
+            raise RecordError(f"--reuse: there are no records in {folder}")
+        found += records
+    return found
+
+
+def records_saying_what_is_left_out(folder: Path) -> list[RunRecord]:
+    """Every record in a folder; other JSON files are named on the terminal.
+
+    Raises:
+        RecordError: a record is damaged, or there is none.
+    """
+    there = RunStore(folder).contents()
+    records = there.whole()
+    for sentence in there.left_out:
+        typer.echo(sentence, err=True)
+    return records
+
+
+def folder_named(name: str) -> Path:
+    """The folder of that name, or the default records folder of the protocol of that name."""
+    return Path(name) if Path(name).is_dir() else records_folder(name)
+
+
+def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
+    """The records and method that ``PROTOCOL[:METHOD]`` or ``FOLDER[:METHOD]`` names.
+
+    Raises:
+        RecordError: there are no records.
+        ProtocolError: there are none of that method.
+    """
+    name, colon, method = argument.rpartition(":") if ":" in argument else (argument, "", "")
+    folder = folder_named(name)
+    records = [record for record in records_saying_what_is_left_out(folder) if record.run.evaluated_on == "test"]
+    methods = sorted({record.run.label for record in records})
+    if colon and method not in methods:
+        raise ProtocolError(f"{argument}: no records of method {method!r} in {folder}{suggestion(method, methods)}")
+    return records, method or None

@@ -1,0 +1,185 @@
+"""Commands that train: run and tune."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from study.campaign.carry_out import Interrupted, carry_out
+from study.campaign.local_pool import usable_cpus
+from study.campaign.ray_cluster import check_cluster
+from study.campaign.strength_search import choose, resolve, tuning_runs
+from study.cli import options
+from study.cli.folders import code_folder, records_folder, reusable_records, stem, tuning_folder, tuning_records
+from study.cli.terminal import console, print_table
+from study.errors import INTERRUPTED, SOME_RUNS_FAILED, ProtocolError
+from study.protocol.load import load_protocol
+from study.records.request import Request
+from study.records.run_record import RunRecord
+from study.records.store import RunStore
+from study.run.run_environment import RunEnvironment
+from study.run.specification import Run
+from study.run.tracking import Tracking, check_tracking
+
+
+def run(
+    name: options.Name,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.")] = None,
+    methods: options.Methods = None,
+    scenario: options.Scenarios = None,
+    jobs: options.Jobs = None,
+    device: options.OnDevice = options.Device.cpu,
+    data_root: options.DataRoot = None,
+    wandb: options.Wandb = options.Mode.offline,
+    ray: options.Ray = None,
+    out: options.Out = None,
+    tuning: options.TuningFolder = None,
+    reuse: options.Reuse = None,
+    force: options.Force = False,
+    overrides: options.Overrides = None,
+) -> None:
+    """Train every method in every scenario over the seeds, and print the results.
+
+    Finished runs are kept: after an interrupt the same command goes on.
+    """
+    from study.report.terminal_tables import method_results, scenario_table
+
+    protocol = load_protocol(name, overrides or ())
+    scenarios = options.selected("--scenario", scenario, protocol.scenarios)
+    chosen = options.selected("--methods", methods, protocol.methods)
+    choices = choose(stem(name), protocol, tuning_records(name, tuning))
+    runs = []
+    for seed in protocol.run_seeds(seeds):
+        for kind in scenarios:
+            for method in chosen:
+                settings, strength = resolve(name, protocol, kind, method, choices)
+                more = {"settings": settings, "strength": strength, "device": device.value}
+                runs.append(Run.of(stem(name), protocol, kind, method, seed, **more))
+    folder = out or records_folder(name)
+    records = _perform(runs, name, overrides, folder, jobs, device, data_root, wandb, ray, force, reuse)
+    ordered = sorted(records, key=lambda record: chosen.index(record.run.label))
+    for kind in scenarios:
+        print_table(scenario_table(protocol.title, kind, method_results(ordered, kind)))
+    read = [*(["--records", folder] if out else []), *(["--tuning", tuning] if tuning else [])]
+    _say_what_is_where(folder, shlex.join(map(str, ["clreg-study", "report", name, *read])))
+    _exit_if_any_failed(records)
+
+
+def tune(
+    name: options.Name,
+    methods: options.Methods = None,
+    scenario: options.Scenarios = None,
+    jobs: options.Jobs = None,
+    device: options.OnDevice = options.Device.cpu,
+    data_root: options.DataRoot = None,
+    wandb: options.Wandb = options.Mode.disabled,
+    ray: options.Ray = None,
+    out: options.Out = None,
+    reuse: options.Reuse = None,
+    force: options.Force = False,
+    overrides: options.Overrides = None,
+) -> None:
+    """Search for each method's λ, on seeds that no report uses, validated on a part of the training data."""
+    from study.report.terminal_tables import choice_table, strength_toml
+
+    protocol = load_protocol(name, overrides or ())
+    scenarios = options.selected("--scenario", scenario, protocol.scenarios)
+    chosen = options.selected("--methods", methods, protocol.methods)
+    runs = tuning_runs(stem(name), protocol, scenarios, chosen, device.value)
+    folder = out or tuning_folder(name)
+    records = _perform(runs, name, overrides, folder, jobs, device, data_root, wandb, ray, force, reuse)
+    choices = choose(stem(name), protocol, records)
+    print_table(choice_table(protocol.title, choices))
+    typer.echo(f"[strength]\n{strength_toml(choices)}")
+    more = [*(["--tuning", folder] if out else []), *(f"--set={override}" for override in overrides or ())]
+    command = shlex.join(map(str, ["clreg-study", "run", name, *more]))
+    _say_what_is_where(folder, f'{command}, which takes these λ where the protocol says "tuned"')
+    _exit_if_any_failed(records)
+
+
+def _perform(
+    runs: Sequence[Run],
+    name: str,
+    overrides: Sequence[str] | None,
+    folder: Path,
+    jobs: int | None,
+    device: options.Device,
+    data_root: Path | None,
+    wandb: options.Mode,
+    ray: str | None,
+    force: bool,
+    reuse: Sequence[Path] | None,
+) -> list[RunRecord]:
+    """Check everything that can be checked, then perform the runs."""
+    if force and reuse:
+        raise ProtocolError("--force repeats runs, and --reuse takes them from elsewhere; allowed: one of the two")
+    known = reusable_records(reuse or ())
+    terminal = console(stderr=True)
+    root = options.checked_data(runs[0].benchmark.name, None if ray else device, data_root)
+    if ray is not None:
+        check_cluster(ray)
+    folder.mkdir(parents=True, exist_ok=True)
+    tracking = Tracking(wandb.value, folder.absolute())
+    check_tracking(tracking)
+    store = RunStore(folder)
+    environment = RunEnvironment(root, store.under_way.absolute(), tracking, code_folder(name))
+    _check_own_code(name, runs, environment)
+    try:
+        return carry_out(
+            runs,
+            store,
+            environment,
+            jobs=jobs or _jobs(device, ray, len(runs)),
+            terminal=terminal,
+            force=force,
+            known=known,
+            cluster=ray,
+            request=Request.of(stem(name), overrides or (), runs),
+        )
+    except Interrupted as interrupted:
+        terminal.print(
+            f"Stopped. {interrupted.finished} of {len(runs)} runs are finished and kept in {folder}; "
+            f"the same command{' without --force' if force else ''} goes on from there.",
+            markup=False,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _check_own_code(name: str, runs: Sequence[Run], environment: RunEnvironment) -> None:
+    """Check that the user's own code in a protocol can be run; without any, nothing is imported."""
+    if any(run.own_code for run in runs):
+        from study.run import dry_run
+
+        try:
+            dry_run.check_own_code(runs, environment)
+        except ProtocolError as error:
+            raise ProtocolError(f"{name}: {error}") from error
+
+
+def _jobs(device: options.Device, ray: str | None, runs: int) -> int:
+    if ray not in (None, "local"):
+        return runs  # a cluster knows itself how many it can take at a time
+    return 1 if device is options.Device.cuda else usable_cpus()  # one run does not share a GPU's memory with another
+
+
+def _say_what_is_where(folder: Path, command: str) -> None:
+    typer.echo(f"records: {folder}", err=True)
+    if any(folder.glob("wandb/offline-run-*")):
+        typer.echo(
+            f"W&B: {folder / 'wandb'}; to send them: wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*",
+            err=True,
+        )
+    typer.echo(f"next: {command}", err=True)
+
+
+def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:
+    bad = [record for record in records if not record.finished]
+    if bad:
+        diverged = sum(record.outcome == "diverged" for record in bad)
+        typer.echo(
+            f"{len(bad)} of {len(records)} runs failed ({diverged} diverged); the records hold what happened",
+            err=True,
+        )
+        raise typer.Exit(SOME_RUNS_FAILED)
