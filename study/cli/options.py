@@ -182,8 +182,8 @@ def check_device(device: Device | None) -> None:
 
 
 def code_folder(name: str) -> Path:
-    """The folder that files of the user's own code are relative to: that of the protocol file."""
-    return Path(name).parent.absolute()
+    """What files of the user's own code are relative to: the folder of the protocol file, or else the current one."""
+    return (Path(name).parent if name.endswith(".toml") else Path()).absolute()
 
 
 def check_own_code(name: str, runs: Sequence[Run], environment: RunEnvironment) -> None:

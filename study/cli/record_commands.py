@@ -176,13 +176,14 @@ def repeat(
         kinds = selected("--scenario", scenario, list(dict.fromkeys(record.run.scenario for record in there)))
         records = [record for record in there if record.run.label in labels and record.run.scenario in kinds]
         device = Device.cuda if any(record.run.device == "cuda" for record in records) else Device.cpu
-        for name in {record.run.benchmark.name for record in records}:
-            root = checked_data(name, device, data_root)
+        for benchmark in {record.run.benchmark.name for record in records}:
+            root = checked_data(benchmark, device, data_root)
+        environment = RunEnvironment(root, code_folder=code_folder(name))
         others = 0
         for number, record in enumerate(records, 1):
             before = f"which took {quantity(record.seconds.total, SECONDS)}"
             typer.echo(f"{number} of {len(records)}: {record.run}, {before}", err=True)
-            repetition = perform_again(record, RunEnvironment(root))
+            repetition = perform_again(record, environment)
             others += not repetition.same
             typer.echo(f"{record.run}: {_came_to(repetition)}")
         if others:
