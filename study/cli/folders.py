@@ -20,8 +20,8 @@ def stem(name: str) -> str:
 
 
 def code_folder(name: str) -> Path:
-    """The folder that files of the user's own code are relative to: that of the protocol file."""
-    return Path(name).parent.absolute()
+    """What files of the user's own code are relative to: the folder of the protocol file, or else the current one."""
+    return (Path(name).parent if name.endswith(".toml") else Path()).absolute()
 
 
 def records_folder(name: str) -> Path:

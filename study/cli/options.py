@@ -97,10 +97,12 @@ def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
     check_device(device)
     if name == "split_digits" and named is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported
-    typer.echo(f"loading {name}", err=True)  # with PyTorch, which takes some seconds
+    own = ":" in name  # a benchmark of the user's
+    if not own:
+        typer.echo(f"loading {name}", err=True)  # with PyTorch, which takes some seconds
     from study.run.data import data_root, load_images
 
     root = data_root(named)
-    if ":" not in name:  # else a benchmark of the user's own
+    if not own:
         load_images(name, root)
     return root.absolute()

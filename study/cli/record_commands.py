@@ -155,13 +155,14 @@ def repeat(
     kinds = options.selected("--scenario", scenario, dict.fromkeys(record.run.scenario for record in there))
     records = [record for record in there if record.run.label in labels and record.run.scenario in kinds]
     device = options.Device.cuda if any(record.run.device == "cuda" for record in records) else options.Device.cpu
-    for name in {record.run.benchmark.name for record in records}:
-        root = options.checked_data(name, device, data_root)
+    for benchmark in {record.run.benchmark.name for record in records}:
+        root = options.checked_data(benchmark, device, data_root)
+    environment = RunEnvironment(root, code_folder=code_folder(name))
     others = 0
     for number, record in enumerate(records, 1):
         before = f"which took {quantity(record.seconds.total, SECONDS)}"
         typer.echo(f"{number} of {len(records)}: {record.run}, {before}", err=True)
-        changed = difference(record, perform_and_record(record.run, RunEnvironment(root)))
+        changed = difference(record, perform_and_record(record.run, environment))
         others += bool(changed)
         typer.echo(f"{record.run}: {changed or 'the same numbers to the last bit'}")
     if others:

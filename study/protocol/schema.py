@@ -140,7 +140,7 @@ class Protocol(Table):
     training: Training
     methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
     strength: dict[str, dict[Scenario, Strength | Literal["tuned"]]] = Field(default_factory=dict)
-    strength_source: Text = "not stated"
+    strength_source: Text = "the protocol file, or its search for what it calls 'tuned'"
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
 

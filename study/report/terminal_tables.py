@@ -7,6 +7,7 @@ from rich.table import Column, Table
 from study.campaign.strength_search import Choice
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario, takes_strength
+from study.protocol.table import Own
 from study.records.run_record import RunRecord
 from study.report.method_results import MethodResult, method_result
 from study.report.number_formats import NOTHING, combination, interval, points, strength
@@ -77,7 +78,7 @@ def protocol_table(protocol: Protocol) -> Table:
         "methods", "method", "options", *number_columns(*(f"λ, {scenario}" for scenario in protocol.scenarios))
     )
     for name, method in protocol.methods.items():
-        options = method.model_dump(exclude={"kind"}, exclude_none=True)
+        options = method.model_dump(exclude=set() if isinstance(method, Own) else {"kind"}, exclude_none=True)
         strengths = [
             _strength(protocol.strength_of(name, scenario)) if takes_strength(method) else NOTHING
             for scenario in protocol.scenarios

@@ -31,6 +31,7 @@ from study.protocol.settings import (
     OwnMethod,
     Replay,
     Training,
+    takes_strength,
 )
 from study.run.baselines import ReplayMemory
 from study.run.batches import InMemoryBatches
@@ -42,7 +43,16 @@ PASS_BATCH = 256
 """Samples at a time of an importance pass over single samples, where a protocol does not say: with the plugins' own
 default, which may change, sums would be formed in another order than in records from before."""
 
-PLUGIN = {L2: L2Plugin, EWC: EWCPlugin, OnlineEWC: OnlineEWCPlugin, MAS: MASPlugin, SI: SIPlugin}
+PLUGIN = {  # each takes λ first
+    L2: L2Plugin,
+    EWC: EWCPlugin,
+    OnlineEWC: OnlineEWCPlugin,
+    MAS: MASPlugin,
+    SI: SIPlugin,
+    LwF: LwFPlugin,
+    AvalancheEWC: AvalancheEWCPlugin,
+    AvalancheSI: SynapticIntelligencePlugin,
+}
 STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
 
 
@@ -116,24 +126,18 @@ def build_plugin(
         return plugin
     if isinstance(method, Replay):
         return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)
-    if isinstance(method, LwF):
-        return LwFPlugin(alpha=strength, temperature=method.temperature)
-    if isinstance(method, AvalancheEWC):
-        return AvalancheEWCPlugin(strength, mode=method.mode, decay_factor=method.decay_factor)
-    if isinstance(method, AvalancheSI):
-        plugin = SynapticIntelligenceOnCopies if method.mended else SynapticIntelligencePlugin
-        return plugin(strength, eps=method.eps)
-    if type(method) not in PLUGIN:
+    if not takes_strength(method):
         return None
-    options = method.model_dump(exclude={"kind"})
-    if isinstance(method, EWC | OnlineEWC):
+    options = method.model_dump(exclude={"kind", "mended"})
+    if isinstance(method, EWC):
         options["seed"] = seed
-    if isinstance(method, EWC | OnlineEWC | MAS):
+    if isinstance(method, EWC | MAS):
         options["batch_size"] = pass_batch(method)
-    return PLUGIN[type(method)](strength, **options)
+    mended = isinstance(method, AvalancheSI) and method.mended
+    return (SynapticIntelligenceOnCopies if mended else PLUGIN[type(method)])(strength, **options)
 
 
-def pass_batch(method: EWC | OnlineEWC | MAS) -> int | None:
+def pass_batch(method: EWC | MAS) -> int | None:
     """Batch size of a method's pass; None: that of training."""
     if isinstance(method, MAS):
         return PASS_BATCH if method.per_sample else None

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from netrc import NetrcParseError, netrc
@@ -57,12 +57,10 @@ class Tracking:
     Attributes:
         mode: "offline" writes to the folder, "online" also sends to W&B, "disabled" does nothing.
         folder: parent of wandb's folder ``wandb``, made if needed.
-        project: W&B's project.
     """
 
     mode: Literal["offline", "online", "disabled"] = "offline"
     folder: Path = Path()
-    project: str = "clreg"
 
 
 def check_tracking(tracking: Tracking) -> None:
@@ -115,7 +113,7 @@ class WandbLogger:
         tracking: where; mode "disabled" does nothing.
         run_id: W&B's id. A tracked run of this id is continued: online in place; offline in a second folder
             ``offline-run-*-<run_id>``, which ``wandb sync`` joins to the first.
-        name, group, job_type, tags: shown in W&B; the group is the protocol, the job type the method.
+        name, group, job_type: shown in W&B; the group is the protocol, the job type the method.
         config: all that determines the run, as JSON; stored as it is, so no secrets.
     """
 
@@ -128,7 +126,6 @@ class WandbLogger:
         group: str,
         job_type: str,
         config: Mapping[str, Any],
-        tags: Iterable[str] = (),
     ) -> None:
         self._tracking = tracking
         self._run: Any = None
@@ -148,8 +145,7 @@ class WandbLogger:
                 group=group,
                 job_type=job_type,
                 config=dict(config),
-                tags=tuple(tags),
-                project=tracking.project,
+                project="clreg",
                 dir=tracking.folder.resolve(),
                 mode=tracking.mode,
                 resume="allow",

@@ -1,7 +1,6 @@
 """Trains one run and returns its result."""
 
 import gc
-import random
 import secrets
 import time
 import traceback
@@ -9,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.utils import concat_datasets
@@ -18,6 +16,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Cumulative, Naive
 from torch import nn
 
+from clreg_plugins import RegularizationPlugin
 from study.protocol.own_code import resolve
 from study.protocol.settings import Joint
 from study.protocol.table import Own
@@ -33,7 +32,7 @@ from study.run.models import build_model
 from study.run.own_benchmark import build_own_benchmark
 from study.run.result import Outcome, RunResult
 from study.run.run_environment import RunEnvironment
-from study.run.seeds import derived_seed, seed_globally
+from study.run.seeds import derived_seed, generator_states, restore_generators, seed_globally
 from study.run.specification import Run
 from study.run.system import git_commit, versions
 from study.run.threads import torch_threads
@@ -201,11 +200,7 @@ class Learner:
         if isinstance(self.strategy, Cumulative):
             past = self.calls[: len(state.accuracy)]
             self.strategy.dataset = concat_datasets([experience.dataset for experience in past])
-        torch.set_rng_state(state.random["cpu"])
-        random.setstate(state.random["python"])
-        np.random.set_state(state.random["numpy"])
-        if "cuda" in state.random:
-            torch.cuda.set_rng_state(state.random["cuda"])
+        restore_generators(state.random)
 
     # ------------------------------------------------------------------- learning
 
@@ -234,16 +229,15 @@ class Learner:
         state.accuracy.append(accuracy)
         state.loss.append(loss)
         state.optimizer = self.strategy.optimizer.state_dict()
-        state.random = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state()}
-        if self.device.type == "cuda":
-            state.random["cuda"] = torch.cuda.get_rng_state()
+        state.random = generator_states()
+        plugin = self.method_plugin
         self.logger.after_experience(
             len(accuracy) - 1 if self._joint else index,
             accuracy=accuracy,
             loss=loss,
             training_loss=instruments.training_loss,
             seconds={name: values[-1] for name, values in state.seconds},
-            importance=getattr(self.method_plugin, "importance", None),
+            importance=plugin.importance if isinstance(plugin, RegularizationPlugin) else None,
         )
         if index + 1 < len(self.calls) and self.resumable:
             self.checkpoint.save(state)

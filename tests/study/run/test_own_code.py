@@ -7,11 +7,13 @@ import torch
 
 from study.errors import ProtocolError
 from study.protocol.load import load_protocol
-from study.protocol.settings import OwnMethod, OwnModel
+from study.protocol.own_code import source_hash
+from study.protocol.settings import Model, OwnMethod, OwnModel
 from study.run.dry_run import check_own_code
 from study.run.methods import PASS_BATCH
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
+from study.run.tracking import Tracking
 from study.run.trainer import Learner, perform
 from tests.study.own import CODE, PROTOCOL
 from tests.study.run.test_checkpoint import Stopped, stop_before, what_came_of
@@ -31,8 +33,6 @@ def own_run(folder: Path, *overrides: str, method: str = "noise", scenario: str 
 
 
 def of_package(kind: str, **options: object) -> OwnMethod:
-    from study.protocol.own_code import source_hash
-
     return OwnMethod(kind=kind, source_hash=source_hash(kind, Path()), **options)
 
 
@@ -63,8 +63,6 @@ def test_a_model_of_the_users_gives_what_the_same_built_in_one_gives(run_of, tmp
         "    trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())\n"
         "    return nn.Sequential(trunk, nn.Linear(width, num_classes))\n"
     )
-    from study.protocol.own_code import source_hash
-
     kind = "./net.py:net"
     model = OwnModel(kind=kind, source_hash=source_hash(kind, tmp_path), width=100)
     found = perform(run_of("ewc", "domain", model=model), RunEnvironment(Path(), code_folder=tmp_path))
@@ -87,6 +85,15 @@ def test_the_same_run_gives_the_same_numbers_whichever_generator_the_method_draw
         == perform(own_run(folder, method="none"), environment).loss
     )
     assert first.plugin_memory == 3 * 4, "its tensor of three draws"
+
+
+def test_an_importance_of_another_kind_is_not_sent_to_wandb(run_of, tmp_path):
+    """That of Avalanche's MAS is of objects of its own."""
+    mas = of_package("avalanche.training.plugins:MASPlugin", strength_argument="lambda_reg")
+    record = perform(
+        run_of("naive", method=mas, strength=1.0), RunEnvironment(Path(), tracking=Tracking("offline", tmp_path))
+    )
+    assert record.finished, record.error
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path, monkeypatch):
@@ -147,8 +154,6 @@ def test_validation_data_is_a_stratified_part_of_each_experience(folder, scenari
 
 def run_model(scenario: str) -> object:
     """The study's own model, which has a head for each task."""
-    from study.protocol.settings import Model
-
     return Model(name="mlp", hidden=[4])
 
 
