@@ -325,7 +325,7 @@ def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("option", ["--seeds=0", "--seeds=1001", "--jobs=0", "--seeds=x"])
+@pytest.mark.parametrize("option", ["--seeds=0", "--seeds=1.5", "--jobs=0", "--seeds=x"])
 def test_numbers_out_of_range_end_with_status_2(option: str, monkeypatch):
     monkeypatch.setattr(training, "perform", never)
     result = call("run", "digits", option)
