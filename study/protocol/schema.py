@@ -20,6 +20,7 @@ from study.protocol.settings import (
     Scenario,
     Table,
     Training,
+    is_reference,
     suggestion,
     takes_strength,
 )
@@ -115,6 +116,17 @@ class Tuning(Table):
         return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
 
 
+class Comparisons(Table):
+    """The family of comparisons that Holm's correction is over, in each scenario.
+
+    Attributes:
+        baselines: methods; every other one is compared with each of them. Joint and cumulative training, which see all
+            data again, are compared with nothing.
+    """
+
+    baselines: Annotated[list[str], Field(min_length=1)]
+
+
 class Protocol(Table):
     """One experiment: every method in every scenario over the seeds 0 … ``seeds`` − 1.
 
@@ -130,6 +142,7 @@ class Protocol(Table):
         strength_source: how the λs were chosen; the report repeats it.
         published: the numbers published for it.
         tuning: the search for λ.
+        comparisons: between methods; None for all pairs.
     """
 
     title: Text
@@ -144,6 +157,7 @@ class Protocol(Table):
     strength_source: str
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
+    comparisons: Comparisons | None = None
 
     @model_validator(mode="after")
     def _the_model_takes_the_images(self) -> "Protocol":
@@ -191,6 +205,8 @@ class Protocol(Table):
     @model_validator(mode="after")
     def _nothing_is_listed_twice(self) -> "Protocol":
         _unique("scenarios", self.scenarios)
+        if self.comparisons:
+            _unique("comparisons.baselines", self.comparisons.baselines)
         if self.tuning:
             _unique("tuning.seeds", self.tuning.seeds)
             for method, options in self.tuning.grid.items():
@@ -205,6 +221,16 @@ class Protocol(Table):
             for name, by_scenario in table.results.items():
                 key = f"published.{index}.results.{name}"
                 _known(key, by_scenario, self.scenarios, "scenario in this protocol")
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_are_methods_that_are_compared(self) -> "Protocol":
+        compared = [name for name, method in self.methods.items() if not is_reference(method)]
+        for name in self.comparisons.baselines if self.comparisons else ():
+            if name not in compared:
+                raise ValueError(
+                    f"comparisons.baselines holds {name!r}: no such method to compare with{suggestion(name, compared)}"
+                )
         return self
 
     def strength_of(self, method: str, scenario: Scenario) -> float | Literal["tuned"] | None:
