@@ -1,6 +1,6 @@
 # Both targets set up all they need on a fresh clone; a second call starts at once.
 #   make test     the checks and tests that every change must pass
-#   make study    the embedded study: Split Digits, all methods, minutes on two cores
+#   make study    the embedded studies: Split and Permuted Digits, minutes on two cores
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,8 @@ test: $(READY)
 study: $(READY)
 	$(BIN)/clreg-study run digits
 	$(BIN)/clreg-study report digits
+	$(BIN)/clreg-study run permuted-digits
+	$(BIN)/clreg-study report permuted-digits
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
