@@ -1,6 +1,6 @@
 # Every target sets up all it needs on a fresh clone; a second call starts at once.
 #   make test     the checks and tests that every change must pass
-#   make study    the embedded study: Split Digits, all methods, minutes on two cores
+#   make study    the embedded studies: Split and Permuted Digits, minutes on two cores
 #   make docs     the documentation, in build/docs
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +18,8 @@ test: $(READY)
 study: $(READY)
 	$(BIN)/clreg-study run digits
 	$(BIN)/clreg-study report digits
+	$(BIN)/clreg-study run permuted-digits
+	$(BIN)/clreg-study report permuted-digits
 
 docs: $(DOCS_READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going docs build/docs

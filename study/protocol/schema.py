@@ -21,6 +21,7 @@ from study.protocol.settings import (
     Replay,
     Scenario,
     Training,
+    is_reference,
     takes_strength,
 )
 from study.protocol.table import Own, Table, suggestion
@@ -114,6 +115,17 @@ class Tuning(Table):
         return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
 
 
+class Comparisons(Table):
+    """The family of comparisons that Holm's correction is over, in each scenario.
+
+    Attributes:
+        baselines: methods; every other one is compared with each of them. Joint and cumulative training, which see all
+            data again, are compared with nothing.
+    """
+
+    baselines: Annotated[list[str], Field(min_length=1)]
+
+
 class Protocol(Table):
     """One experiment: every method in every scenario over the seeds 0 … ``seeds`` − 1.
 
@@ -129,6 +141,7 @@ class Protocol(Table):
         strength_source: how the λs were chosen; optional. The report repeats it.
         published: the numbers published for it.
         tuning: the search for λ.
+        comparisons: between methods; None for all pairs.
     """
 
     title: Text
@@ -143,6 +156,7 @@ class Protocol(Table):
     strength_source: Text = "the protocol file, or its search for what it calls 'tuned'"
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
+    comparisons: Comparisons | None = None
 
     @model_validator(mode="after")
     def _the_model_takes_the_images(self) -> "Protocol":
@@ -204,6 +218,8 @@ class Protocol(Table):
     @model_validator(mode="after")
     def _nothing_is_listed_twice(self) -> "Protocol":
         _unique("scenarios", self.scenarios)
+        if self.comparisons:
+            _unique("comparisons.baselines", self.comparisons.baselines)
         if self.tuning:
             _unique("tuning.seeds", self.tuning.seeds)
             for method, options in self.tuning.grid.items():
@@ -234,6 +250,16 @@ class Protocol(Table):
                 "allowed: seeds that no run uses"
             )
         return seeds
+
+    @model_validator(mode="after")
+    def _baselines_are_methods_that_are_compared(self) -> "Protocol":
+        compared = [name for name, method in self.methods.items() if not is_reference(method)]
+        for name in self.comparisons.baselines if self.comparisons else ():
+            if name not in compared:
+                raise ValueError(
+                    f"comparisons.baselines holds {name!r}: no such method to compare with{suggestion(name, compared)}"
+                )
+        return self
 
     def strength_of(self, method: str, scenario: Scenario) -> float | Literal["tuned"] | None:
         """λ of a method in a scenario, or "tuned"; None for a method that has none."""

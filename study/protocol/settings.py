@@ -20,6 +20,7 @@ Fisher = Literal["exact", "sample", "predicted", "empirical", "batched"]
 
 CLASSES = {
     "split_digits": 10,
+    "permuted_digits": 10,
     "split_mnist": 10,
     "split_fmnist": 10,
     "permuted_mnist": 10,
@@ -33,18 +34,26 @@ class Benchmark(Table):
 
     Attributes:
         name: "split_digits" (scikit-learn's own 1,797 images of 8 x 8 pixels), "split_mnist", "split_fmnist"
-            (Fashion-MNIST), "split_cifar10", "split_cifar100", all split by class; or "permuted_mnist", where each
-            experience has all ten digits under a permutation of the pixels of its own.
+            (Fashion-MNIST), "split_cifar10", "split_cifar100", all split by class; or "permuted_digits" and
+            "permuted_mnist", where each experience has all ten digits under a permutation of the pixels of its own.
         experiences: how many there are; of a split benchmark an equal share of the classes each.
         class_order: of a split benchmark: "labels" takes the classes in the order of their labels, "random" in an
             order that each seed draws.
         padding: pixels of zeros added at each side of an image, before it is normalised.
         mean, std: pixels, in [0, 1], are normalised to (pixel - mean) / std; one number, or one a channel.
-        test_fraction: share of each class kept for testing; only for "split_digits", which has no test set.
+        test_fraction: share of each class kept for testing; only for the digits, which have no test set.
         split_seed: of the stratified splits, the same for every run.
     """
 
-    name: Literal["split_digits", "split_mnist", "split_fmnist", "permuted_mnist", "split_cifar10", "split_cifar100"]
+    name: Literal[
+        "split_digits",
+        "permuted_digits",
+        "split_mnist",
+        "split_fmnist",
+        "permuted_mnist",
+        "split_cifar10",
+        "split_cifar100",
+    ]
     experiences: Annotated[int, Field(ge=2)]
     class_order: Literal["labels", "random"] = "labels"
     padding: Annotated[int, Field(ge=0)] = 0
@@ -53,16 +62,21 @@ class Benchmark(Table):
     test_fraction: Fraction | None = None
     split_seed: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def permuted(self) -> bool:
+        """Whether each experience has all classes, under a permutation of its own."""
+        return self.name.startswith("permuted_")
+
     @model_validator(mode="after")
     def _fits_the_data(self) -> "Benchmark":
         classes = CLASSES[self.name]
-        if self.name != "permuted_mnist" and classes % self.experiences:
+        if not self.permuted and classes % self.experiences:
             allowed = ", ".join(str(n) for n in range(2, classes + 1) if classes % n == 0)
             raise ValueError(f"experiences = {self.experiences}: {self.name} has {classes} classes; allowed: {allowed}")
-        if (self.test_fraction is not None) != (self.name == "split_digits"):
-            raise ValueError("test_fraction is for split_digits, which needs it; other data comes with a test set")
-        if self.name == "permuted_mnist" and self.class_order != "labels":
-            raise ValueError(f"class_order = {self.class_order!r}: every experience of permuted_mnist has all classes")
+        if (self.test_fraction is not None) != self.name.endswith("_digits"):
+            raise ValueError("test_fraction is for digits, which need it; other data comes with a test set")
+        if self.permuted and self.class_order != "labels":
+            raise ValueError(f"class_order = {self.class_order!r}: every experience of {self.name} has all classes")
         channels = 3 if "cifar" in self.name else 1
         for key, value in (("mean", self.mean), ("std", self.std)):
             if isinstance(value, list) and len(value) != channels:
@@ -289,3 +303,8 @@ def takes_strength(method: Method) -> bool:
     if isinstance(method, OwnMethod):
         return method.strength_argument is not None
     return not isinstance(method, Naive | Joint | Cumulative | Replay)
+
+
+def is_reference(method: Method) -> bool:
+    """Whether the method sees all data again, which makes it an upper reference and no continual learner."""
+    return isinstance(method, Joint | Cumulative)

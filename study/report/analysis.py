@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario
 from study.report.attachments import Attachments
-from study.report.comparisons import PublishedRow, Ranks, against_published, all_pairs, ranks_over_scenarios
+from study.report.comparisons import PublishedRow, Ranks, against_published, compare_methods, ranks_over_scenarios
 from study.report.conclusions import Conclusions
 from study.report.method_results import MethodResult, method_result
 from study.report.selection import Selection
@@ -20,7 +20,7 @@ class Analysis:
         selection: the records behind it.
         results: by scenario and method, in the protocol's order; only those with a record.
         published: every published number, compared with ours.
-        pairs: pairs of methods by scenario.
+        pairs: comparisons between methods by scenario, those that the protocol names.
         ranks: of the methods over scenarios; None if there is too little for it.
         attachments: conclusions and agreement of importances.
     """
@@ -62,7 +62,9 @@ def analyse(selection: Selection, attachments: Attachments | None = None) -> Ana
         method_result(runs.scenario, runs.method, runs.settings, runs.strength, runs.records) for runs in selection.runs
     )
     pairs = {
-        scenario: all_pairs([result for result in results if result.scenario == scenario])
+        scenario: compare_methods(
+            [result for result in results if result.scenario == scenario], selection.protocol.comparisons
+        )
         for scenario in dict.fromkeys(result.scenario for result in results)
     }
     published = tuple(against_published(selection.protocol, results))

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
-from study.protocol.schema import Protocol, Published, PublishedNumber
+from study.protocol.schema import Comparisons, Protocol, Published, PublishedNumber
 from study.protocol.settings import Scenario
 from study.report.method_results import MethodResult
 from study.report.number_formats import p_equals
@@ -17,6 +16,7 @@ from study.statistics import (
     compare_paired,
     compare_with_published,
     family,
+    family_pairs,
     friedman,
 )
 
@@ -97,16 +97,23 @@ def _compare(ours: MethodResult | None, table: Published, number: PublishedNumbe
     )
 
 
-def all_pairs(results: Sequence[MethodResult]) -> list[FamilyComparison]:
-    """Every pair of methods of one scenario, paired by common seeds, with Holm's correction over all pairs.
+def compare_methods(results: Sequence[MethodResult], comparisons: Comparisons | None = None) -> list[FamilyComparison]:
+    """The family of comparisons of one scenario, paired by common seeds, with Holm's correction.
 
     Methods without a common seed form no pair.
+
+    Args:
+        results: of the scenario.
+        comparisons: the family that the protocol names; None for all pairs.
     """
+    if comparisons is not None:
+        results = [result for result in results if not result.is_reference]
+    scores = {result.method: result.scores for result in results}
     return family(
         [
-            (a.method, b.method, paired_by_seed(a.scores, b.scores))
-            for a, b in combinations(results, 2)
-            if a.scores.keys() & b.scores.keys()
+            (a, b, paired_by_seed(scores[a], scores[b]))
+            for a, b in family_pairs(scores, comparisons.baselines if comparisons else ())
+            if a in scores and b in scores and scores[a].keys() & scores[b].keys()
         ],
         LEVEL,
     )

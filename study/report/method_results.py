@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from study.protocol.settings import Cumulative, Joint, Method, Scenario
+from study.protocol.settings import Method, Scenario, is_reference
 from study.records.run_record import RunRecord
 from study.run.metrics import average_accuracy, backward_transfer, forgetting, learning_accuracy
 from study.statistics import Summary, summarize
@@ -33,8 +33,7 @@ class MethodResult:
 
     @property
     def is_reference(self) -> bool:
-        """Whether the method sees all data again, so that it is an upper reference."""
-        return isinstance(self.settings, Joint | Cumulative)
+        return is_reference(self.settings)
 
     @property
     def is_sequential(self) -> bool:

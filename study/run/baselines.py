@@ -43,11 +43,13 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         """Add the memory to the data.
 
         Raises:
-            ValueError: at the first experience, if the memory cannot hold an example of each.
+            ValueError: at the first experience, if the memory cannot hold an example of each, or has room for
+                everything that it could replay.
         """
         self._new = self.batches.columns
         if self.capacity is None:
-            self.capacity = self._capacity(self._new[0][0].numel(), len(strategy.experience.origin_stream))
+            sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]
+            self.capacity = self._capacity(self._new[0][0].numel(), sizes)
         if self.stored:
             past = [torch.cat(parts) for parts in zip(*self.stored, strict=True)]
             past[0] = self._as(self._new[0].dtype, past[0])
@@ -68,8 +70,8 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         rows = torch.randperm(len(columns[0]), generator=self._generator)[:share]
         return [column[rows.to(column.device)] for column in columns]
 
-    def _capacity(self, pixels: int, n_experiences: int) -> int:
-        """How many examples fit, by the bytes of their pixels."""
+    def _capacity(self, pixels: int, sizes: list[int]) -> int:
+        """How many examples fit, by the bytes of their pixels; ``sizes`` are the experiences' numbers of examples."""
         size = self.settings
         if size.examples is not None:
             key, capacity = f"examples = {size.examples}", size.examples
@@ -78,10 +80,16 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
             key = f"copies = {size.copies}" if copies else f"memory_bytes = {size.memory_bytes}"
             memory = size.copies * self.copy_bytes if copies else size.memory_bytes
             capacity = memory // (pixels * getattr(torch, size.storage).itemsize)
-        if capacity < n_experiences:
+        if capacity < len(sizes):
             raise ValueError(
-                f"{key}: a memory of {capacity} examples is too small for {n_experiences} experiences; allowed: at "
+                f"{key}: a memory of {capacity} examples is too small for {len(sizes)} experiences; allowed: at "
                 "least one example of each"
+            )
+        past = sizes[:-1]  # nothing comes after the last
+        if past and capacity // len(past) >= max(past):
+            raise ValueError(
+                f"{key}: a memory of {capacity} examples holds all {sum(past)} of the past; allowed: fewer than "
+                f"{len(past) * max(past)}, or kind = 'cumulative', which keeps everything"
             )
         return capacity
 

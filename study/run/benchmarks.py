@@ -72,7 +72,7 @@ def build_benchmark(
         train, held_out = _split(train, "benchmark.test_fraction", settings.test_fraction, settings.split_seed)
     if validation_fraction is not None:
         train, held_out = _split(train, "tuning.validation_fraction", validation_fraction, settings.split_seed)
-    parts = _permuted if settings.name == "permuted_mnist" else _by_class
+    parts = _permuted if settings.permuted else _by_class
     streams = zip(*parts(settings, (train, held_out), generator), strict=True)
     train_stream, test_stream = (
         [_in_scenario(scenario, index, *experience) for index, experience in enumerate(stream)] for stream in streams

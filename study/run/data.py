@@ -73,7 +73,7 @@ class Encoding:
     @classmethod
     def of(cls, settings: Benchmark) -> "Encoding":
         mean, std = (torch.tensor(value).reshape(-1, 1, 1) for value in (settings.mean, settings.std))
-        return cls(16 if settings.name == "split_digits" else 255, mean, std)
+        return cls(16 if settings.name.endswith("_digits") else 255, mean, std)
 
     def decode(self, pixels: Tensor) -> Tensor:
         """Inputs as float32 from bytes, shapes (…, channels, height, width)."""
@@ -136,7 +136,7 @@ def kept_images(name: str, root: Path) -> list[tuple[Images, Images]]:
 
 def read_images(name: str, root: Path) -> tuple[Images, Images]:
     """As :func:`load_images`, without the cache."""
-    if name == "split_digits":
+    if name.endswith("_digits"):
         digits = load_digits()
         pixels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
         targets = torch.from_numpy(digits.target).long()

@@ -1,6 +1,6 @@
-"""All pairs of several methods, corrected for multiple comparisons."""
+"""Families of comparisons, corrected for multiple comparisons."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -63,14 +63,32 @@ class FamilyComparison:
     reachable: bool
 
 
+def family_pairs(methods: Iterable[str], baselines: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """The pairs (a, b) of a family, each pair of methods at most once.
+
+    Args:
+        methods: their names.
+        baselines: each other method is compared with each of these, as b. Empty: all pairs, in the order of
+            ``methods``.
+
+    Example:
+        >>> family_pairs(["none", "ewc", "si"], baselines=["none", "ewc"])
+        [('ewc', 'none'), ('si', 'none'), ('si', 'ewc')]
+    """
+    methods = list(methods)
+    if not baselines:
+        return list(combinations(methods, 2))
+    return [(a, b) for i, b in enumerate(baselines) for a in methods if a not in baselines[: i + 1]]
+
+
 def compare_family(
-    scores: Mapping[str, ArrayLike], baseline: str | None = None, alpha: float = 0.05
+    scores: Mapping[str, ArrayLike], baselines: Sequence[str] = (), alpha: float = 0.05
 ) -> list[FamilyComparison]:
-    """Which methods differ: all pairs, or all against a baseline, with Holm's correction over the family.
+    """Which methods differ, with Holm's correction over the family.
 
     Args:
         scores: for each method a vector of shape (n,), one score a seed, the seeds in the same order in all.
-        baseline: the method that all others are compared with, as b. None: all pairs, in the order of ``scores``.
+        baselines: which pairs: see :func:`family_pairs`.
         alpha: the level of the family, in (0, 1).
 
     Raises:
@@ -79,20 +97,21 @@ def compare_family(
 
     Example:
         >>> seeds = {"naive": [0.4, 0.5, 0.3], "ewc": [0.7, 0.7, 0.6]}
-        >>> [only] = compare_family(seeds, baseline="naive")
+        >>> [only] = compare_family(seeds, baselines=["naive"])
         >>> only.a, only.b, only.p_holm, only.significant, only.reachable
         ('ewc', 'naive', 0.25, False, False)
     """
     check_fraction(alpha, "alpha")
     if len(scores) < 2:
         raise ValueError(f"a comparison needs at least two methods, not {list(scores)}")
-    if baseline is not None and baseline not in scores:
-        raise ValueError(f"the baseline must be one of {list(scores)}, not {baseline!r}")
+    for baseline in baselines:
+        if baseline not in scores:
+            raise ValueError(f"a baseline must be one of {list(scores)}, not {baseline!r}")
     vectors = {name: vector(values, f"scores of {name!r}") for name, values in scores.items()}
     if len({vector.size for vector in vectors.values()}) > 1:
         sizes = {name: vector.size for name, vector in vectors.items()}
         raise ValueError(f"scores are paired by seed and need as many entries for each method, not {sizes}")
-    pairs = combinations(vectors, 2) if baseline is None else ((a, baseline) for a in vectors if a != baseline)
+    pairs = family_pairs(vectors, baselines)
     return family([(a, b, compare_paired(vectors[a], vectors[b], 1 - alpha)) for a, b in pairs], alpha)
 
 

@@ -41,10 +41,18 @@ def _how(analysis: Analysis) -> str:
     test = sign_flip_test([pair for pairs in analysis.pairs.values() for pair in pairs])
     return (
         "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
-        f"95% intervals. p: {test}; p (Holm), over all pairs of the scenario, decides. Effect size: mean over standard "
+        f"95% intervals. p: {test}; p (Holm), over {_family(analysis)}, decides. Effect size: mean over standard "
         "deviation of the differences, bias-corrected. Seeds for 1 point: seeds that find a difference of 1 point with "
         f"probability 0.8 at level {LEVEL} over the number of pairs."
     )
+
+
+def _family(analysis: Analysis) -> str:
+    named = analysis.protocol.comparisons
+    if named is None:
+        return "all pairs of the scenario"
+    baselines = enumeration(f"`{method}`" for method in named.baselines)
+    return f"the comparisons with {baselines} that the protocol names for a scenario"
 
 
 def _scenario(scenario: Scenario, pairs: Sequence[FamilyComparison], asked: int) -> Section:

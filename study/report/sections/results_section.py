@@ -112,6 +112,9 @@ def _notes(analysis: Analysis, scenario: Scenario) -> list[str]:
     notes = []
     if any(result.finished and not result.is_sequential for result in analysis.of(scenario)):
         notes.append(f"{NOTHING}: training on all experiences at once has no forgetting and no transfer.")
+    references = [f"`{result.method}`" for result in analysis.of(scenario) if result.is_reference]
+    if references:
+        notes.append(f"See all data again, upper references and no continual learners: {enumeration(references)}.")
     there = {result.method for result in analysis.of(scenario)}
     not_run = [method for method in analysis.protocol.methods if method not in there]
     if not_run:

@@ -407,5 +407,5 @@ def test_online_tracking_without_a_key_ends_before_any_training(one_run, tmp_pat
 def test_list_and_show_name_what_there_is():
     assert "digits: Split Digits" in call("list").stdout
     shown = call("show", "digits").stdout
-    for part in ("experiences = 5", "learning_rate", "online_ewc", "seeds: 3"):
+    for part in ("experiences = 5", "learning_rate", "online_ewc", "seeds: 12"):
         assert part in shown

@@ -11,7 +11,7 @@ from study.protocol.load import load_protocol
 from study.protocol.schema import Protocol
 
 
-def test_an_override_has_the_type_of_its_toml_value_and_a_bare_word_is_a_string():
+def test_an_override_has_the_type_of_its_toml_value_and_a_bare_word_is_a_string(protocol_file):
     overrides = [
         "training.epochs=3",
         "training.learning_rate = 0.5",
@@ -24,7 +24,7 @@ def test_an_override_has_the_type_of_its_toml_value_and_a_bare_word_is_a_string(
         "strength.si.class=tuned",
         "methods.ewc={ kind = 'ewc', fisher = 'sample' }",
     ]
-    protocol = load_protocol("digits", overrides)
+    protocol = load_protocol(str(protocol_file), overrides)
     assert (protocol.training.epochs, protocol.training.learning_rate) == (3, 0.5)
     assert (protocol.training.optimizer, protocol.model.unseen_classes) == ("sgd", "masked")
     assert (protocol.scenarios, protocol.model.hidden) == (["class"], [7, 8])
@@ -39,8 +39,8 @@ def test_an_override_changes_nothing_else_and_the_last_one_counts(protocol_file:
     assert changed == protocol.model_copy(update={"training": training})
 
 
-def test_an_override_may_add_a_table_and_name_a_method_with_a_dot_in_it():
-    protocol = load_protocol("digits", ["methods.fine.kind=naive"])
+def test_an_override_may_add_a_table_and_name_a_method_with_a_dot_in_it(protocol_file):
+    protocol = load_protocol(str(protocol_file), ["methods.fine.kind=naive"])
     assert protocol.methods["fine"].kind == "naive"
     overrides = ['strength."si-c0.1".domain=0.5', "strength.'si-c0.02'.domain=0.25"]
     strength = load_protocol("zenke2017-permuted-mnist", overrides).strength
@@ -66,9 +66,9 @@ def test_an_override_may_add_a_table_and_name_a_method_with_a_dot_in_it():
         ("strength.naive.task=1", "strength.naive: no such method with a λ; allowed: l2,"),
     ],
 )
-def test_a_wrong_override_is_an_error_that_names_it_and_what_is_allowed(override, said):
-    with pytest.raises(ProtocolError, match=re.escape(f"digits.toml with --set {override}: {said}")):
-        load_protocol("digits", [override])
+def test_a_wrong_override_is_an_error_that_names_it_and_what_is_allowed(override, said, protocol_file):
+    with pytest.raises(ProtocolError, match=re.escape(f"tiny.toml with --set {override}: {said}")):
+        load_protocol(str(protocol_file), [override])
 
 
 @pytest.mark.parametrize(
@@ -89,18 +89,18 @@ def test_an_override_must_fit_the_rest_of_the_protocol(name, override, said):
         load_protocol(name, [override])
 
 
-def test_nothing_after_the_equals_sign_removes_a_key():
+def test_nothing_after_the_equals_sign_removes_a_key(protocol_file):
     overrides = ["training.epochs=", "training.iterations=10", "strength.ewc = ", "methods.ewc=", "tuning="]
-    protocol = load_protocol("digits", overrides)
+    protocol = load_protocol(str(protocol_file), overrides)
     assert (protocol.training.epochs, protocol.training.iterations) == (None, 10)
     assert "ewc" not in protocol.methods
     assert protocol.tuning is None
-    assert load_protocol("digits", ["training.epochs=", "training.epochs=3"]).training.epochs == 3
+    assert load_protocol(str(protocol_file), ["training.epochs=", "training.epochs=3"]).training.epochs == 3
 
 
-def test_of_two_lengths_the_error_says_how_to_remove_the_other():
+def test_of_two_lengths_the_error_says_how_to_remove_the_other(protocol_file):
     with pytest.raises(ProtocolError, match=r"training\.epochs= or --set training\.iterations= removes"):
-        load_protocol("digits", ["training.iterations=10"])
+        load_protocol(str(protocol_file), ["training.iterations=10"])
 
 
 @pytest.mark.parametrize(
@@ -113,24 +113,24 @@ def test_of_two_lengths_the_error_says_how_to_remove_the_other():
         ("trainin.epochs=", "there is no trainin to remove; did you mean 'training'? allowed: title,"),
     ],
 )
-def test_what_is_not_there_cannot_be_removed(override, said):
+def test_what_is_not_there_cannot_be_removed(override, said, protocol_file):
     with pytest.raises(ProtocolError, match=re.escape(f"--set {override}: {said}")):
-        load_protocol("digits", [override])
+        load_protocol(str(protocol_file), [override])
 
 
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", "training..epochs=3", "two words=3", ""])
-def test_what_is_not_key_and_value_is_an_error_that_shows_an_example(override):
+def test_what_is_not_key_and_value_is_an_error_that_shows_an_example(override, protocol_file):
     with pytest.raises(ProtocolError) as caught:
-        load_protocol("digits", [override])
+        load_protocol(str(protocol_file), [override])
     assert str(caught.value) == f"--set {override}: allowed is KEY=VALUE, as in --set training.epochs=3"
 
 
 @pytest.mark.parametrize(
     ("override", "table"), [("seeds.first=3", "seeds"), ("training.epochs.one=1", "training.epochs")]
 )
-def test_a_value_is_not_a_table(override, table):
+def test_a_value_is_not_a_table(override, table, protocol_file):
     with pytest.raises(ProtocolError, match=f"--set {override}: {table} is not a table"):
-        load_protocol("digits", [override])
+        load_protocol(str(protocol_file), [override])
 
 
 def test_overrides_leave_the_files_alone(protocol_file: Path):

@@ -63,8 +63,8 @@ ewc.class = { mean = 50.0, spread = 1.0 }
             "model.name = 'wrn28_2' takes CIFAR's images of 3 x 32 x 32 pixels",
         ),
         ("test_fraction = 0.25", "test_fraction = 1.0", "benchmark.test_fraction = 1.0: input should be less than 1"),
-        ("test_fraction = 0.25", "", "[benchmark]: test_fraction is for split_digits, which needs it"),
-        ('"split_digits"', '"split_mnist"', "[benchmark]: test_fraction is for split_digits, which needs it"),
+        ("test_fraction = 0.25", "", "[benchmark]: test_fraction is for digits, which need it"),
+        ('"split_digits"', '"split_mnist"', "[benchmark]: test_fraction is for digits, which need it"),
         (
             "experiences = 2",
             "experiences = 3",
@@ -201,6 +201,26 @@ ewc.class = { mean = 50.0, spread = 1.0 }
             "examples = 1, ",
             "methods.replay-matched.examples = 1: allowed: at least 2, one of each experience",
         ),
+        (
+            "[tuning]\n",
+            '[comparisons]\nbaselines = ["ewk"]\n[tuning]\n',
+            "comparisons.baselines holds 'ewk': no such method to compare with; did you mean 'ewc'? allowed: naive,",
+        ),
+        (
+            "[tuning]\n",
+            '[comparisons]\nbaselines = ["joint"]\n[tuning]\n',
+            "comparisons.baselines holds 'joint': no such method to compare with",
+        ),
+        (
+            "[tuning]\n",
+            "[comparisons]\nbaselines = []\n[tuning]\n",
+            "comparisons.baselines = []: list should have at least 1 item",
+        ),
+        (
+            "[tuning]\n",
+            '[comparisons]\nbaselines = ["ewc", "ewc"]\n[tuning]\n',
+            "comparisons.baselines holds 'ewc' twice; allowed: each value once",
+        ),
     ],
 )
 def test_an_error_names_file_key_value_and_what_is_allowed(text, original, replacement, said):
@@ -275,7 +295,7 @@ def test_a_tuned_lambda_needs_a_grid(text: str):
 
 
 def test_a_protocol_without_published_numbers_and_without_tuning_is_valid(text: str):
-    plain = parse_protocol(text[: text.index("\n# `clreg-study tune")], "my.toml")
+    plain = parse_protocol(text[: text.index("\n[tuning]")], "my.toml")
     assert plain.published == []
     assert plain.tuning is None
 

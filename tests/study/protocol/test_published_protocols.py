@@ -301,6 +301,8 @@ FAMILIES = [
     ("zenke2017-permuted-mnist", "training.epochs=1"),
     ("split-fmnist-task", "training.iterations=3"),
     ("fisher-split-mnist-task", "training.iterations=3"),
+    ("digits", "training.epochs=1"),
+    ("permuted-digits", "training.epochs=1"),
 ]
 
 
@@ -332,7 +334,7 @@ def test_on_the_published_mnist_three_batches_are_enough_to_be_better_than_chanc
 
 
 def test_every_protocol_belongs_to_a_test_here():
-    tested = {name.rsplit("-", 1)[0] for name, _ in FAMILIES} | {"fisher-split-cifar10", "split-cifar100", "digits"}
-    tested |= {"zenke2017-permuted-mnist"}
+    tested = {name.rsplit("-", 1)[0] for name, _ in FAMILIES} | {"fisher-split-cifar10", "split-cifar100"}
+    tested |= {"zenke2017-permuted-mnist", "digits", "permuted-digits"}
     untested = [n for n in protocol_names() if n not in tested and n.rsplit("-", 1)[0] not in tested]
     assert untested == []

@@ -46,11 +46,11 @@ def test_versions_machines_commits_and_commands_are_those_of_the_records(tmp_pat
 
 def test_a_protocol_of_the_package_is_named_and_shown_as_its_file(tmp_path, without_figures):
     protocol = load_protocol("digits")
-    run = Run.of("digits", protocol, "class", "joint", 0)
+    run = Run.of("digits", protocol, "task", "joint", 0)
     joint = RunRecord.model_validate(record(toy(), "joint").model_dump() | {"run": run, "id": run.id})
     write_report("digits", protocol, [joint], [], tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "clreg-study run digits --seeds 1 --methods joint --scenario class\n" in text
+    assert "clreg-study run digits --seeds 1 --methods joint\n" in text
     assert (resources.files("study.protocol") / "digits.toml").read_text() in text
 
 
@@ -125,7 +125,7 @@ def test_the_protocol_is_beside_the_report_and_gives_the_same_report(tmp_path, w
 def digits(*overrides: str, records_of: str = "ewc") -> tuple[Protocol, list[RunRecord]]:
     """Split Digits with overrides, and one run of it."""
     protocol = load_protocol("digits", overrides)
-    run = Run.of("digits", protocol, "class", records_of, 0)
+    run = Run.of("digits", protocol, "task", records_of, 0)
     return protocol, [RunRecord.model_validate(record(toy(), "ewc").model_dump() | {"run": run, "id": run.id})]
 
 
@@ -133,12 +133,12 @@ def digits(*overrides: str, records_of: str = "ewc") -> tuple[Protocol, list[Run
     ("overrides", "said"),
     [
         ((), "on validation data and other seeds."),
-        (("strength.ewc.class=7",), "other seeds; λ given by hand: ewc, class (7)."),
+        (("strength.ewc.task=7",), "other seeds; λ given by hand: ewc, task (7)."),
         (("training.batch_size=16",), "other seeds, but for other settings (training.batch_size 32, here 16)."),
         (
-            ("methods.ewc.fisher=sample", "strength.ewc.task=7", "strength.ewc.class=8"),
+            ("methods.ewc.fisher=sample", "strength.ewc.task=7", "strength.si.task=8"),
             "other seeds, but for other settings (methods.ewc.fisher exact, here sample); "
-            "λ given by hand: ewc, task (7) and ewc, class (8).",
+            "λ given by hand: ewc, task (7) and si, task (8).",
         ),
     ],
 )
@@ -156,11 +156,11 @@ def test_what_was_replaced_is_not_said_to_have_been_chosen(tmp_path, without_fig
 
 
 def test_where_every_strength_is_given_by_hand_nothing_is_said_of_the_protocols(tmp_path, without_figures):
-    by_hand = ["scenarios=['class']", *(f"strength.{m}.class=3" for m in load_protocol("digits").strength)]
+    by_hand = [f"strength.{m}.task=3" for m in load_protocol("digits").strength]
     protocol, records = digits(*by_hand)
     write_report("digits", protocol, records, [], tmp_path)
     found = re.search(r"Source of λ: (.*)", plain((tmp_path / "README.md").read_text()))[1]
-    assert found.startswith("λ given by hand: l2, class (3)")
+    assert found.startswith("λ given by hand: l2, task (3)")
 
 
 def plain(markdown: str) -> str:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from study.protocol.schema import Comparisons
 from study.report.analysis import analyse
-from study.report.comparisons import all_pairs, ranks_over_scenarios
+from study.report.comparisons import compare_methods, ranks_over_scenarios
 from study.report.method_results import MethodResult, method_result
 from study.report.selection import select
 from study.statistics import compare_family, fewest_pairs, friedman
@@ -54,9 +55,28 @@ def test_joint_training_has_a_row_and_no_curve():
 def test_with_the_same_seeds_all_pairs_are_the_family_of_the_statistics(seeds):
     draws = np.random.default_rng(seeds).uniform(0.3, 0.9, (5, seeds))
     scores = {method: draws[i].tolist() for i, method in enumerate(toy().methods) if method != "joint"}
-    found = all_pairs(with_seeds(scores))
+    found = compare_methods(with_seeds(scores))
     assert found == compare_family({result.method: list(result.scores.values()) for result in with_seeds(scores)})
     assert {pair.reachable for pair in found} == {seeds >= fewest_pairs(0.05 / len(found))}
+
+
+def test_the_family_that_a_protocol_names_leaves_out_upper_references_and_other_pairs():
+    draws = np.random.default_rng(0).uniform(0.3, 0.9, (5, 8))
+    scores = {method: draws[i].tolist() for i, method in enumerate(toy().methods)}
+    found = compare_methods(with_seeds(scores), Comparisons(baselines=["naive", "ewc"]))
+    assert [(pair.a, pair.b) for pair in found] == [
+        ("ewc", "naive"),
+        ("online_ewc", "naive"),
+        ("replay-2", "naive"),
+        ("online_ewc", "ewc"),
+        ("replay-2", "ewc"),
+    ]
+    averages = {method: [100 * a for a in values] for method, values in scores.items() if method != "joint"}
+    for pair, expected in zip(found, compare_family(averages, baselines=["naive", "ewc"]), strict=True):
+        assert pair.p_holm == pytest.approx(expected.p_holm)
+    without_ewc = with_seeds({method: values for method, values in scores.items() if method != "ewc"})
+    found = compare_methods(without_ewc, Comparisons(baselines=["naive", "ewc"]))
+    assert [(pair.a, pair.b) for pair in found] == [("online_ewc", "naive"), ("replay-2", "naive")]
 
 
 def test_methods_without_a_common_seed_are_no_pair():
@@ -65,7 +85,7 @@ def test_methods_without_a_common_seed_are_no_pair():
         method_result("class", method, protocol.methods[method], None, [record(protocol, method, seed=seed)])
         for seed, method in enumerate(("naive", "ewc"))
     ]
-    assert all_pairs(results) == []
+    assert compare_methods(results) == []
 
 
 def test_ranks_are_over_the_methods_that_finished_in_every_scenario():

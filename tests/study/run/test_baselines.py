@@ -87,10 +87,28 @@ def test_what_is_dropped_is_drawn_at_random_and_what_is_kept_was_there():
 
 def test_an_experience_smaller_than_its_share_is_stored_whole():
     benchmark = benchmark_of("class")
-    strategy, memory, _ = replaying(benchmark, "class", Replay(kind="replay", examples=10_000))
+    strategy, memory, _ = replaying(benchmark, "class", Replay(kind="replay", examples=800))
     for experience in benchmark.train_stream[:2]:
         strategy.train(experience, eval_streams=[])
     assert [set(keys(columns)) for columns in memory.stored] == data(benchmark)[:2]
+
+
+def test_a_memory_that_holds_the_whole_past_is_an_error_before_the_first_step_and_the_largest_allowed_drops_something():
+    benchmark = benchmark_of("class")
+    sizes = [len(examples) for examples in data(benchmark)]
+    whole = 4 * max(sizes[:4])  # shares are equal
+    for size, key in ({"examples": whole}, "examples"), ({"memory_bytes": 256 * whole}, "memory_bytes"):
+        strategy, _, recorder = replaying(benchmark, "class", Replay(kind="replay", **size))
+        said = (
+            rf"{key} = \d+: a memory of {whole} examples holds all {sum(sizes[:4])} .* fewer than {whole}, or kind = "
+        )
+        with pytest.raises(ValueError, match=said):
+            strategy.train(benchmark.train_stream[0], eval_streams=[])
+        assert recorder.training == []
+    strategy, memory, _ = replaying(benchmark, "class", Replay(kind="replay", examples=whole - 1))
+    for experience in benchmark.train_stream[:4]:
+        strategy.train(experience, eval_streams=[])
+    assert sum(len(columns[0]) for columns in memory.stored) < sum(sizes[:4])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +134,7 @@ def test_the_size_is_a_number_of_examples_or_of_the_bytes_of_their_pixels(size, 
 
 def test_two_copies_of_hsus_network_are_the_memory_that_hsu_gives_to_rehearsal(tmp_path, monkeypatch):
     """574,410 parameters x 2 x 4 bytes: about the 1100 images as float32, or the 4400 as uint8, of Hsu et al. 2018."""
-    write_mnist(tmp_path, monkeypatch)
+    write_mnist(tmp_path, monkeypatch, per_class=600)
     protocol = load_protocol("hsu2018-split-mnist-task")
     benchmark = benchmark_of("task", protocol.benchmark, tmp_path)
     model = build_model(protocol.model, "task", benchmark)

@@ -209,6 +209,19 @@ def test_permutations_differ_between_experiences_and_seeds_and_come_from_the_gen
     assert not set(inputs(1)) & set(first)
 
 
+def test_permuted_digits_are_all_digits_under_permutations_and_keep_apart_what_is_tested():
+    settings = DIGITS.model_copy(update={"name": "permuted_digits", "experiences": 3, "padding": 2})
+    benchmark, split = built(settings, "domain"), built(DIGITS.model_copy(update={"padding": 2}), "class")
+    for name in ("train", "test"):
+        images, labels, _ = samples(getattr(benchmark, f"{name}_stream")[0])
+        expected = Counter(image.numpy().tobytes() for e in getattr(split, f"{name}_stream") for image in samples(e)[0])
+        permutation = torch.randperm(144, generator=torch.Generator().manual_seed(0))
+        restored = images.flatten(1)[:, permutation.argsort()].view_as(images)
+        assert Counter(image.numpy().tobytes() for image in restored) == expected
+        assert set(labels) == set(range(10))
+        assert len({samples(e)[0].numpy().tobytes() for e in getattr(benchmark, f"{name}_stream")}) == 3
+
+
 # ------------------------------------------------------------------------------- images
 
 

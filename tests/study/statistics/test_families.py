@@ -50,10 +50,16 @@ def test_all_pairs_in_the_order_of_the_scores():
 
 
 def test_all_against_a_baseline_are_a_smaller_family():
-    found = compare_family(_steps_apart(4, 8), baseline="m1")
+    found = compare_family(_steps_apart(4, 8), baselines=["m1"])
     assert [(c.a, c.b) for c in found] == [("m0", "m1"), ("m2", "m1"), ("m3", "m1")]
     assert [np.sign(c.comparison.difference) for c in found] == [-1, 1, 1]
     assert {c.p_holm for c in found} == {3 * 2 / 2**8}
+
+
+def test_with_several_baselines_no_pair_counts_twice():
+    found = compare_family(_steps_apart(4, 8), baselines=["m0", "m2"])
+    assert [(c.a, c.b) for c in found] == [("m1", "m0"), ("m2", "m0"), ("m3", "m0"), ("m1", "m2"), ("m3", "m2")]
+    assert {c.p_holm for c in found} == {5 * 2 / 2**8}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_enough_seeds_without_a_difference_are_not_significant():
         ({"ewc": [1, 2], "mas": [[1, 2]]}, {}, r"'mas'.*\(1, 2\)"),
         ({"ewc": [1, 2], "mas": [1, math.nan]}, {}, "'mas'.*nan"),
         ({"ewc": [1, 2]}, {}, r"\['ewc'\]"),
-        ({"ewc": [1, 2], "mas": [1, 2]}, {"baseline": "si"}, r"\['ewc', 'mas'\], not 'si'"),
+        ({"ewc": [1, 2], "mas": [1, 2]}, {"baselines": ["si"]}, r"\['ewc', 'mas'\], not 'si'"),
         ({"ewc": [1, 2], "mas": [1, 2]}, {"alpha": 5}, "alpha .* not 5"),
     ],
 )
