@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from study.records.run_record import RunRecord
-from study.report.selection import MethodRuns, Selection
+from study.report.method_results import MethodResult
+from study.report.selection import Selection
 from study.run.metrics import average_accuracy, backward_transfer, forgetting, learning_accuracy
 
 _INTEGERS = ("peak_memory_bytes", "memory_examples")  # that may be missing
@@ -18,7 +19,7 @@ def runs_table(selection: Selection) -> pd.DataFrame:
     Accuracies are in [0, 1] and missing for runs that did not finish; times in seconds, memory in bytes, one column for
     each package's version.
     """
-    rows = [_run(runs, record) for runs in selection.runs for record in runs.records]
+    rows = [_run(result, record) for result in selection.results for record in result.records]
     return pd.DataFrame(rows).astype(dict.fromkeys(_INTEGERS, "Int64"))
 
 
@@ -30,8 +31,8 @@ def accuracy_table(selection: Selection) -> pd.DataFrame:
     rows = [
         {
             "id": record.id,
-            "scenario": runs.scenario,
-            "method": runs.method,
+            "scenario": result.scenario,
+            "method": result.method,
             "seed": record.run.seed,
             "outcome": record.outcome,
             "after": after,
@@ -39,8 +40,8 @@ def accuracy_table(selection: Selection) -> pd.DataFrame:
             "accuracy": accuracy,
             "loss": _entry(record.loss, after, experience),
         }
-        for runs in selection.runs
-        for record in runs.records
+        for result in selection.results
+        for record in result.records
         for after, row in enumerate(record.accuracy)
         for experience, accuracy in enumerate(row)
     ]
@@ -54,16 +55,16 @@ def write_table(table: pd.DataFrame, stem: Path) -> None:
     table.to_parquet(stem.with_suffix(".parquet"), index=False, engine="pyarrow", compression="zstd")
 
 
-def _run(runs: MethodRuns, record: RunRecord) -> dict[str, object]:
+def _run(result: MethodResult, record: RunRecord) -> dict[str, object]:
     run, seconds, hardware = record.run, record.seconds, record.hardware
-    options = runs.settings.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+    options = result.settings.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
     return {
         "id": record.id,
-        "scenario": runs.scenario,
-        "method": runs.method,
-        "kind": runs.settings.kind,
+        "scenario": result.scenario,
+        "method": result.method,
+        "kind": result.settings.kind,
         "options": json.dumps(options, sort_keys=True),
-        "strength": runs.strength if runs.strength is not None else float("nan"),
+        "strength": result.strength if result.strength is not None else float("nan"),
         "seed": run.seed,
         "device": run.device,
         "outcome": record.outcome,

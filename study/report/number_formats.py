@@ -52,12 +52,15 @@ def interval(low: float, high: float) -> str:
     return NOTHING if math.isnan(low) or math.isnan(high) else f"[{points(low)}, {points(high)}]"
 
 
+def with_bounds(text: str, low: float, high: float) -> str:
+    """A number's text with its interval; a single run has none."""
+    bounds = interval(low, high)
+    return text if bounds == NOTHING else f"{text} {bounds}"
+
+
 def with_interval(summary: Summary | None) -> str:
-    """A mean in percent with its interval; a single run has none."""
-    if summary is None:
-        return NOTHING
-    bounds = interval(summary.low, summary.high)
-    return points(summary.mean) if bounds == NOTHING else f"{points(summary.mean)} {bounds}"
+    """A mean in percent with its interval."""
+    return NOTHING if summary is None else with_bounds(points(summary.mean), summary.low, summary.high)
 
 
 def p_value(p: float) -> str:

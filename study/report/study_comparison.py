@@ -11,9 +11,8 @@ from study.errors import StudyError
 from study.protocol.settings import Scenario
 from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
-from study.report.comparisons import LEVEL, paired_by_seed
+from study.report.comparisons import LEVEL, TOO_FEW_SEEDS, paired_by_seed, pairs_notes, sign_flip_test
 from study.report.number_formats import NOTHING, effect_size, enumeration, interval, p_value, points, signed_points
-from study.report.pair_notes import TOO_FEW_SEEDS, pairs_notes, sign_flip_test
 from study.report.plain_tables import add_plain_row, number_columns, plain_table
 from study.report.setting_differences import differing, list_differences
 from study.run.metrics import average_accuracy

@@ -8,7 +8,7 @@ from study.campaign.strength_search import Choice
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario, takes_strength
 from study.records.run_record import RunRecord
-from study.report.method_results import MethodResult, method_result
+from study.report.method_results import MethodResult
 from study.report.number_formats import NOTHING, combination, interval, points, strength
 from study.report.plain_tables import add_plain_row, number_columns, plain_table
 from study.statistics import Summary
@@ -21,7 +21,7 @@ def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[Met
         if record.run.scenario == scenario:
             by_method.setdefault(record.run.label, []).append(record)
     return [
-        method_result(scenario, method, of_method[0].run.method, of_method[0].run.strength, of_method)
+        MethodResult(scenario, method, of_method[0].run.method, of_method[0].run.strength, tuple(of_method))
         for method, of_method in by_method.items()
     ]
 
