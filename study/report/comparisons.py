@@ -36,8 +36,8 @@ EXACT_UP_TO = 16
 MEANING = (
     "`reproduced`: an equivalence test (TOST) shows that our mean lies within the margin of the published one. "
     "`above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: neither, or fewer than "
-    f"{FEWEST_JUDGED} seeds of ours. `{NOT_TESTABLE}`: inconclusive, and the published mean's standard error is too large "
-    f"for the margin. `{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no "
+    f"{FEWEST_JUDGED} seeds of ours. `{NOT_TESTABLE}`: inconclusive, and the published mean's standard error is too "
+    f"large for the margin. `{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no "
     f"verdict. All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
 )
 

@@ -1,19 +1,18 @@
-"""Accuracy over the experiences, matrices, and accuracy against memory."""
+"""Accuracy over the experiences, and matrices."""
 
 from study.protocol.settings import Scenario
 from study.report.analysis import Analysis
 from study.report.document import Figure, Gallery, Paragraph, Section
 from study.report.figures.curves_figure import Curve, curves_figure
 from study.report.figures.matrices_figure import matrices_figure
-from study.report.figures.memory_figure import memory_figure
 from study.report.figures.style import looks
-from study.report.number_formats import BYTES, points, quantity
+from study.report.number_formats import points
 
 
 def curves_section(analysis: Analysis) -> Section | None:
     figures: list[Figure] = []
     for scenario in analysis.scenarios:
-        figures += [*_over_time(analysis, scenario), *_matrices(analysis, scenario), *_memory(analysis, scenario)]
+        figures += [*_over_time(analysis, scenario), *_matrices(analysis, scenario)]
     if not figures:
         return None
     text = (
@@ -53,21 +52,3 @@ def _matrices(analysis: Analysis, scenario: Scenario) -> list[Figure]:
     alt = f"Heat maps of the accuracy on each of {experiences} experiences after each, for {len(matrices)} methods."
     svg = matrices_figure(f"matrices-{scenario}", alt, matrices)
     return [Figure(f"matrices-{scenario}", caption, alt, svg)]
-
-
-def _memory(analysis: Analysis, scenario: Scenario) -> list[Figure]:
-    finished = analysis.finished(scenario)
-    holding = [result for result in finished if result.plugin_memory]
-    if len({round(result.plugin_memory) for result in holding}) < 3:  # the same or two sizes tell nothing of memory
-        return []
-    alt = f"Average accuracy and memory, {scenario}-incremental: " + ", ".join(
-        f"{result.method} {points(result.accuracy.mean)}% with {quantity(result.plugin_memory, BYTES)}"
-        for result in holding
-    )
-    caption = (
-        f"Accuracy over memory, {scenario}-incremental: average accuracy against the bytes that a method keeps, "
-        "without scratch. Dashed lines: methods that keep no state (joint and cumulative training keep all data, "
-        "naive none)."
-    )
-    svg = memory_figure(f"memory-{scenario}", f"{alt}.", finished, looks(analysis.protocol.methods))
-    return [Figure(f"memory-{scenario}", caption, f"{alt}.", svg)]
