@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from study.report.number_formats import NOTHING
+from study.report.number_formats import NOTHING, with_interval
+from study.statistics import Summary
 
 Mark = Literal["", "reproduced", "above", "below", "inconclusive", "significant", "problem"]
 Row = TypeVar("Row")
@@ -37,6 +38,11 @@ def number(value: float | None, text: Callable[[float], str] = str, mark: Mark =
     """A cell that sorts by its value; a dash where there is none."""
     missing = value is None or math.isnan(value)
     return Cell(NOTHING) if missing else Cell(text(value), value, mark)
+
+
+def mean_cell(summary: Summary | None) -> Cell:
+    """A mean in percent with its interval."""
+    return Cell(NOTHING) if summary is None else Cell(with_interval(summary), summary.mean)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from study.run.metrics import average_accuracy, backward_transfer, forgetting, l
 from study.statistics import Summary, summarize
 
 Matrix = list[list[float]]
+PHASES = ("training", "consolidation", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class MethodResult:
         return 100 * np.mean([record.accuracy for record in self.finished], axis=0)
 
     def mean_seconds(self, phase: str) -> float:
-        """Mean time in "training", "consolidation" or "evaluation"."""
+        """Mean time in one of :data:`PHASES`."""
         return self.mean(lambda record: sum(getattr(record.seconds, phase))) or 0.0
 
     def mean(self, what: Callable[[RunRecord], float | None]) -> float | None:

@@ -71,7 +71,7 @@ def compose_overview(reports: list[Reported]) -> Document:
         "reports",
         "Published numbers by verdict",
         reports,
-        Column("report", lambda report: word(report.path, link=report.page), "name"),
+        Column("report", lambda report: word(report.analysis.protocol.title, link=report.page), "name"),
         *map(verdicts, sorted(VERDICTS, key=lambda verdict: verdict != "reproduced")),
         Column("pairs that differ", lambda report: word(report.analysis.differing_pairs)),
         Column("runs finished", lambda report: word(report.analysis.runs)),

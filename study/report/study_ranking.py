@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
-from rich.text import Text
 
 from study.errors import StudyError
 from study.records.run_record import RunRecord
 from study.report.comparisons import LEVEL
+from study.report.document import Column, number, table_of, word
 from study.report.figures.ranks_figure import ranks_figure
 from study.report.figures.style import looks, standalone
 from study.report.number_formats import count, enumeration, p_equals, points
-from study.report.plain_tables import add_plain_row, number_columns, plain_table
 from study.report.study_comparison import by_method, of_one_setting
+from study.report.terminal import to_terminal
 from study.statistics import FriedmanResult, friedman
 
 Study = tuple[str, Sequence[RunRecord]]  # what it is called, and its records
@@ -75,15 +75,15 @@ def rank_studies(studies: Sequence[Study]) -> Ranks:
 
 def ranks_table(ranks: Ranks, studies: Sequence[Study]) -> Table:
     """Average ranks, best first, with Friedman's test."""
-    table = plain_table(f"average ranks over {len(ranks.blocks)} scenarios", "method", *number_columns("average rank"))
-    for method, rank in ranks.best_first:
-        add_plain_row(table, method, points(rank))
-    table.caption = Text(" ".join(_caption(ranks, studies)))
-    table.caption_justify = "left"
-    return table
+    columns: tuple[Column[tuple[str, float]], ...] = (
+        Column("method", lambda row: word(row[0]), "name"),
+        Column("average rank", lambda row: number(row[1], points)),
+    )
+    caption = f"average ranks over {len(ranks.blocks)} scenarios"
+    return to_terminal(table_of("ranks", caption, ranks.best_first, *columns, notes=_notes(ranks, studies)))
 
 
-def _caption(ranks: Ranks, studies: Sequence[Study]) -> list[str]:
+def _notes(ranks: Ranks, studies: Sequence[Study]) -> list[str]:
     result = ranks.result
     benchmarks = {record.run.benchmark.name for _, records in studies for record in records}
     said = [

@@ -6,10 +6,9 @@ from study.protocol.settings import Scenario
 from study.records.run_record import RunRecord
 from study.report.analysis import Analysis
 from study.report.document import Cell, Column, Paragraph, Section, Table, number, table_of, word
-from study.report.method_results import MethodResult
+from study.report.method_results import PHASES, MethodResult
 from study.report.number_formats import BYTES, SECONDS, Unit, count, unit_for
 
-PHASES = ("training", "consolidation", "evaluation")
 Quantity = Callable[[MethodResult], float | None]
 
 

@@ -84,7 +84,7 @@ def _finding(pair: FamilyComparison) -> Cell:
     return word(f"{pair.a if pair.comparison.difference > 0 else pair.b} higher *", "significant")
 
 
-def _difference(pair: FamilyComparison) -> Cell:
+def difference_cell(pair: FamilyComparison) -> Cell:
     c = pair.comparison
     return number(c.difference, lambda value: with_bounds(signed_points(value), c.low, c.high))
 
@@ -92,6 +92,6 @@ def _difference(pair: FamilyComparison) -> Cell:
 DIFFERENCES: tuple[Column[FamilyComparison], ...] = (
     Column("methods", lambda pair: Cell(f"{pair.a} − {pair.b}", f"{pair.a} {pair.b}"), "name"),
     Column("finding", _finding, "name"),
-    Column("difference, 95% interval", _difference),
+    Column("difference, 95% interval", difference_cell),
 )
 HOLM = Column[FamilyComparison]("p (Holm)", lambda pair: number(pair.p_holm, p_value))

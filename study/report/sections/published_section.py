@@ -6,9 +6,8 @@ from typing import get_args
 from study.protocol.schema import Published, PublishedNumber
 from study.report.analysis import Analysis
 from study.report.comparisons import MEANING, VERDICTS, PublishedRow
-from study.report.document import Cell, Column, Paragraph, Section, Table, number, table_of, word
+from study.report.document import Cell, Column, Paragraph, Section, Table, mean_cell, number, table_of, word
 from study.report.number_formats import count, margin_points, p_value, points, seeds_of, signed_points, with_bounds
-from study.report.sections.results_section import accuracy_cell
 from study.statistics.published import Verdict
 
 
@@ -79,7 +78,7 @@ METHOD = Column[PublishedRow]("method", lambda row: word(row.method), "name")
 NUMBERS: tuple[Column[PublishedRow], ...] = (
     Column("verdict", lambda row: word(row.verdict, row.verdict if row.verdict in get_args(Verdict) else ""), "name"),
     Column("published %", lambda row: number(row.number.mean, lambda _: _published(row.number))),
-    Column("ours %, 95% interval", lambda row: accuracy_cell(row.ours and row.ours.accuracy)),
+    Column("ours %, 95% interval", lambda row: mean_cell(row.ours and row.ours.accuracy)),
 )
 
 

@@ -11,15 +11,14 @@ from study.report.document import (
     Paragraph,
     Section,
     Table,
-    number,
+    mean_cell,
     table_of,
     word,
 )
 from study.report.figures.accuracy_figure import accuracy_figure
 from study.report.figures.style import looks
 from study.report.method_results import MethodResult
-from study.report.number_formats import NOTHING, enumeration, option, points, seeds_of, strength, with_interval
-from study.statistics import Summary
+from study.report.number_formats import NOTHING, enumeration, option, points, seeds_of, strength
 
 
 def results_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section:
@@ -60,11 +59,6 @@ def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
     return Figure(name, caption, alt, accuracy_figure(name, alt, finished, looks(analysis.protocol.methods), published))
 
 
-def accuracy_cell(summary: Summary | None) -> Cell:
-    """A mean in percent with its interval."""
-    return number(summary and summary.mean, lambda _: with_interval(summary))
-
-
 def _table(analysis: Analysis, scenario: Scenario) -> Table:
     def strength_cell(result: MethodResult) -> Cell:
         searched = _searched_options(analysis.protocol.methods[result.method], result.settings)
@@ -75,10 +69,10 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
         f"{scenario.capitalize()}-incremental: what each method reached",
         analysis.of(scenario),
         Column("method", lambda result: word(result.method), "name"),
-        Column("average accuracy %", lambda result: accuracy_cell(result.accuracy)),
-        Column("forgetting %", lambda result: accuracy_cell(result.forgetting)),
-        Column("backward transfer %", lambda result: accuracy_cell(result.backward_transfer)),
-        Column("learning accuracy %", lambda result: accuracy_cell(result.learning_accuracy)),
+        Column("average accuracy %", lambda result: mean_cell(result.accuracy)),
+        Column("forgetting %", lambda result: mean_cell(result.forgetting)),
+        Column("backward transfer %", lambda result: mean_cell(result.backward_transfer)),
+        Column("learning accuracy %", lambda result: mean_cell(result.learning_accuracy)),
         Column("seeds", lambda result: _seeds(result, analysis.protocol.seeds)),
         Column("λ", strength_cell),
         notes=_notes(analysis, scenario),

@@ -203,7 +203,7 @@ def test_verdicts_are_words_with_their_marks(page):
 
 def test_every_figure_has_a_description(page):
     figures = page.find_elements(By.CSS_SELECTOR, "figure")
-    assert len(figures) == 12
+    assert len(figures) == 10
     for figure in figures:
         svg = figure.find_element(By.TAG_NAME, "svg")
         assert svg.get_attribute("role") == "img"

@@ -167,7 +167,7 @@ def test_the_overview_counts_verdicts_by_report_and_links_to_each(with_conclusio
     written(folder / "nested" / "other", all_records(toy(), seeds=1))
     text = write_overview(folder).read_text()
     tables = markdown_tables(folder)
-    of_toy = row(tables, "Published numbers by verdict", "[toy](toy/README.md)")
+    of_toy = row(tables, "Published numbers by verdict", "[Toy & <Digits>](toy/README.md)")
     verdicts = [
         cells[2]
         for caption, rows in markdown_tables(with_conclusions).items()
@@ -177,7 +177,7 @@ def test_the_overview_counts_verdicts_by_report_and_links_to_each(with_conclusio
     for verdict in set(verdicts):
         assert of_toy[verdict] == str(verdicts.count(verdict))
     assert of_toy["runs finished"] == "40"
-    other = row(tables, "Published numbers by verdict", "[nested/other](nested/other/README.md)")
+    other = row(tables, "Published numbers by verdict", "[Toy & <Digits>](nested/other/README.md)")
     assert (other["runs finished"], other["inconclusive"]) == ("10 of 40", "5")
     assert "- **[toy](toy/README.md):** It holds." in text, "what the report answers"
     above = text[: text.index("<details>")].splitlines()

@@ -1,6 +1,5 @@
 """Figures: the same look for a method everywhere, labels that do not overlap, and SVG that stands alone."""
 
-import itertools
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -10,7 +9,6 @@ from study.protocol.load import load_protocol, protocol_names
 from study.report.figures.curves_figure import Curve, curves_figure
 from study.report.figures.lambda_figure import lambda_figure
 from study.report.figures.matrices_figure import matrices_figure
-from study.report.figures.memory_figure import _powers_of_two
 from study.report.figures.style import IN_THE_DARK, INK, apart, looks, standalone
 from study.report.selection import select
 from study.statistics import summarize
@@ -68,14 +66,6 @@ def test_large_matrices_have_no_numbers_and_small_ones_have():
     small = matrices_figure("small", "alt", [("ewc", np.full((5, 5), 77.0))])
     assert small.count(">77<") == 25
     assert ">77<" not in large
-
-
-def test_ticks_of_bytes_are_few_and_within_the_axis():
-    for low, high in itertools.combinations([10.0, 100.0, 1e3, 1e6, 3e9], 2):
-        ticks = _powers_of_two(low, high)
-        assert 1 <= len(ticks) <= 3
-        assert low <= min(ticks)
-        assert max(ticks) <= high
 
 
 def test_a_strength_of_zero_has_a_place_in_the_search():

@@ -86,8 +86,6 @@ def test_options_times_and_memory_are_those_of_the_records(complete):
     assert (ewc["training, s"], ewc["consolidation, s"], ewc["evaluation, s"]) == ("5.00", "0.50", "1.00")
     assert (ewc["a run, s"], ewc["consolidation / training"]) == ("6.50", "0.100")
     assert (ewc["peak memory, MiB"], ewc["examples stored"]) == ("601", "–")
-    assert "the bytes that a method keeps, without scratch" in (complete / "README.md").read_text()
-    assert "ewc 61.00% with 2.00 KiB" in (complete / "figures" / "memory-class.svg").read_text(), "state, not scratch"
     assert (ewc["state, KiB"], ewc["scratch, KiB"]) == ("2.00", "5.00")
     assert row(tables, COST, "replay-2")["examples stored"] == "32"
     assert row(tables, COST, "joint")["training, s"] == "2.50"
