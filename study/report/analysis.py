@@ -8,6 +8,7 @@ from study.protocol.settings import Scenario
 from study.report.attachments import Attachments, Conclusions
 from study.report.comparisons import PublishedRow, against_published, all_pairs
 from study.report.method_results import MethodResult
+from study.report.number_formats import seeds_of
 from study.report.selection import Selection
 from study.statistics import FamilyComparison
 
@@ -74,7 +75,7 @@ class Analysis:
         asked = len(protocol.scenarios) * len(protocol.methods) * protocol.seeds
         finished = [record for result in self.results for record in result.finished]
         within = sum(record.run.seed < protocol.seeds for record in finished)
-        return f"{within} of {asked}" if within < asked else str(len(finished))
+        return seeds_of(within, asked) if within < asked else str(len(finished))
 
     @property
     def unfinished(self) -> str:

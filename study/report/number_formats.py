@@ -42,36 +42,28 @@ def signed_points(value: float) -> str:
     return text if value < 0 or text == points(0.0) else f"+{text}"
 
 
-def interval(low: float, high: float) -> str:
-    """A confidence interval in percentage points; nothing where there is none (a single run).
+def with_bounds(text: str, low: float, high: float) -> str:
+    """A number's text with its interval in percentage points; a single run has none.
 
     Example:
-        >>> interval(92.104, 94.3), interval(float("nan"), float("nan"))
-        ('[92.10, 94.30]', '–')
+        >>> with_bounds("93.00", 92.104, 94.3), with_bounds("93.00", float("nan"), float("nan"))
+        ('93.00 [92.10, 94.30]', '93.00')
     """
-    return NOTHING if math.isnan(low) or math.isnan(high) else f"[{points(low)}, {points(high)}]"
+    return text if math.isnan(low) or math.isnan(high) else f"{text} [{points(low)}, {points(high)}]"
 
 
-def with_bounds(text: str, low: float, high: float) -> str:
-    """A number's text with its interval; a single run has none."""
-    bounds = interval(low, high)
-    return text if bounds == NOTHING else f"{text} {bounds}"
-
-
-def with_interval(summary: Summary | None) -> str:
+def with_interval(summary: Summary) -> str:
     """A mean in percent with its interval."""
-    return NOTHING if summary is None else with_bounds(points(summary.mean), summary.low, summary.high)
+    return with_bounds(points(summary.mean), summary.low, summary.high)
 
 
 def p_value(p: float) -> str:
     """A p-value with three decimals.
 
     Example:
-        >>> p_value(0.0312), p_value(0.0002), p_value(1.0), p_value(float("nan"))
-        ('0.031', '<0.001', '1.000', '–')
+        >>> p_value(0.0312), p_value(0.0002), p_value(1.0)
+        ('0.031', '<0.001', '1.000')
     """
-    if math.isnan(p):
-        return NOTHING
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -86,8 +78,6 @@ def p_equals(p: float) -> str:
 
 
 def effect_size(value: float) -> str:
-    if math.isnan(value):
-        return NOTHING
     return ("∞" if value > 0 else "−∞") if math.isinf(value) else _with_minus(value, 2)
 
 
@@ -165,15 +155,13 @@ class Unit:
     name: str
     size: float
 
-    def text(self, value: float | None) -> str:
+    def text(self, value: float) -> str:
         """A quantity in this unit, with three digits where there are so many.
 
         Example:
-            >>> [Unit("s", 1.0).text(value) for value in (1234.5, 12.34, 1.234, 0.0001, 0.0, None)]
-            ['1234', '12.3', '1.23', '<0.01', '0', '–']
+            >>> [Unit("s", 1.0).text(value) for value in (1234.5, 12.34, 1.234, 0.0001, 0.0)]
+            ['1234', '12.3', '1.23', '<0.01', '0']
         """
-        if value is None:
-            return NOTHING
         number = value / self.size
         if number == 0:
             return "0"

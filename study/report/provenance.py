@@ -10,7 +10,7 @@ from study.protocol.load import load_protocol, protocol_names
 from study.protocol.schema import Protocol, Published
 from study.protocol.settings import Scenario
 from study.report.number_formats import enumeration, strength
-from study.report.setting_differences import differing_leaves, shown
+from study.report.setting_differences import differing_leaves, list_differences
 
 DECIDING = {"benchmark", "model", "training", "methods"}
 """What a λ is chosen for."""
@@ -75,9 +75,7 @@ def changed_settings(name: str, protocol: Protocol) -> str:
     shipped = _origin(name, protocol)
     if shipped is None:
         return ""
-    return _list_differences(
-        [each.model_dump(mode="json", include={*DECIDING, "strength"}) for each in (shipped, protocol)]
-    )
+    return _here([each.model_dump(mode="json", include={*DECIDING, "strength"}) for each in (shipped, protocol)])
 
 
 def _origin(name: str, protocol: Protocol) -> Protocol | None:
@@ -110,15 +108,14 @@ def _changes(shipped: Protocol, protocol: Protocol, scenario: Scenario, method: 
         tree[method] = each.methods[method].model_dump(mode="json")
         tree["λ"] = each.strength_of(method, scenario)
         trees.append(tree)
-    return _list_differences(trees)
+    return _here(trees)
 
 
 def _other_settings(shipped: Protocol, protocol: Protocol) -> str:
     """For which settings the unchanged λs were chosen, if for others."""
-    words = _list_differences([each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)])
-    return f", but for other settings ({words})" if words else ""
+    words = _here([each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)])
+    return f", but for other settings: {words}" if words else ""
 
 
-def _list_differences(trees: list[dict[str, Any]]) -> str:
-    differences = differing_leaves(trees)
-    return "; ".join(f"{key} {shown(before)}, here {shown(now)}" for key, (before, now) in differences.items())
+def _here(trees: list[dict[str, Any]]) -> str:
+    return list_differences(differing_leaves(trees), "here ")

@@ -12,7 +12,7 @@ from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
 from study.report.method_results import MethodResult
 from study.report.number_formats import count
-from study.report.setting_differences import NAMES, differing, shown
+from study.report.setting_differences import NAMES, differing, list_differences
 from study.run.specification import Run
 
 OTHER_SETTINGS = "other settings than the protocol's"
@@ -189,9 +189,6 @@ def _why_none(name: str, protocol: Protocol, records: Sequence[RunRecord], choic
             except ProtocolError:
                 continue
             ours = Run.of(name, protocol, run.scenario, run.label, run.seed, settings=settings, strength=strength)
-            differences = "; ".join(
-                f"{key} ({shown(theirs)}, in the protocol {shown(mine)})"
-                for key, (theirs, mine) in differing([run, ours], (*NAMES, "device")).items()
-            )
+            differences = list_differences(differing([run, ours], (*NAMES, "device")), "in the protocol ")
             return f"{message}: that of {run} differs in {differences or f'its seed, {run.seed}'}"
     return message

@@ -110,14 +110,14 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     verdicts = {cells[0]: cells[1] for cells in found[1:]}
     assert (verdicts["ewc"], verdicts["naive"]) == ("other settings", "inconclusive")
     text = (tmp_path / "ewc" / "README.md").read_text()
-    assert "λ 200, here 100" in text
+    assert "λ (200, here 100)" in text
 
     shorter = load_protocol(name, ["training.epochs=1"])
     run = Run.of(name, shorter, "task", "naive", 0)
     changed = RunRecord.model_validate(records[0].model_dump() | {"run": run, "id": run.id})
     write_report(name, shorter, [changed], [], tmp_path / "short")
     text = (tmp_path / "short" / "README.md").read_text()
-    assert "differs from the packaged one in training.epochs 4, here 1." in text
+    assert "differs from the packaged one in training.epochs (4, here 1)." in text
     assert "1 other settings, 8 no finished run" in text
 
 
@@ -154,7 +154,7 @@ def test_a_number_that_no_protocol_of_the_package_has_is_judged_as_its_file_says
     )
     (table,) = own.published
     assert changes(own, table, "task", "ewc") == ""
-    assert "λ 200, here 100" in changes(
+    assert "λ (200, here 100)" in changes(
         load_protocol(name, ["strength.ewc.task=100"]), load_protocol(name).published[0], "task", "ewc"
     )
 
