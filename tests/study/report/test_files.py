@@ -137,7 +137,7 @@ def digits(*overrides: str, records_of: str = "ewc") -> tuple[Protocol, list[Run
         (("training.batch_size=16",), "other seeds, but for other settings: training.batch_size (32, here 16)."),
         (
             ("methods.ewc.fisher=sample", "strength.ewc.task=7", "strength.ewc.class=8"),
-            "other seeds, but for other settings (methods.ewc.fisher (exact, here sample)); "
+            "other seeds, but for other settings: methods.ewc.fisher (exact, here sample); "
             "λ given by hand: ewc, task (7) and ewc, class (8).",
         ),
     ],

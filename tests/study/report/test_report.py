@@ -148,6 +148,13 @@ def test_a_number_without_a_spread_is_taken_as_exact_and_so_said(complete):
     assert "taken as exact" in found["limited by"]
 
 
+def test_a_number_that_is_too_uncertain_for_its_margin_is_not_testable(tmp_path, without_figures):
+    text = TEXT.replace("mean = 61.5, spread = 3.0", "mean = 61.5, spread = 30.0")
+    folder = written(tmp_path, all_records(toy()), protocol=toy(text))
+    assert row(markdown_tables(folder), PUBLISHED, "ewc")["verdict"] == "not testable"
+    assert "1 not testable" in (folder / "README.md").read_text()
+
+
 def test_a_number_of_a_method_without_a_finished_run_is_not_judged(tmp_path, without_figures):
     protocol = toy()
     records = [r for r in all_records(protocol) if r.run.label != "joint"]
