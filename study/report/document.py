@@ -79,10 +79,12 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def table_of(name: str, caption: str, rows: Iterable[Row], *columns: Column[Row], notes: Iterable[str] = ()) -> Table:
-    """A table with one row for each of ``rows``; columns without content, but for the first, are left out."""
+def table_of(
+    name: str, caption: str, rows: Iterable[Row], *columns: Column[Row], notes: Iterable[str] = (), keep: int = 1
+) -> Table:
+    """A table with one row for each of ``rows``; columns without content, but for the first ``keep``, are left out."""
     cells = [[column.cell(row) for column in columns] for row in rows]
-    kept = [i for i in range(len(columns)) if i == 0 or any(row[i].text not in ("", NOTHING) for row in cells)]
+    kept = [i for i in range(len(columns)) if i < keep or any(row[i].text not in ("", NOTHING) for row in cells)]
     shown = tuple(tuple(row[i] for i in kept) for row in cells)
     return Table(name, caption, tuple(columns[i] for i in kept), shown, tuple(notes))
 

@@ -35,7 +35,7 @@ def scenario_table(title: str, scenario: Scenario, results: Sequence[MethodResul
         Column("average accuracy %, 95% interval", lambda result: mean_cell(result.accuracy)),
         Column("forgetting %, 95% interval", lambda result: mean_cell(result.forgetting)),
     )
-    return to_terminal(table_of("results", f"{title}, {scenario}-incremental", results, *columns))
+    return to_terminal(table_of("results", f"{title}, {scenario}-incremental", results, *columns, keep=len(columns)))
 
 
 def choice_table(title: str, choices: Sequence[Choice]) -> Table:

@@ -201,9 +201,9 @@ def test_verdicts_are_words_with_their_marks(page):
     assert len(set(marks)) == 4
 
 
-def test_every_figure_has_a_description(page):
+def test_every_figure_has_a_description(page, folder):
     figures = page.find_elements(By.CSS_SELECTOR, "figure")
-    assert len(figures) == 10
+    assert len(figures) == len(list((folder / "figures").iterdir())) > 0
     for figure in figures:
         svg = figure.find_element(By.TAG_NAME, "svg")
         assert svg.get_attribute("role") == "img"

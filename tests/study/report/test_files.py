@@ -87,7 +87,7 @@ def test_the_page_and_the_figures_are_written_whole(complete):
     named = set(re.findall(r"\(figures/([\w-]+)\.svg\)", text))
     assert named == {path.stem for path in (complete / "figures").iterdir()}
     page = (complete / "index.html").read_text()
-    assert page.count("<svg") == len(named) == 10
+    assert page.count("<svg") == len(named) == 9
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids)), "ids of the page must be unique"
     for reference in re.findall(r'(?:xlink:href="#|url\(#|href="#|aria-labelledby=")([^")]+)', page):

@@ -30,7 +30,7 @@ def test_a_scenario_shows_means_over_what_finished():
 
 def test_a_method_of_which_nothing_finished_has_a_row_without_numbers():
     rows = shown(scenario_table("Toy", "class", method_results([failed(toy(), "ewc", 0)], "class")))
-    assert rows["ewc"] == ["100", "0"]
+    assert rows["ewc"] == ["100", "0", "–", "–"]
 
 
 def test_choices_are_shown_and_written_as_a_protocol_has_them():
