@@ -1,5 +1,6 @@
 """The reports that are committed say what their records say: each is written again from them, byte for byte."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ FOLDERS = sorted(path.parent for path in REPORTS.rglob(ARCHIVE))
 
 
 def name_of(folder: Path) -> str:
-    """The protocol's, if it still is the one that comes with the package; else the file beside the report."""
+    """The protocol's, if it still is the one that comes with the package; else the file next to the report."""
     file = str(folder / "protocol.toml")
     return packaged_name(load_protocol(file)) or file
 
@@ -48,6 +49,18 @@ def test_its_runs_are_of_committed_code_and_did_not_see_the_seeds_of_the_search(
         searched = read_archive(folder / TUNING_ARCHIVE)
         assert {record.run.evaluated_on for record in searched} == {"validation"}
         assert {record.run.seed for record in searched}.isdisjoint({record.run.seed for record in records})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(REPORTS).as_posix())
+def test_its_first_screen_is_a_sentence_a_picture_and_at_most_eight_verdicts(folder):
+    text = (folder / "README.md").read_text().partition("<details>")[0]
+    title, answer = text.split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert len(answer.split()) <= 25
+    pictures = set(re.findall(r"figures/([a-z]+)-[a-z]+.svg", text))
+    one_regularizer = folder.name == "fisher-variants" or folder == REPORTS / "vandeven-split-mnist" / "task"
+    assert pictures == ({"lambda"} if one_regularizer else {"accuracy"})
+    assert 1 <= text.count("\n| ") - 2 <= 8
 
 
 @pytest.mark.parametrize("folder", [REPORTS, *sorted({f.parent for f in FOLDERS} - {REPORTS})], ids=lambda f: f.name)

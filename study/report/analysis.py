@@ -1,13 +1,14 @@
 """All numbers of a report, computed once."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario
-from study.report.attachments import Attachments
-from study.report.comparisons import PublishedRow, Ranks, against_published, compare_methods, ranks_over_scenarios
-from study.report.conclusions import Conclusions
-from study.report.method_results import MethodResult, method_result
+from study.report.attachments import Attachments, Conclusions
+from study.report.comparisons import PublishedRow, against_published, compare_methods
+from study.report.method_results import MethodResult
+from study.report.number_formats import seeds_of
 from study.report.selection import Selection
 from study.statistics import FamilyComparison
 
@@ -18,19 +19,20 @@ class Analysis:
 
     Attributes:
         selection: the records behind it.
-        results: by scenario and method, in the protocol's order; only those with a record.
         published: every published number, compared with ours.
         pairs: comparisons between methods by scenario, those that the protocol names.
-        ranks: of the methods over scenarios; None if there is too little for it.
         attachments: conclusions and agreement of importances.
     """
 
     selection: Selection
-    results: tuple[MethodResult, ...]
     published: tuple[PublishedRow, ...]
     pairs: dict[Scenario, list[FamilyComparison]]
-    ranks: Ranks | None
     attachments: Attachments = field(default_factory=Attachments)
+
+    @property
+    def results(self) -> tuple[MethodResult, ...]:
+        """By scenario and method, in the protocol's order; only those with a record."""
+        return self.selection.results
 
     @property
     def conclusions(self) -> Conclusions:
@@ -56,17 +58,47 @@ class Analysis:
         """The results of one scenario that have at least one finished run."""
         return [result for result in self.of(scenario) if result.finished]
 
+    @property
+    def verdicts(self) -> Counter[str]:
+        return Counter(row.verdict for row in self.published)
+
+    @property
+    def differing_pairs(self) -> str:
+        """How many pairs differ significantly, of those with enough seeds; empty if none has."""
+        tested = [pair for pairs in self.pairs.values() for pair in pairs if pair.reachable]
+        return f"{sum(pair.significant for pair in tested)} of {len(tested)}" if tested else ""
+
+    @property
+    def runs(self) -> str:
+        """Finished runs, of those asked for if some are missing."""
+        protocol = self.protocol
+        asked = len(protocol.scenarios) * len(protocol.methods) * protocol.seeds
+        finished = [record for result in self.results for record in result.finished]
+        within = sum(record.run.seed < protocol.seeds for record in finished)
+        return seeds_of(within, asked) if within < asked else str(len(finished))
+
+    @property
+    def unfinished(self) -> str:
+        """Runs that ended early, by outcome; empty if none."""
+        outcomes = Counter(record.outcome for result in self.results for record in result.unfinished)
+        return ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+
+    @property
+    def status(self) -> str:
+        """One sentence on runs, verdicts and pairs."""
+        said = [f"{self.runs} runs finished" + (f", {self.unfinished}" if self.unfinished else "")]
+        said += (
+            [", ".join(f"{number} {verdict}" for verdict, number in self.verdicts.items())] if self.published else []
+        )
+        said += [f"{self.differing_pairs} pairs of methods differ significantly"] if self.differing_pairs else []
+        return "; ".join(said) + "."
+
 
 def analyse(selection: Selection, attachments: Attachments | None = None) -> Analysis:
-    results = tuple(
-        method_result(runs.scenario, runs.method, runs.settings, runs.strength, runs.records) for runs in selection.runs
-    )
+    results = selection.results
     pairs = {
-        scenario: compare_methods(
-            [result for result in results if result.scenario == scenario], selection.protocol.comparisons
-        )
+        scenario: compare_methods([r for r in results if r.scenario == scenario], selection.protocol.comparisons)
         for scenario in dict.fromkeys(result.scenario for result in results)
     }
     published = tuple(against_published(selection.protocol, results))
-    ranks = ranks_over_scenarios(results)
-    return Analysis(selection, results, published, pairs, ranks, attachments or Attachments())
+    return Analysis(selection, published, pairs, attachments or Attachments())

@@ -1,16 +1,72 @@
-"""Files that a report includes: conclusions, and agreement of importances."""
+"""Files that a report includes: conclusions, written by hand, and agreement of importances."""
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from study.atomic import write_atomically
-from study.protocol.schema import Protocol
+from study.errors import StudyError
+from study.protocol.schema import Protocol, Text
+from study.protocol.settings import Scenario, Table
+from study.protocol.validation_messages import validation_messages
 from study.records.importance_agreement import AGREEMENT_FILE, ImportanceAgreement, check_agreement, read_agreement
-from study.report.conclusions import CONCLUSIONS, Conclusions, parse_conclusions
 
+CONCLUSIONS = "conclusions.toml"
 ATTACHMENTS = (CONCLUSIONS, AGREEMENT_FILE)
-"""Their files' names."""
+LONGEST_ANSWER = 25  # words: it stands above the fold
+
+
+class ConclusionError(StudyError):
+    """The file of conclusions is not valid."""
+
+
+def _short(text: str) -> str:
+    if (words := len(text.split())) > LONGEST_ANSWER:
+        raise PydanticCustomError("long", f"has {words} words; allowed: at most {LONGEST_ANSWER}")
+    return text
+
+
+Line = Annotated[Text, AfterValidator(lambda text: " ".join(text.split()))]
+"""Text that the file may break over lines, with `code` between backticks."""
+
+
+class Stated(Table):
+    """A conclusion: its subject in a word or two, and the text, beginning in lower case."""
+
+    lead: Text
+    text: Line
+
+
+class Explained(Table):
+    """Why published numbers were reached or not: which numbers, and one line on why."""
+
+    scenario: Scenario
+    methods: list[str] = Field(min_length=1)
+    why: Line
+
+
+class Conclusions(Table):
+    """The file's content.
+
+    Attributes:
+        answer: one sentence below the title, of at most 25 words; by default the protocol's first.
+        stated: ``[[stated]]``, conclusions.
+        explained: ``[[explained]]``, on published numbers.
+    """
+
+    answer: Annotated[Line, AfterValidator(_short)] | None = None
+    stated: list[Stated] = Field(default_factory=list)
+    explained: list[Explained] = Field(default_factory=list)
+
+    def why(self, scenario: Scenario, method: str) -> str:
+        """The explanation of a published number; empty if there is none."""
+        found = (entry.why for entry in self.explained if entry.scenario == scenario and method in entry.methods)
+        return next(found, "")
 
 
 @dataclass(frozen=True)
@@ -45,7 +101,7 @@ def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments
     conclusions, agreement, files = Conclusions(), [], {}
     if path := _first(CONCLUSIONS, folders):
         files[CONCLUSIONS] = path.read_bytes()
-        conclusions = parse_conclusions(files[CONCLUSIONS], path, protocol)
+        conclusions = _parse(files[CONCLUSIONS], path, protocol)
     if path := _first(AGREEMENT_FILE, folders[::-1]):
         files[AGREEMENT_FILE] = path.read_bytes()
         agreement = read_agreement(path)
@@ -55,3 +111,30 @@ def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments
 
 def _first(name: str, folders: Sequence[Path]) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _parse(text: bytes, path: Path, protocol: Protocol) -> Conclusions:
+    try:
+        conclusions = Conclusions.model_validate(tomllib.loads(text.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConclusionError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConclusionError("\n".join(f"{path}: {line}" for line in validation_messages(error))) from error
+    numbers = {(kind, method) for table in protocol.published for method, row in table.results.items() for kind in row}
+    explained: dict[tuple[Scenario, str], str] = {}
+    for entry in conclusions.explained:
+        for method in entry.methods:
+            number = (entry.scenario, method)
+            if number in explained:
+                raise ConclusionError(
+                    f"{path}: explained holds {entry.scenario}, {method!r} twice, with why = {explained[number]!r} and "
+                    f"why = {entry.why!r}; allowed: one explanation of a number"
+                )
+            if number not in numbers:
+                allowed = ", ".join(other for scenario, other in sorted(numbers) if scenario == entry.scenario)
+                raise ConclusionError(
+                    f"{path}: explained.methods holds {method!r}, for which no {entry.scenario}-incremental number is "
+                    f"published; allowed: {allowed or 'none'}"
+                )
+            explained[number] = entry.why
+    return conclusions

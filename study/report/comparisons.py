@@ -1,4 +1,4 @@
-"""Comparisons with published numbers, between methods, and over scenarios; in percent."""
+"""Comparisons with published numbers and between methods, in percent, and the words for them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,24 +6,40 @@ from dataclasses import dataclass
 from study.protocol.schema import Comparisons, Protocol, Published, PublishedNumber
 from study.protocol.settings import Scenario
 from study.report.method_results import MethodResult
-from study.report.number_formats import p_equals
+from study.report.number_formats import count, p_equals
 from study.report.provenance import changes
 from study.statistics import (
+    FEWEST_JUDGED,
     FamilyComparison,
-    FriedmanResult,
     PairedComparison,
     PublishedComparison,
     compare_paired,
     compare_with_published,
     family,
     family_pairs,
-    friedman,
+    fewest_pairs,
 )
 
 NO_RUN = "no finished run"
 OTHER_SETTINGS = "other settings"
+NOT_TESTABLE = "not testable"
+VERDICTS = ("below", "above", "inconclusive", NOT_TESTABLE, OTHER_SETTINGS, NO_RUN, "reproduced")
+"""What needs attention first."""
+
+TOO_FEW_SEEDS = "too few seeds"
 LEVEL = 0.05
 """Of every test, and one minus the confidence of every interval."""
+
+EXACT_UP_TO = 16
+"""Seeds with which a sign-flip test tries every flip: see :class:`study.statistics.PairedComparison`."""
+
+MEANING = (
+    "`reproduced`: an equivalence test (TOST) shows that our mean lies within the margin of the published one. "
+    "`above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: neither, or fewer than "
+    f"{FEWEST_JUDGED} seeds of ours. `{NOT_TESTABLE}`: inconclusive, and the published mean's standard error is too "
+    f"large for the margin. `{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no "
+    f"verdict. All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,8 @@ class PublishedRow:
         scenario, method: which.
         table: where it was published.
         number: what was published.
+        ours: our result; None without a record.
         comparison: with ours; None if no run of ours finished.
-        kind: of the method.
         seeds: how many the protocol asks for.
         changes: how our settings differ from the published ones; if not empty, there is no verdict.
     """
@@ -44,27 +60,37 @@ class PublishedRow:
     method: str
     table: Published
     number: PublishedNumber
+    ours: MethodResult | None
     comparison: PublishedComparison | None
-    kind: str
     seeds: int
-    changes: str = ""
+    changes: str
 
     @property
-    def number_key(self) -> tuple[object, ...]:
-        """Equal for rows that share one published number, such as variants of a method.
-
-        The kind of method belongs to it, since two methods of one table can have equal values. Avalanche's plugins
-        count as the kind that they implement.
-        """
-        number = self.number
-        return self.table.source, self.scenario, number.mean, number.spread, self.kind.removeprefix("avalanche_")
+    def margin(self) -> float:
+        return self.table.margin if self.number.margin is None else self.number.margin
 
     @property
     def verdict(self) -> str:
         """The comparison's verdict, or why there is none."""
         if self.comparison is None:
             return NO_RUN
-        return OTHER_SETTINGS if self.changes else self.comparison.verdict
+        if self.changes:
+            return OTHER_SETTINGS
+        verdict = self.comparison.verdict
+        return NOT_TESTABLE if verdict == "inconclusive" and not self.comparison.attainable else verdict
+
+    @property
+    def limits(self) -> str:
+        """What limits the comparison, separated by semicolons; empty if nothing does."""
+        if self.comparison is None:
+            return ""
+        seeds = self.comparison.ours.n
+        found = [self.changes] if self.changes else []
+        if seeds < FEWEST_JUDGED:
+            found.append(count(seeds, "seed"))
+        if self.number.spread is None:
+            found.append("published without a spread: taken as exact")
+        return "; ".join(found)
 
 
 def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
@@ -77,15 +103,13 @@ def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> li
                 number = table.results.get(method, {}).get(scenario)
                 if number is not None:
                     ours = by_method.get((scenario, method))
-                    compared = _compare(ours, table, number)
-                    kind, changed = protocol.methods[method].kind, changes(protocol, table, scenario, method)
-                    rows.append(PublishedRow(scenario, method, table, number, compared, kind, protocol.seeds, changed))
+                    compared = _compare(ours, table, number) if ours is not None and ours.scores else None
+                    changed = changes(protocol, table, scenario, method)
+                    rows.append(PublishedRow(scenario, method, table, number, ours, compared, protocol.seeds, changed))
     return rows
 
 
-def _compare(ours: MethodResult | None, table: Published, number: PublishedNumber) -> PublishedComparison | None:
-    if ours is None or not ours.scores:
-        return None
+def _compare(ours: MethodResult, table: Published, number: PublishedNumber) -> PublishedComparison:
     return compare_with_published(
         list(ours.scores.values()),
         number.mean,
@@ -125,55 +149,23 @@ def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedComp
     return compare_paired([a[seed] for seed in seeds], [b[seed] for seed in seeds], 1 - LEVEL)
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Methods ranked by average accuracy in several scenarios.
-
-    Attributes:
-        blocks: names of the scenarios.
-        methods: those that finished in all of them.
-        result: Friedman's test and Nemenyi's critical difference.
-    """
-
-    blocks: tuple[str, ...]
-    methods: tuple[str, ...]
-    result: FriedmanResult
-
-    @property
-    def can_differ(self) -> bool:
-        """Whether any difference of average ranks could exceed the critical difference."""
-        return self.result.critical_difference < len(self.methods) - 1
-
-    @property
-    def best_first(self) -> list[tuple[str, float]]:
-        return sorted(zip(self.methods, self.result.average_ranks, strict=True), key=lambda item: item[1])
-
-    @property
-    def averages(self) -> str:
-        """The average ranks, the best first."""
-        return f"Average ranks: {', '.join(f'{method} {rank:.2f}' for method, rank in self.best_first)}."
-
-    @property
-    def friedman(self) -> str:
-        """The tests of whether any ranks differ."""
-        result = self.result
-        return f"Friedman's χ² = {result.chi2:.2f}, {p_equals(result.p)}; Iman and Davenport's {p_equals(result.p_f)}."
+def sign_flip_test(pairs: Sequence[FamilyComparison]) -> str:
+    """The name of the test, "exact" only if the seeds are few enough for all flips."""
+    exact = [pair.comparison.n <= EXACT_UP_TO for pair in pairs]
+    if all(exact):
+        return "exact sign-flip permutation test"
+    return f"sign-flip permutation test{f' (exact up to {EXACT_UP_TO} seeds)' if any(exact) else ''}"
 
 
-def ranks_over_scenarios(results: Sequence[MethodResult]) -> Ranks | None:
-    """As :func:`rank_methods`, over the scenarios of one study."""
-    scores: dict[str, dict[str, float]] = {}
-    for result in results:
-        if result.accuracy is not None:
-            scores.setdefault(result.scenario, {})[result.method] = result.accuracy.mean
-    return rank_methods(scores)
-
-
-def rank_methods(scores: Mapping[str, Mapping[str, float]]) -> Ranks | None:
-    """Friedman's test on scores by block and method; None with fewer than 2 blocks or 3 methods common to all."""
-    names = dict.fromkeys(method for block in scores.values() for method in block)
-    methods = tuple(method for method in names if all(method in block for block in scores.values()))
-    if len(scores) < 2 or len(methods) < 3:
-        return None
-    table = [[block[method] for method in methods] for block in scores.values()]
-    return Ranks(tuple(scores), methods, friedman(table, LEVEL))
+def pairs_notes(pairs: Sequence[FamilyComparison]) -> list[str]:
+    """Notes on the star and on how many seeds a test needs."""
+    notes = ["*: significant after Holm's correction."] if any(pair.significant for pair in pairs) else []
+    smallest = {pair.comparison.n: pair.comparison.p_smallest for pair in pairs if not pair.reachable}
+    for seeds, p in sorted(smallest.items()):
+        adjusted = min(1.0, p * len(pairs))
+        notes.append(
+            f"Too few seeds ({seeds}): smallest reachable {p_equals(p)}, after Holm's correction over "
+            f"{count(len(pairs), 'comparison')} {p_equals(adjusted)}; {fewest_pairs(LEVEL / len(pairs))} seeds could "
+            "reach 0.05."
+        )
+    return notes

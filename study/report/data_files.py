@@ -1,12 +1,14 @@
 """Records as CSV and Parquet: one row for each run, or for each entry of its accuracy matrix."""
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from study.records.run_record import RunRecord
-from study.report.selection import MethodRuns, Selection
+from study.report.method_results import PHASES, MethodResult
+from study.report.selection import Selection
 from study.run.metrics import average_accuracy, backward_transfer, forgetting, learning_accuracy
 
 _INTEGERS = ("peak_memory_bytes", "memory_examples")  # that may be missing
@@ -18,7 +20,7 @@ def runs_table(selection: Selection) -> pd.DataFrame:
     Accuracies are in [0, 1] and missing for runs that did not finish; times in seconds, memory in bytes, one column for
     each package's version.
     """
-    rows = [_run(runs, record) for runs in selection.runs for record in runs.records]
+    rows = [_run(result, record) for result in selection.results for record in result.records]
     return pd.DataFrame(rows).astype(dict.fromkeys(_INTEGERS, "Int64"))
 
 
@@ -30,8 +32,8 @@ def accuracy_table(selection: Selection) -> pd.DataFrame:
     rows = [
         {
             "id": record.id,
-            "scenario": runs.scenario,
-            "method": runs.method,
+            "scenario": result.scenario,
+            "method": result.method,
             "seed": record.run.seed,
             "outcome": record.outcome,
             "after": after,
@@ -39,13 +41,12 @@ def accuracy_table(selection: Selection) -> pd.DataFrame:
             "accuracy": accuracy,
             "loss": _entry(record.loss, after, experience),
         }
-        for runs in selection.runs
-        for record in runs.records
+        for result in selection.results
+        for record in result.records
         for after, row in enumerate(record.accuracy)
         for experience, accuracy in enumerate(row)
     ]
-    columns = ["id", "scenario", "method", "seed", "outcome", "after", "experience", "accuracy", "loss"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows)
 
 
 def write_table(table: pd.DataFrame, stem: Path) -> None:
@@ -54,24 +55,25 @@ def write_table(table: pd.DataFrame, stem: Path) -> None:
     table.to_parquet(stem.with_suffix(".parquet"), index=False, engine="pyarrow", compression="zstd")
 
 
-def _run(runs: MethodRuns, record: RunRecord) -> dict[str, object]:
-    run, seconds, hardware = record.run, record.seconds, record.hardware
-    options = runs.settings.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+def _run(result: MethodResult, record: RunRecord) -> dict[str, object]:
+    options = result.settings.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+    sequential = record.finished and len(record.accuracy) > 1
     return {
         "id": record.id,
-        "scenario": runs.scenario,
-        "method": runs.method,
-        "kind": runs.settings.kind,
+        "scenario": result.scenario,
+        "method": result.method,
+        "kind": result.settings.kind,
         "options": json.dumps(options, sort_keys=True),
-        "strength": runs.strength if runs.strength is not None else float("nan"),
-        "seed": run.seed,
-        "device": run.device,
+        "strength": math.nan if result.strength is None else result.strength,
+        "seed": record.run.seed,
+        "device": record.run.device,
         "outcome": record.outcome,
-        **_metrics(record),
-        "seconds_training": sum(seconds.training),
-        "seconds_consolidation": sum(seconds.consolidation),
-        "seconds_evaluation": sum(seconds.evaluation),
-        "seconds_total": seconds.total,
+        "average_accuracy": average_accuracy(record.accuracy) if record.finished else math.nan,
+        "forgetting": forgetting(record.accuracy) if sequential else math.nan,
+        "backward_transfer": backward_transfer(record.accuracy) if sequential else math.nan,
+        "learning_accuracy": learning_accuracy(record.accuracy) if sequential else math.nan,
+        **{f"seconds_{phase}": sum(getattr(record.seconds, phase)) for phase in PHASES},
+        "seconds_total": record.seconds.total,
         "peak_memory_bytes": record.peak_memory,
         "plugin_memory_bytes": record.plugin_memory,
         "plugin_scratch_bytes": record.plugin_scratch,
@@ -80,23 +82,12 @@ def _run(runs: MethodRuns, record: RunRecord) -> dict[str, object]:
         "error": record.last_line or None,
         "ended": record.ended,
         "commit": record.commit,
-        "system": hardware.system,
-        "processor": hardware.processor,
-        "gpu": hardware.gpu,
+        "system": record.hardware.system,
+        "processor": record.hardware.processor,
+        "gpu": record.hardware.gpu,
         **{f"version_{package}": version for package, version in sorted(record.versions.items())},
     }
 
 
-def _metrics(record: RunRecord) -> dict[str, float]:
-    finished, sequential = record.finished, record.finished and len(record.accuracy) > 1
-    missing = float("nan")
-    return {
-        "average_accuracy": average_accuracy(record.accuracy) if finished else missing,
-        "forgetting": forgetting(record.accuracy) if sequential else missing,
-        "backward_transfer": backward_transfer(record.accuracy) if sequential else missing,
-        "learning_accuracy": learning_accuracy(record.accuracy) if sequential else missing,
-    }
-
-
 def _entry(matrix: list[list[float]], row: int, column: int) -> float:
-    return matrix[row][column] if row < len(matrix) and column < len(matrix[row]) else float("nan")
+    return matrix[row][column] if row < len(matrix) and column < len(matrix[row]) else math.nan

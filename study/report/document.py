@@ -1,10 +1,15 @@
 """A report before it is Markdown, HTML or LaTeX. Texts are plain, with `code` between backticks."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
+
+from study.report.number_formats import NOTHING, with_interval
+from study.statistics import Summary
 
 Mark = Literal["", "reproduced", "above", "below", "inconclusive", "significant", "problem"]
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -24,16 +29,34 @@ class Cell:
     link: str = ""
 
 
+def word(text: str, mark: Mark = "", link: str = "") -> Cell:
+    """A cell that sorts by its text."""
+    return Cell(text, text or None, mark, link)
+
+
+def number(value: float | None, text: Callable[[float], str] = str, mark: Mark = "") -> Cell:
+    """A cell that sorts by its value; a dash where there is none."""
+    missing = value is None or math.isnan(value)
+    return Cell(NOTHING) if missing else Cell(text(value), value, mark)
+
+
+def mean_cell(summary: Summary | None) -> Cell:
+    """A mean in percent with its interval."""
+    return Cell(NOTHING) if summary is None else Cell(with_interval(summary), summary.mean)
+
+
 @dataclass(frozen=True)
-class Column:
+class Column(Generic[Row]):
     """A column of a table.
 
     Attributes:
         heading: with the unit.
+        cell: the cell of a row.
         kind: "number" (aligned right), "name", or "prose" (may break over lines).
     """
 
     heading: str
+    cell: Callable[[Row], Cell]
     kind: Literal["number", "name", "prose"] = "number"
 
 
@@ -44,9 +67,9 @@ class Table:
     Attributes:
         name: id within the report: letters, digits and hyphens.
         caption: what it shows.
-        columns, rows: as many cells in each row as columns.
+        columns: headings and kinds.
+        rows: as many cells in each row as columns.
         notes: sentences below it.
-        folded: summary of a collapsed table; None shows it.
     """
 
     name: str
@@ -54,7 +77,16 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
-    folded: str | None = None
+
+
+def table_of(
+    name: str, caption: str, rows: Iterable[Row], *columns: Column[Row], notes: Iterable[str] = (), keep: int = 1
+) -> Table:
+    """A table with one row for each of ``rows``; columns without content, but for the first ``keep``, are left out."""
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    kept = [i for i in range(len(columns)) if i < keep or any(row[i].text not in ("", NOTHING) for row in cells)]
+    shown = tuple(tuple(row[i] for i in kept) for row in cells)
+    return Table(name, caption, tuple(columns[i] for i in kept), shown, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -87,57 +119,45 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
+class Bullets:
+    """A list; each item has a subject, its link (Markdown only) and a text."""
+
+    items: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
 class Code:
-    """A code block in ``language`` "sh" or "toml"; ``folded`` as for a table."""
+    """A code block in ``language`` "sh" or "toml"."""
 
     text: str
     language: str
-    folded: str | None = None
 
 
-Block = Table | Gallery | Paragraph | Code
+Block = Table | Gallery | Paragraph | Bullets | Code
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section, with blocks before its subsections; ``name`` is its id."""
+    """A section, folded on the page; ``name`` is its id."""
 
     name: str
     heading: str
-    blocks: tuple[Block, ...] = ()
-    sections: tuple["Section", ...] = ()
-
-
-def section_by_scenario(name: str, heading: str, blocks: Sequence[Block], scenarios: Sequence[Section]) -> Section:
-    """A section with a subsection a scenario; a single one needs no heading of its own."""
-    if len(scenarios) == 1:
-        return Section(name, heading, (*blocks, *scenarios[0].blocks))
-    return Section(name, heading, tuple(blocks), tuple(scenarios))
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A conclusion: ``lead`` names its subject, ``text`` begins in lower case, ``link`` is the lead's."""
-
-    lead: str
-    text: str
-    link: str = ""
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
 class Document:
-    """A report: the protocol's title and description (by paragraphs), conclusions, and sections."""
+    """A report: title, one sentence that answers, what the first screen shows, and folded sections."""
 
     title: str
-    description: tuple[str, ...]
-    statements: tuple[Statement, ...]
+    answer: str
+    head: tuple[Block, ...]
     sections: tuple[Section, ...]
 
     def blocks(self) -> Iterator[Block]:
+        yield from self.head
         for section in self.sections:
             yield from section.blocks
-            for subsection in section.sections:
-                yield from subsection.blocks
 
     @property
     def figures(self) -> list[Figure]:

@@ -7,7 +7,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from study.report.document import Cell, Code, Document, Gallery, Paragraph, Table
+from study.report.document import Cell, Document
 from study.report.figures.style import IN_THE_DARK, PAPER, css
 
 _CODE = re.compile(r"`([^`]*)`")
@@ -25,9 +25,7 @@ def to_html(document: Document) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"inline": inline, "key": sort_key, "cell": cell_text}
-    kinds = {"paragraph": Paragraph, "table": Table, "code": Code, "gallery": Gallery}
-    environment.tests |= {name: lambda block, kind=kind: isinstance(block, kind) for name, kind in kinds.items()}
+    environment.filters |= {"inline": inline, "key": sort_key, "cell": cell_text, "kind": lambda it: type(it).__name__}
     return environment.get_template("report.html").render(
         document=document,
         style=Markup(_template("report.css").replace("PAPER_DARK", IN_THE_DARK[PAPER]) + css()),
@@ -54,7 +52,7 @@ def cell_text(cell: Cell) -> Markup:
 
 def sort_key(cell: Cell) -> str:
     """The sort value as text; empty sorts last."""
-    return "" if cell.value is None else repr(cell.value) if isinstance(cell.value, float) else str(cell.value)
+    return "" if cell.value is None else str(cell.value)
 
 
 def _template(name: str) -> str:

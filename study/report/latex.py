@@ -5,30 +5,12 @@ from collections.abc import Iterator
 
 from study.report.document import Document, Table
 
-_CHARACTERS = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "−": r"$-$",
-    "±": r"$\pm$",
-    "λ": r"$\lambda$",
-    "χ": r"$\chi$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "∞": r"$\infty$",
-    "²": r"$^2$",
-    "–": "--",
-    '"': r"\textquotedbl{}",
-}
+_PLAIN = '\\&%$#_{}~^<>−±λχ≥≤∞²–"'
+_LATEX = (
+    r"\textbackslash{} \& \% \$ \# \_ \{ \} \textasciitilde{} \textasciicircum{} "
+    r"$<$ $>$ $-$ $\pm$ $\lambda$ $\chi$ $\geq$ $\leq$ $\infty$ $^2$ -- \textquotedbl{}"
+)
+_CHARACTERS = str.maketrans(dict(zip(_PLAIN, _LATEX.split(), strict=True)))
 _ALIGNMENT = {"number": "r", "name": "l", "prose": "p{6cm}"}
 
 
@@ -76,5 +58,4 @@ def escape(text: str) -> str:
         >>> escape("50% of `online_ewc`")
         '50\\\\% of \\\\texttt{online\\\\_ewc}'
     """
-    plain = "".join(_CHARACTERS.get(character, character) for character in text)
-    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", plain)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(_CHARACTERS))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from study.report.document import Block, Cell, Code, Document, Gallery, Paragraph, Section, Table
+from study.report.document import Block, Bullets, Cell, Code, Document, Gallery, Paragraph, Table
 
 # what would begin something else; an underscore within a word, a bracket without a link or "< 1" does not
 _SPECIAL = re.compile(r"([\\*|~]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|(?<=\])\(|^[#>+-](?=\s)|&(?=\w+;|#))")
@@ -12,56 +12,41 @@ _ALIGNMENT = {"number": "---:", "name": ":---", "prose": ":---"}
 
 def to_markdown(document: Document) -> str:
     """The text of README.md, for a folder with ``figures``."""
-    first, *rest = map(escape, document.description)
-    parts = [f"# {escape(document.title)}", first, _statements(document), *rest]
+    parts = [f"# {escape(document.title)}", escape(document.answer)]
+    for block in document.head:
+        parts += _block(block)
     for section in document.sections:
-        parts += _section(section, 2)
+        parts.append(f"<details><summary><b>{escape(section.heading)}</b></summary>")
+        for block in section.blocks:
+            parts += _block(block)
+        parts.append("</details>")
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _statements(document: Document) -> str:
-    return "\n".join(
-        f"- **{_linked(escape(statement.lead), statement.link)}:** {escape(statement.text)}"
-        for statement in document.statements
-    )
-
-
-def _section(section: Section, level: int) -> Iterator[str]:
-    yield f"{'#' * level} {escape(section.heading)}"
-    for block in section.blocks:
-        yield from _block(block)
-    for subsection in section.sections:
-        yield from _section(subsection, level + 1)
 
 
 def _block(block: Block) -> Iterator[str]:
     match block:
         case Paragraph():
             yield escape(block.text)
+        case Bullets():
+            yield "\n".join(f"- **{_linked(escape(a), link)}:** {escape(text)}" for a, link, text in block.items)
         case Table():
-            yield from _folded(block.folded, _table(block))
+            yield f"**{escape(block.caption)}**"
+            yield "\n".join(_rows(block))
+            yield from map(escape, block.notes)
         case Code():
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
-            yield from _folded(block.folded, [f"{fence}{block.language}\n{block.text}\n{fence}"])
+            yield f"{fence}{block.language}\n{block.text}\n{fence}"
         case Gallery():
             for figure in block.figures:
                 yield f"![{escape(figure.alt)}](figures/{figure.name}.svg)"
                 yield escape(figure.caption)
 
 
-def _folded(summary: str | None, parts: list[str]) -> list[str]:
-    if summary is None:
-        return parts
-    return [f"<details><summary>{escape(summary)}</summary>", *parts, "</details>"]
-
-
-def _table(table: Table) -> list[str]:
-    lines = [
-        _line([escape(column.heading) for column in table.columns]),
-        _line([_ALIGNMENT[column.kind] for column in table.columns]),
-        *(_line([_cell(cell) for cell in row]) for row in table.rows),
-    ]
-    return [f"**{escape(table.caption)}**", "\n".join(lines), *map(escape, table.notes)]
+def _rows(table: Table) -> Iterator[str]:
+    yield _line([escape(column.heading) for column in table.columns])
+    yield _line([_ALIGNMENT[column.kind] for column in table.columns])
+    for row in table.rows:
+        yield _line([_cell(cell) for cell in row])
 
 
 def _cell(cell: Cell) -> str:

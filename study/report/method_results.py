@@ -1,35 +1,47 @@
 """From records to numbers. Accuracies and metrics are in percent."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from study.protocol.settings import Method, Scenario, is_reference
 from study.records.run_record import RunRecord
 from study.run.metrics import average_accuracy, backward_transfer, forgetting, learning_accuracy
 from study.statistics import Summary, summarize
 
+Matrix = list[list[float]]
+PHASES = ("training", "consolidation", "evaluation")
+
 
 @dataclass(frozen=True)
 class MethodResult:
     """One method in one scenario. Runs that diverged or failed enter no mean.
 
+    Metrics over time exist only for methods that learn experience by experience: joint training has none.
+
     Attributes:
         scenario, method: which.
         settings: the method's kind and options.
         strength: λ; None for a method without one.
-        finished, unfinished: records by outcome, in the order of the seeds.
+        records: in the order of the seeds.
     """
 
     scenario: Scenario
     method: str
     settings: Method
     strength: float | None
-    finished: tuple[RunRecord, ...]
-    unfinished: tuple[RunRecord, ...] = ()
+    records: tuple[RunRecord, ...]
+
+    @cached_property
+    def finished(self) -> tuple[RunRecord, ...]:
+        return tuple(record for record in self.records if record.finished)
+
+    @property
+    def unfinished(self) -> tuple[RunRecord, ...]:
+        return tuple(record for record in self.records if not record.finished)
 
     @property
     def is_reference(self) -> bool:
@@ -42,26 +54,24 @@ class MethodResult:
 
     @cached_property
     def scores(self) -> dict[int, float]:
+        """Average accuracy by seed."""
         return {record.run.seed: 100 * average_accuracy(record.accuracy) for record in self.finished}
 
     @cached_property
     def accuracy(self) -> Summary | None:
         """Average accuracy; None if no run finished."""
-        return summarize(list(self.scores.values())) if self.scores else None
+        return _summary(list(self.scores.values())) if self.scores else None
 
-    @cached_property
+    @property
     def forgetting(self) -> Summary | None:
-        """Average forgetting; None for joint training or if no run finished."""
-        return self._sequential(forgetting)
+        return self._sequential(forgetting, -100.0)
 
-    @cached_property
+    @property
     def backward_transfer(self) -> Summary | None:
-        """Backward transfer; None as for forgetting."""
-        return self._sequential(backward_transfer)
+        return self._sequential(backward_transfer, -100.0)
 
-    @cached_property
+    @property
     def learning_accuracy(self) -> Summary | None:
-        """Learning accuracy; None as for forgetting."""
         return self._sequential(learning_accuracy)
 
     @cached_property
@@ -79,45 +89,34 @@ class MethodResult:
         """The accuracy matrix, mean over the seeds, shape (K, T). At least one run must have finished."""
         return 100 * np.mean([record.accuracy for record in self.finished], axis=0)
 
-    def mean_seconds(self, phase: str) -> float | None:
-        """Mean time in "training", "consolidation" or "evaluation"; None if no run finished."""
-        return _mean([sum(getattr(record.seconds, phase)) for record in self.finished])
+    def mean_seconds(self, phase: str) -> float:
+        """Mean time in one of :data:`PHASES`."""
+        return self.mean(lambda record: sum(getattr(record.seconds, phase))) or 0.0
 
-    @property
-    def peak_memory(self) -> float | None:
-        """Mean over the runs, in bytes; None where it was not measured."""
-        return _mean([record.peak_memory for record in self.finished if record.peak_memory is not None])
+    def mean(self, what: Callable[[RunRecord], float | None]) -> float | None:
+        """Mean over the finished runs in which it was measured; None if there is none."""
+        values = [value for record in self.finished if (value := what(record)) is not None]
+        return float(np.mean(values)) if values else None
 
     @property
     def plugin_memory(self) -> float | None:
         """Mean state of the method in bytes; None if no run finished."""
-        return _mean([record.plugin_memory for record in self.finished])
+        return self.mean(lambda record: record.plugin_memory)
 
-    @property
-    def plugin_scratch(self) -> float | None:
-        """Mean scratch memory of the plugin in bytes; None if no run finished."""
-        return _mean([record.plugin_scratch for record in self.finished])
-
-    def _sequential(self, metric: Callable[[list[list[float]]], float]) -> Summary | None:
+    def _sequential(self, metric: Callable[[Matrix], float], least: float = 0.0) -> Summary | None:
         if not self.is_sequential:
             return None
-        return summarize([100 * metric(record.accuracy) for record in self.finished])
+        return _summary([100 * metric(record.accuracy) for record in self.finished], least)
 
     def _over_time(self, curve: Callable[[NDArray[np.float64]], list[float]]) -> list[Summary]:
         if not self.is_sequential:
             return []
         curves = 100 * np.array([curve(np.array(record.accuracy)) for record in self.finished])
-        return [summarize(at_one_time) for at_one_time in curves.T]
+        return [_summary(at_one_time) for at_one_time in curves.T]
 
 
-def method_result(
-    scenario: Scenario, method: str, settings: Method, strength: float | None, records: Sequence[RunRecord]
-) -> MethodResult:
-    """The result of one method in one scenario."""
-    finished = tuple(record for record in records if record.finished)
-    unfinished = tuple(record for record in records if not record.finished)
-    return MethodResult(scenario, method, settings, strength, finished, unfinished)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _summary(samples: ArrayLike, least: float = 0.0) -> Summary:
+    """Of percentages: the interval ends at ``least`` and 100, which no accuracy leaves."""
+    found = summarize(samples)
+    low, high = np.clip((found.low, found.high), least, 100.0).tolist()
+    return replace(found, low=low, high=high)

@@ -1,4 +1,31 @@
-"""Formats of numbers: digits, units and signs, for every output."""
+"""Formats of numbers: digits, units and signs, for every output.
+
+Example:
+    >>> points(93.456), points(-0.001), points(-1.5)
+    ('93.46', '0.00', '−1.50')
+    >>> margin_points(1.5), margin_points(0.035)
+    ('1.50', '0.035')
+    >>> signed_points(1.0), signed_points(-1.0), signed_points(0.0)
+    ('+1.00', '−1.00', '0.00')
+    >>> with_bounds("93.00", 92.104, 94.3), with_bounds("93.00", float("nan"), float("nan"))
+    ('93.00 [92.10, 94.30]', '93.00')
+    >>> p_value(0.0312), p_value(0.0002), p_equals(0.0312), p_equals(0.0002)
+    ('0.031', '<0.001', 'p = 0.031', 'p < 0.001')
+    >>> strength(None), strength(100.0), strength(1e6), strength(0.01), strength(2.5e-4)
+    ('–', '100', '1e6', '0.01', '2.5e-4')
+    >>> combination(["strength", "gamma"], [100.0, 0.5])
+    '100, gamma = 0.5'
+    >>> count(1, "seed"), count(3, "seed"), seeds_of(4, 10), seeds_of(10, 10), seeds_of(12, 10)
+    ('1 seed', '3 seeds', '4 of 10', '10', '12')
+    >>> enumeration(["a"]), enumeration(["a", "b"]), enumeration(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    >>> [Unit("s", 1.0).text(value) for value in (1234.5, 12.34, 1.234, 0.0001, 0.0)]
+    ['1234', '12.3', '1.23', '<0.01', '0']
+    >>> unit_for([0.5, 90.0, None], SECONDS).name, unit_for([2048.0], BYTES).name, unit_for([], BYTES).name
+    ('min', 'KiB', 'B')
+    >>> quantity(1536.0, BYTES), quantity(0.25, SECONDS)
+    ('1.50 KiB', '250 ms')
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,90 +38,49 @@ NOTHING = "–"
 """Stands where there is no number."""
 
 
-def points(value: float) -> str:
-    """Percent or percentage points, with the two decimals that published tables have.
-
-    Example:
-        >>> points(93.456), points(-0.001), points(-1.5)
-        ('93.46', '0.00', '−1.50')
-    """
-    return _with_minus(value, 2)
+def points(value: float, decimals: int = 2) -> str:
+    """Percent or percentage points, with the two decimals that published tables have."""
+    text = f"{value:.{decimals}f}"
+    return text.replace("-", "−") if float(text) else text.removeprefix("-")
 
 
 def margin_points(value: float) -> str:
-    """A margin in percentage points, with a third decimal where it has one.
-
-    Example:
-        >>> margin_points(1.5), margin_points(0.035)
-        ('1.50', '0.035')
-    """
-    return points(value) if round(value, 2) == round(value, 3) else f"{value:.3f}"
+    """A margin in percentage points, with a third decimal where it has one."""
+    return points(value, 2 if round(value, 2) == round(value, 3) else 3)
 
 
 def signed_points(value: float) -> str:
-    """A difference in percentage points, with its sign.
-
-    Example:
-        >>> signed_points(1.0), signed_points(-1.0), signed_points(0.0)
-        ('+1.00', '−1.00', '0.00')
-    """
+    """A difference in percentage points, with its sign."""
     text = points(value)
     return text if value < 0 or text == points(0.0) else f"+{text}"
 
 
-def interval(low: float, high: float) -> str:
-    """A confidence interval in percentage points; nothing where there is none (a single run).
-
-    Example:
-        >>> interval(92.104, 94.3), interval(float("nan"), float("nan"))
-        ('[92.10, 94.30]', '–')
-    """
-    return NOTHING if math.isnan(low) or math.isnan(high) else f"[{points(low)}, {points(high)}]"
+def with_bounds(text: str, low: float, high: float) -> str:
+    """A number's text with its interval in percentage points; a single run has none."""
+    return text if math.isnan(low) or math.isnan(high) else f"{text} [{points(low)}, {points(high)}]"
 
 
-def with_interval(summary: Summary | None) -> str:
-    """A mean in percent with its interval; a single run has none."""
-    if summary is None:
-        return NOTHING
-    bounds = interval(summary.low, summary.high)
-    return points(summary.mean) if bounds == NOTHING else f"{points(summary.mean)} {bounds}"
+def with_interval(summary: Summary) -> str:
+    """A mean in percent with its interval."""
+    return with_bounds(points(summary.mean), summary.low, summary.high)
 
 
 def p_value(p: float) -> str:
-    """A p-value with three decimals.
-
-    Example:
-        >>> p_value(0.0312), p_value(0.0002), p_value(1.0), p_value(float("nan"))
-        ('0.031', '<0.001', '1.000', '–')
-    """
-    if math.isnan(p):
-        return NOTHING
+    """A p-value with three decimals."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def p_equals(p: float) -> str:
-    """A p-value within a sentence.
-
-    Example:
-        >>> p_equals(0.0312), p_equals(0.0002)
-        ('p = 0.031', 'p < 0.001')
-    """
+    """A p-value within a sentence."""
     return f"p < {p_value(p)[1:]}" if p < 0.001 else f"p = {p_value(p)}"
 
 
 def effect_size(value: float) -> str:
-    if math.isnan(value):
-        return NOTHING
-    return ("∞" if value > 0 else "−∞") if math.isinf(value) else _with_minus(value, 2)
+    return ("∞" if value > 0 else "−∞") if math.isinf(value) else points(value)
 
 
 def strength(value: float | None) -> str:
-    """λ as short as it can be said.
-
-    Example:
-        >>> strength(None), strength(100.0), strength(1e6), strength(0.01), strength(2.5e-4)
-        ('–', '100', '1e6', '0.01', '2.5e-4')
-    """
+    """λ, as short as possible."""
     if value is None:
         return NOTHING
     if value == 0 or 1e-3 <= abs(value) < 1e4:
@@ -105,54 +91,31 @@ def strength(value: float | None) -> str:
 
 def option(value: Any) -> str:
     """An option's value as in a protocol file."""
-    return (
-        strength(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if isinstance(value, float):
+        return strength(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def combination(options: Sequence[str], values: Sequence[Any]) -> str:
-    """What a search tried together: λ, and the other options by name.
-
-    Example:
-        >>> combination(["strength", "gamma"], [100.0, 0.5])
-        '100, gamma = 0.5'
-    """
+    """Values that a search tried together: λ, and the other options by name."""
     others = zip(options[1:], values[1:], strict=True)
     return strength(values[0]) + "".join(f", {name} = {option(value)}" for name, value in others)
 
 
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> count(1, "seed"), count(3, "seed")
-        ('1 seed', '3 seeds')
-    """
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+def count(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def seeds_of(finished: int, asked: int) -> str:
-    """How many seeds a number is over, and of how many the protocol asks for where these are more.
-
-    Example:
-        >>> seeds_of(4, 10), seeds_of(10, 10), seeds_of(12, 10)
-        ('4 of 10', '10', '12')
-    """
+    """How many seeds a number is over, and of how many the protocol asks for where these are more."""
     return f"{finished} of {asked}" if finished < asked else str(finished)
 
 
 def enumeration(names: Iterable[str]) -> str:
-    """Names in a sentence.
-
-    Example:
-        >>> enumeration(["a"]), enumeration(["a", "b"]), enumeration(["a", "b", "c"])
-        ('a', 'a and b', 'a, b and c')
-    """
+    """Names in a sentence."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-# ------------------------------------------------------------------------------- time and memory
 
 
 @dataclass(frozen=True)
@@ -162,21 +125,12 @@ class Unit:
     name: str
     size: float
 
-    def text(self, value: float | None) -> str:
-        """A quantity in this unit, with three digits where there are so many.
-
-        Example:
-            >>> [Unit("s", 1.0).text(value) for value in (1234.5, 12.34, 1.234, 0.0001, 0.0, None)]
-            ['1234', '12.3', '1.23', '<0.01', '0', '–']
-        """
-        if value is None:
-            return NOTHING
+    def text(self, value: float) -> str:
+        """A quantity in this unit, with three digits where there are so many."""
         number = value / self.size
-        if number == 0:
-            return "0"
-        if number < 0.005:
+        if 0 < number < 0.005:
             return "<0.01"
-        return f"{number:.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f}"
+        return f"{number:.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f}" if number else "0"
 
 
 SECONDS = (Unit("ms", 1e-3), Unit("s", 1.0), Unit("min", 60.0), Unit("h", 3600.0))
@@ -184,27 +138,12 @@ BYTES = (Unit("B", 1.0), Unit("KiB", 2.0**10), Unit("MiB", 2.0**20), Unit("GiB",
 
 
 def unit_for(values: Iterable[float | None], units: tuple[Unit, ...]) -> Unit:
-    """One unit for a whole column: the largest that does not exceed the column's largest value.
-
-    Example:
-        >>> unit_for([0.5, 90.0, None], SECONDS).name, unit_for([2048.0], BYTES).name, unit_for([], BYTES).name
-        ('min', 'KiB', 'B')
-    """
+    """One unit for a whole column: the largest that does not exceed the column's largest value."""
     largest = max((value for value in values if value is not None), default=0.0)
     return next((unit for unit in reversed(units) if unit.size <= largest), units[0])
 
 
 def quantity(value: float, units: tuple[Unit, ...]) -> str:
-    """A quantity by itself, with its unit.
-
-    Example:
-        >>> quantity(1536.0, BYTES), quantity(0.25, SECONDS)
-        ('1.50 KiB', '250 ms')
-    """
+    """A quantity by itself, with its unit."""
     unit = unit_for([value], units)
     return f"{unit.text(value)} {unit.name}"
-
-
-def _with_minus(value: float, decimals: int) -> str:
-    text = f"{value:.{decimals}f}"
-    return text.replace("-", "−") if float(text) else text.removeprefix("-")

@@ -1,7 +1,7 @@
-"""One page on many reports: verdicts by report, and every published number."""
+"""One page on many reports: a table of verdict counts, and what each answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from study.atomic import write_atomically
@@ -9,16 +9,12 @@ from study.protocol.load import load_protocol
 from study.records.store import ARCHIVE, kept_search, read_archive
 from study.report.analysis import Analysis, analyse
 from study.report.attachments import read_attachments
-from study.report.comparisons import PublishedRow
-from study.report.document import Cell, Column, Document, Paragraph, Section, Table
+from study.report.comparisons import MEANING, VERDICTS
+from study.report.document import Bullets, Column, Document, Paragraph, Section, number, table_of, word
 from study.report.markdown import to_markdown
-from study.report.number_formats import NOTHING, count, seeds_of, signed_points, with_interval
 from study.report.provenance import packaged_name, with_true_source
-from study.report.sections.cells import published_cell
 from study.report.sections.reproduction_section import PROTOCOL
-from study.report.sections.summary_section import COUNTS, count_cells
 from study.report.selection import ReportError, select
-from study.report.verdicts import MEANING, limits
 
 OVERVIEW = "README.md"
 
@@ -66,71 +62,31 @@ def reports_below(folder: Path) -> Iterator[Reported]:
 
 
 def compose_overview(reports: list[Reported]) -> Document:
-    """The overview: verdicts by report, then every published number."""
-    rows = [(report, row) for report in reports for row in report.analysis.published]
-    sections = [_reports(reports)]
-    if rows:
-        sections.append(_numbers(rows))
-    return Document(
-        "Reports: which published numbers hold",
-        ("Written by `clreg-study overview` from the records in the folders of the reports.",),
-        tuple(
-            replace(statement, link=report.page)
-            for report in reports
-            for statement in report.analysis.conclusions.statements[:1]
-        ),
-        tuple(sections),
+    """The overview: verdict counts by report; then, folded, what each says in a sentence."""
+
+    def verdicts(verdict: str) -> Column[Reported]:
+        return Column(verdict, lambda report: number(report.analysis.verdicts[verdict] or None))
+
+    table = table_of(
+        "reports",
+        "Published numbers by verdict",
+        reports,
+        Column("report", lambda report: word(report.analysis.protocol.title, link=report.page), "name"),
+        *map(verdicts, sorted(VERDICTS, key=lambda verdict: verdict != "reproduced")),
+        Column("pairs that differ", lambda report: word(report.analysis.differing_pairs)),
+        Column("runs finished", lambda report: word(report.analysis.runs)),
+        Column("unfinished", lambda report: word(report.analysis.unfinished)),
     )
-
-
-def _reports(reports: list[Reported]) -> Section:
-    columns = (Column("report", "name"), Column("protocol", "prose"), *COUNTS)
-    rows = tuple(
-        (
-            Cell(report.path, report.path, link=report.page),
-            Cell(report.analysis.protocol.title),
-            *count_cells(report.analysis, report.analysis.protocol.scenarios),
-        )
+    answers = tuple(
+        (report.path, report.page, report.analysis.conclusions.answer or report.analysis.protocol.title)
         for report in reports
     )
-    return Section("reports", "Reports", (Table("reports", "Runs and verdicts by report", columns, rows),))
-
-
-def _numbers(rows: list[tuple[Reported, PublishedRow]]) -> Section:
-    columns = (
-        Column("report", "name"),
-        Column("scenario", "name"),
-        Column("method", "name"),
-        Column("published %"),
-        Column("ours %, 95% interval"),
-        Column("seeds"),
-        Column("difference"),
-        Column("verdict", "name"),
-        Column("why", "prose"),
-        Column("source", "prose"),
+    meaning = (
+        f"{MEANING} Pairs that differ: methods, significantly after Holm's correction, of pairs with enough seeds."
     )
-    numbers = len({row.number_key for _, row in rows})
-    note = f"{count(numbers, 'published number')} in {count(len(rows), 'comparison')}."
-    cells = tuple(_number(report, row) for report, row in rows)
-    table = Table("numbers", "Published and ours", columns, cells, (note,))
-    return Section("numbers", "Published numbers", (Paragraph(MEANING), table))
-
-
-def _number(report: Reported, row: PublishedRow) -> tuple[Cell, ...]:
-    comparison = row.comparison
-    ours, seeds, difference = (NOTHING, 0, NOTHING)
-    if comparison is not None:
-        ours, seeds = with_interval(comparison.ours), comparison.ours.n
-        difference = signed_points(comparison.difference)
-    return (
-        Cell(report.path, report.path, link=report.page),
-        Cell(row.scenario, row.scenario),
-        Cell(row.method, row.method),
-        published_cell(row.number),
-        Cell(ours),
-        Cell(seeds_of(seeds, row.seeds)),
-        Cell(difference),
-        Cell(row.verdict, row.verdict),
-        Cell(report.analysis.conclusions.why(row.scenario, row.method) or limits(row)),
-        Cell(row.table.source),
+    return Document(
+        "Reports: which published numbers hold",
+        "Each row is a report; `clreg-study overview` writes this page from their records.",
+        (table, Bullets(answers)),
+        (Section("meaning", "What the verdicts mean", (Paragraph(meaning),)),),
     )

@@ -10,7 +10,7 @@ from study.protocol.load import load_protocol, protocol_names
 from study.protocol.schema import Protocol, Published
 from study.protocol.settings import Scenario
 from study.report.number_formats import enumeration, strength
-from study.report.setting_differences import differing_leaves, shown
+from study.report.setting_differences import differing_leaves, list_differences
 
 DECIDING = {"benchmark", "model", "training", "methods"}
 """What a λ is chosen for."""
@@ -60,11 +60,12 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
                 kept = True
             else:
                 given.append(f"{method}, {scenario} ({strength(by_scenario[scenario])})")
-    differences = _other_settings(shipped, protocol) if kept else ""
+    differences = _differences(shipped, protocol, DECIDING) if kept else ""
     if not given and not differences:
         return protocol
     tuned = any("tuned" in by_scenario.values() for by_scenario in protocol.strength.values())
-    sources = [protocol.strength_source.strip().rstrip(".") + differences] if kept or tuned else []
+    other = f", but for other settings: {differences}" if differences else ""
+    sources = [protocol.strength_source.strip().rstrip(".") + other] if kept or tuned else []
     if given:
         sources.append(f"λ given by hand: {enumeration(given)}")
     return protocol.model_copy(update={"strength_source": "; ".join(sources)})
@@ -73,11 +74,7 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
 def changed_settings(name: str, protocol: Protocol) -> str:
     """How the protocol differs from the packaged one; empty if it does not, or there is none."""
     shipped = _origin(name, protocol)
-    if shipped is None:
-        return ""
-    return _list_differences(
-        [each.model_dump(mode="json", include={*DECIDING, "strength"}) for each in (shipped, protocol)]
-    )
+    return "" if shipped is None else _differences(shipped, protocol, {*DECIDING, "strength"})
 
 
 def _origin(name: str, protocol: Protocol) -> Protocol | None:
@@ -96,11 +93,10 @@ def changes(protocol: Protocol, table: Published, scenario: Scenario, method: st
 
 def _has_number(shipped: Protocol, table: Published, scenario: Scenario, method: str) -> bool:
     mean = table.results[method][scenario].mean
-    return any(
-        other.source == table.source and scenario in numbers and numbers[scenario].mean == mean
-        for other in shipped.published
-        for numbers in (other.results.get(method, {}),)
+    numbers = (
+        other.results.get(method, {}).get(scenario) for other in shipped.published if other.source == table.source
     )
+    return any(number is not None and number.mean == mean for number in numbers)
 
 
 def _changes(shipped: Protocol, protocol: Protocol, scenario: Scenario, method: str) -> str:
@@ -110,15 +106,12 @@ def _changes(shipped: Protocol, protocol: Protocol, scenario: Scenario, method: 
         tree[method] = each.methods[method].model_dump(mode="json")
         tree["λ"] = each.strength_of(method, scenario)
         trees.append(tree)
-    return _list_differences(trees)
+    return _here(trees)
 
 
-def _other_settings(shipped: Protocol, protocol: Protocol) -> str:
-    """For which settings the unchanged λs were chosen, if for others."""
-    words = _list_differences([each.model_dump(mode="json", include=DECIDING) for each in (shipped, protocol)])
-    return f", but for other settings ({words})" if words else ""
+def _differences(shipped: Protocol, protocol: Protocol, tables: set[str]) -> str:
+    return _here([each.model_dump(mode="json", include=tables) for each in (shipped, protocol)])
 
 
-def _list_differences(trees: list[dict[str, Any]]) -> str:
-    differences = differing_leaves(trees)
-    return "; ".join(f"{key} {shown(before)}, here {shown(now)}" for key, (before, now) in differences.items())
+def _here(trees: list[dict[str, Any]]) -> str:
+    return list_differences(differing_leaves(trees), "here ")

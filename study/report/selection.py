@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from study.campaign.strength_search import Choice, choose, content_on_any_device, resolve, tuning_runs
 from study.errors import ProtocolError, StudyError
 from study.protocol.schema import Protocol
-from study.protocol.settings import Method, Scenario
+from study.protocol.settings import Scenario
 from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
+from study.report.method_results import MethodResult
 from study.report.number_formats import count
-from study.report.setting_differences import NAMES, differing, shown
+from study.report.setting_differences import NAMES, differing, list_differences
 from study.run.specification import Run
 
 OTHER_SETTINGS = "other settings than the protocol's"
@@ -26,23 +27,12 @@ class ReportError(StudyError):
 
 
 @dataclass(frozen=True)
-class MethodRuns:
-    """The records of one method in one scenario, one for each seed, with the method's settings and λ."""
-
-    scenario: Scenario
-    method: str
-    settings: Method
-    strength: float | None
-    records: tuple[RunRecord, ...]
-
-
-@dataclass(frozen=True)
 class Selection:
     """The records that a report is about.
 
     Attributes:
         name, protocol: the protocol.
-        runs: by scenario and method, in the protocol's order; only those with a record.
+        results: by scenario and method, in the protocol's order; only those with a record.
         tuning: records of the search, by scenario, method, grid and seed.
         choices: of the search.
         left_out: how many records were not used, by reason.
@@ -50,7 +40,7 @@ class Selection:
 
     name: str
     protocol: Protocol
-    runs: tuple[MethodRuns, ...]
+    results: tuple[MethodResult, ...]
     tuning: tuple[RunRecord, ...]
     choices: tuple[Choice, ...]
     left_out: dict[str, int]
@@ -58,7 +48,7 @@ class Selection:
     @property
     def records(self) -> list[RunRecord]:
         """The records used, each once, in the order of scenario, method and seed."""
-        return list({record.id: record for runs in self.runs for record in runs.records}.values())
+        return list({record.id: record for result in self.results for record in result.records}.values())
 
     @property
     def left_out_sentence(self) -> str:
@@ -104,14 +94,14 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
                 there.setdefault(place, []).append(record)
     if not there:
         raise ReportError(_why_none(name, protocol, records, choices))
-    runs = tuple(
-        MethodRuns(scenario, method, *resolve(name, protocol, scenario, method, choices), _of_one_device(candidates))
+    results = tuple(
+        MethodResult(scenario, method, *resolve(name, protocol, scenario, method, choices), _of_one_device(candidates))
         for (scenario, method), candidates in sorted(there.items(), key=lambda item: _order(protocol, item[0]))
     )
-    used = {record.id: record for of_method in runs for record in of_method.records}
+    used = {record.id: record for result in results for record in result.records}
     reasons += _why_not(used, {record.id: record for candidates in there.values() for record in candidates})
     left_out = dict(sorted(Counter(reasons + outside).items()))
-    return Selection(name, protocol, runs, found_by_search, choices, left_out)
+    return Selection(name, protocol, results, found_by_search, choices, left_out)
 
 
 def _meant(
@@ -199,9 +189,6 @@ def _why_none(name: str, protocol: Protocol, records: Sequence[RunRecord], choic
             except ProtocolError:
                 continue
             ours = Run.of(name, protocol, run.scenario, run.label, run.seed, settings=settings, strength=strength)
-            differences = "; ".join(
-                f"{key} ({shown(theirs)}, in the protocol {shown(mine)})"
-                for key, (theirs, mine) in differing([run, ours], (*NAMES, "device")).items()
-            )
+            differences = list_differences(differing([run, ours], (*NAMES, "device")), "in the protocol ")
             return f"{message}: that of {run} differs in {differences or f'its seed, {run.seed}'}"
     return message

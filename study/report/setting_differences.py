@@ -23,18 +23,23 @@ def differing_leaves(trees: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return dict(_differing(trees, ""))
 
 
-def list_differences(differences: dict[str, list[Any]]) -> str:
-    """Each setting with its values, each value once.
+def list_differences(differences: dict[str, list[Any]], last: str = "") -> str:
+    """Each setting with its values, each value once; ``last`` is said before the last value.
 
     Example:
         >>> list_differences({"strength": [1.0, 1e6, 1.0], "method.fisher": ["exact", None, "exact"]})
         'strength (1, 1e6); method.fisher (exact, –)'
+        >>> list_differences({"strength": [1.0, 2.0]}, "here ")
+        'strength (1, here 2)'
     """
-    once = {key: dict.fromkeys(map(shown, values)) for key, values in differences.items()}
-    return "; ".join(f"{key} ({', '.join(values)})" for key, values in once.items())
+    listed = []
+    for key, values in differences.items():
+        *first, final = dict.fromkeys(map(_shown, values))
+        listed.append(f"{key} ({', '.join([*first, f'{last}{final}'])})")
+    return "; ".join(listed)
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A setting's value as in a protocol file, or a dash."""
     return NOTHING if value is None else option(value)
 

@@ -1,21 +1,22 @@
 """Two sets of runs, compared by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
 from study.errors import StudyError
 from study.protocol.settings import Scenario
 from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
-from study.report.comparisons import LEVEL, paired_by_seed
-from study.report.number_formats import NOTHING, effect_size, enumeration, interval, p_value, points, signed_points
-from study.report.pair_notes import TOO_FEW_SEEDS, pairs_notes, sign_flip_test
-from study.report.plain_tables import add_plain_row, number_columns, plain_table
+from study.report.comparisons import LEVEL, TOO_FEW_SEEDS, paired_by_seed, pairs_notes, sign_flip_test
+from study.report.document import Cell, Column, number, table_of, word
+from study.report.number_formats import effect_size, enumeration, p_value, points
+from study.report.sections.pairs_section import difference_cell
 from study.report.setting_differences import differing, list_differences
+from study.report.terminal import to_terminal
 from study.run.metrics import average_accuracy
 from study.run.specification import Run
 from study.statistics import FamilyComparison, family
@@ -38,6 +39,7 @@ class _Pair:
     name: str
     a: OneMethod
     b: OneMethod
+    found: FamilyComparison
 
 
 def comparison_table(a: Side, b: Side) -> Table:
@@ -49,53 +51,50 @@ def comparison_table(a: Side, b: Side) -> Table:
     Raises:
         StudyError: no scenario, method and seed in common; runs of several settings of a method; or other data.
     """
-    pairs = _pairs(a, b)
-    if not pairs:
+    named = list(_pairs(a, b))
+    if not named:
         raise StudyError(f"{a[0]} and {b[0]} have no scenario, method and seed in common that finished in both")
-    found = family([("A", "B", paired_by_seed(pair.a.scores, pair.b.scores)) for pair in pairs], LEVEL)
-    table = plain_table(
-        f"A = {a[0]}, B = {b[0]}: average accuracy, A − B",
-        Column("runs", overflow="fold"),
-        *number_columns("seeds", "A %", "B %", "A − B", "95% interval", "p", "p, Holm", "p, Wilcoxon", "effect size"),
-        box=box.SIMPLE_HEAD,  # with little between the columns all of them fit into 80 characters
-        collapse_padding=True,
-        pad_edge=False,
+    found = family([("A", "B", paired_by_seed(one.scores, other.scores)) for _, one, other in named], LEVEL)
+    pairs = [_Pair(*names, comparison) for names, comparison in zip(named, found, strict=True)]
+
+    def mean(side: Literal["a", "b"]) -> Callable[[_Pair], Cell]:
+        def cell(pair: _Pair) -> Cell:
+            scores = getattr(pair, side).scores
+            return number(sum(scores[seed] for seed in pair.a.scores.keys() & pair.b.scores.keys()) / n(pair), points)
+
+        return cell
+
+    def n(pair: _Pair) -> int:
+        return pair.found.comparison.n
+
+    def if_reachable(pair: _Pair, p: float) -> Cell:
+        return number(p if pair.found.reachable else None, p_value)
+
+    columns: tuple[Column[_Pair], ...] = (
+        Column("runs", lambda pair: word(pair.name), "name"),
+        Column("seeds", lambda pair: number(n(pair))),
+        Column("A %", mean("a")),
+        Column("B %", mean("b")),
+        Column("A − B, 95% interval", lambda pair: difference_cell(pair.found)),
+        Column("p", lambda pair: if_reachable(pair, pair.found.comparison.p)),
+        Column("p, Holm", lambda pair: word(_decision(pair.found))),
+        Column("p, Wilcoxon", lambda pair: if_reachable(pair, pair.found.comparison.p_wilcoxon)),
+        Column("effect size", lambda pair: number(pair.found.comparison.effect_size, effect_size)),
     )
-    for pair, comparison in zip(pairs, found, strict=True):
-        add_plain_row(table, pair.name, *_cells(pair, comparison))
-    table.caption = Text(" ".join(_caption(pairs, found)))
-    table.caption_justify = "left"
-    return table
-
-
-def _cells(pair: _Pair, found: FamilyComparison) -> tuple[str, ...]:
-    c = found.comparison
-    seeds = pair.a.scores.keys() & pair.b.scores.keys()
-    return (
-        str(c.n),
-        *(points(sum(side.scores[seed] for seed in seeds) / c.n) for side in (pair.a, pair.b)),
-        signed_points(c.difference),
-        interval(c.low, c.high),
-        p_value(c.p) if found.reachable else NOTHING,
-        _decision(found),
-        p_value(c.p_wilcoxon) if found.reachable else NOTHING,
-        effect_size(c.effect_size),
-    )
-
-
-def _decision(found: FamilyComparison) -> str:
-    if not found.reachable:
-        return TOO_FEW_SEEDS
-    return p_value(found.p_holm) + ("*" if found.significant else "")
-
-
-def _caption(pairs: Sequence[_Pair], found: Sequence[FamilyComparison]) -> list[str]:
-    return [
+    notes = [
         f"Paired by seed; p of the {sign_flip_test(found)}, adjusted by Holm's method over the table,",
         "and p of Wilcoxon's signed-rank test.",
         *pairs_notes(found),
         *_what_differs(pairs),
     ]
+    caption = f"A = {a[0]}, B = {b[0]}: average accuracy, A − B"
+    table = table_of("comparison", caption, pairs, *columns, notes=notes)
+    # with little between the columns all of them fit into 80 characters
+    return to_terminal(table, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+
+
+def _decision(found: FamilyComparison) -> str:
+    return p_value(found.p_holm) + ("*" if found.significant else "") if found.reachable else TOO_FEW_SEEDS
 
 
 def _what_differs(pairs: Sequence[_Pair]) -> list[str]:
@@ -110,30 +109,24 @@ def _what_differs(pairs: Sequence[_Pair]) -> list[str]:
     ]
 
 
-def _pairs(a: Side, b: Side) -> list[_Pair]:
+def _pairs(a: Side, b: Side) -> Iterator[tuple[str, OneMethod, OneMethod]]:
     """The methods that share a seed."""
-    a_records, b_records = by_method(a[1]), by_method(b[1])
-    pairs = []
-    for (scenario, method), of_a in a_records.items():
-        if a[2] is not None and method != a[2]:
-            continue
+    of_b = by_method(b[1])
+    for (scenario, method), a_records in by_method(a[1]).items():
         other = b[2] or a[2] or method
-        if a[2] is None and b[2] is not None and method != b[2]:
+        b_records = of_b.get((scenario, other), [])
+        seeds = {record.run.seed for record in a_records} & {record.run.seed for record in b_records}
+        if method != (a[2] or b[2] or method) or not seeds:
             continue
-        of_b = b_records.get((scenario, other), [])
-        if not {record.run.seed for record in of_a} & {record.run.seed for record in of_b}:
-            continue
-        name = f"{scenario}, {method}" if method == other else f"{scenario}, {method} − {other}"
-        pair = _Pair(name, of_one_setting(a[0], of_a), of_one_setting(b[0], of_b))
+        one, two = of_one_setting(a[0], a_records), of_one_setting(b[0], b_records)
         other_data = {
-            key: values for key, values in differing([pair.a.run, pair.b.run]).items() if key.startswith("benchmark")
+            key: values for key, values in differing([one.run, two.run]).items() if key.startswith("benchmark")
         }
         if other_data:
             raise StudyError(
                 f"{a[0]} and {b[0]} cannot be compared: their data differs in {list_differences(other_data)}"
             )
-        pairs.append(pair)
-    return pairs
+        yield f"{scenario}, {method}" if method == other else f"{scenario}, {method} − {other}", one, two
 
 
 def by_method(records: Sequence[RunRecord]) -> dict[tuple[Scenario, str], list[RunRecord]]:

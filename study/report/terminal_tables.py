@@ -1,18 +1,18 @@
-"""Tables for the terminal."""
+"""Tables that commands print."""
 
 from collections.abc import Sequence
 
-from rich.table import Column, Table
+from rich.table import Table
 
 from study.campaign.strength_search import Choice
 from study.protocol.schema import Protocol
-from study.protocol.settings import Scenario, takes_strength
+from study.protocol.settings import Method, Scenario, takes_strength
 from study.protocol.table import Own
 from study.records.run_record import RunRecord
-from study.report.method_results import MethodResult, method_result
-from study.report.number_formats import NOTHING, combination, interval, points, strength
-from study.report.plain_tables import add_plain_row, number_columns, plain_table
-from study.statistics import Summary
+from study.report.document import Cell, Column, mean_cell, number, table_of, word
+from study.report.method_results import MethodResult
+from study.report.number_formats import NOTHING, combination, strength
+from study.report.terminal import to_terminal
 
 
 def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[MethodResult]:
@@ -22,46 +22,41 @@ def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[Met
         if record.run.scenario == scenario:
             by_method.setdefault(record.run.label, []).append(record)
     return [
-        method_result(scenario, method, of_method[0].run.method, of_method[0].run.strength, of_method)
+        MethodResult(scenario, method, of_method[0].run.method, of_method[0].run.strength, tuple(of_method))
         for method, of_method in by_method.items()
     ]
 
 
 def scenario_table(title: str, scenario: Scenario, results: Sequence[MethodResult]) -> Table:
     """Average accuracy and forgetting of each method, in percent, with 95% intervals."""
-    table = plain_table(
-        f"{title}, {scenario}-incremental",
-        Column("method", min_width=max((len(result.method) for result in results), default=0)),
-        *number_columns("λ", "seeds", "average accuracy %", "95% interval", "forgetting %", "95% interval"),
+    columns: tuple[Column[MethodResult], ...] = (
+        Column("method", lambda result: word(result.method), "name"),
+        Column("λ", lambda result: number(result.strength, strength)),
+        Column("seeds", lambda result: number(len(result.finished))),
+        Column("average accuracy %, 95% interval", lambda result: mean_cell(result.accuracy)),
+        Column("forgetting %, 95% interval", lambda result: mean_cell(result.forgetting)),
     )
-    for result in results:
-        add_plain_row(
-            table,
-            result.method,
-            strength(result.strength),
-            str(len(result.finished)),
-            *_mean_and_interval(result.accuracy),
-            *_mean_and_interval(result.forgetting),
-        )
-    return table
+    return to_terminal(table_of("results", f"{title}, {scenario}-incremental", results, *columns, keep=len(columns)))
 
 
 def choice_table(title: str, choices: Sequence[Choice]) -> Table:
     """Validation accuracy over the grid, and the best λ."""
-    table = plain_table(
-        f"{title}: the search, average accuracy % on validation data",
-        "scenario",
-        "method",
-        *number_columns("best λ"),
-        "λ: accuracy %",
+
+    def tried(choice: Choice) -> str:
+        accuracies = choice.accuracy.items()
+        return "  ".join(f"{combination(choice.options, values)}: {100 * mean:.1f}" for values, mean in accuracies)
+
+    def best(choice: Choice) -> str:
+        return combination(choice.options, choice.best) + (" (edge)" if choice.at_edge else "")
+
+    columns: tuple[Column[Choice], ...] = (
+        Column("scenario", lambda choice: word(choice.scenario), "name"),
+        Column("method", lambda choice: word(choice.method), "name"),
+        Column("best λ", lambda choice: word(best(choice))),
+        Column("λ: accuracy %", lambda choice: word(tried(choice)), "prose"),
     )
-    for choice in choices:
-        tried = "  ".join(
-            f"{combination(choice.options, values)}: {100 * mean:.1f}" for values, mean in choice.accuracy.items()
-        )
-        best = combination(choice.options, choice.best) + (" (edge)" if choice.at_edge else "")
-        add_plain_row(table, choice.scenario, choice.method, best, tried)
-    return table
+    caption = f"{title}: the search, average accuracy % on validation data"
+    return to_terminal(table_of("search", caption, choices, *columns))
 
 
 def strength_toml(choices: Sequence[Choice]) -> str:
@@ -74,22 +69,25 @@ def strength_toml(choices: Sequence[Choice]) -> str:
 
 def protocol_table(protocol: Protocol) -> Table:
     """Each method's kind and options, and its λ in each scenario."""
-    table = plain_table(
-        "methods", "method", "options", *number_columns(*(f"λ, {scenario}" for scenario in protocol.scenarios))
+
+    def options(method: Method) -> str:
+        hidden = set() if isinstance(method, Own) else {"kind"}
+        return ", ".join(
+            f"{key} = {value}" for key, value in method.model_dump(exclude=hidden, exclude_none=True).items()
+        )
+
+    def strength_in(scenario: Scenario) -> Column[str]:
+        def cell(name: str) -> Cell:
+            if not takes_strength(protocol.methods[name]):
+                return word(NOTHING)
+            value = protocol.strength_of(name, scenario)
+            return word(value if isinstance(value, str) else strength(value))
+
+        return Column(f"λ, {scenario}", cell)
+
+    columns: tuple[Column[str], ...] = (
+        Column("method", word, "name"),
+        Column("options", lambda name: word(options(protocol.methods[name])), "prose"),
+        *map(strength_in, protocol.scenarios),
     )
-    for name, method in protocol.methods.items():
-        options = method.model_dump(exclude=set() if isinstance(method, Own) else {"kind"}, exclude_none=True)
-        strengths = [
-            _strength(protocol.strength_of(name, scenario)) if takes_strength(method) else NOTHING
-            for scenario in protocol.scenarios
-        ]
-        add_plain_row(table, name, ", ".join(f"{key} = {value}" for key, value in options.items()), *strengths)
-    return table
-
-
-def _strength(value: float | str | None) -> str:
-    return value if isinstance(value, str) else strength(value)
-
-
-def _mean_and_interval(summary: Summary | None) -> tuple[str, str]:
-    return (NOTHING, NOTHING) if summary is None else (points(summary.mean), interval(summary.low, summary.high))
+    return to_terminal(table_of("methods", "methods", protocol.methods, *columns))

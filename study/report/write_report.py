@@ -12,22 +12,21 @@ from study.records.store import ARCHIVE, TUNING_ARCHIVE, write_archive
 from study.report.analysis import Analysis, analyse
 from study.report.attachments import ATTACHMENTS, Attachments, read_attachments
 from study.report.data_files import accuracy_table, runs_table, write_table
-from study.report.document import Document
+from study.report.document import Bullets, Document, Figure, Paragraph, Section
 from study.report.figures.style import standalone
 from study.report.html import to_html
 from study.report.latex import to_latex
 from study.report.markdown import to_markdown
 from study.report.provenance import protocol_text, with_true_source
 from study.report.sections.agreement_section import agreement_section
-from study.report.sections.comparisons_section import comparisons_section
-from study.report.sections.cost_section import cost_section
+from study.report.sections.cost_section import cost_section, unfinished_section
 from study.report.sections.curves_section import curves_section
+from study.report.sections.first_screen import answering_figures, first_screen
+from study.report.sections.lambda_section import lambda_figures, lambda_section
+from study.report.sections.pairs_section import pairs_section
 from study.report.sections.published_section import published_section
 from study.report.sections.reproduction_section import PROTOCOL, reproduction_section
-from study.report.sections.results_section import results_section
-from study.report.sections.sensitivity_section import sensitivity_section
-from study.report.sections.summary_section import summary_section
-from study.report.sections.unfinished_section import unfinished_section
+from study.report.sections.results_section import accuracy_figures, results_section
 from study.report.selection import ReportError, select
 
 PAGE = "index.html"
@@ -70,7 +69,7 @@ def write_report(
     document = compose(analysis)
     # first, since it tells a folder of ours even if what follows is cut short
     write_archive(analysis.selection.records, folder / ARCHIVE)
-    _write_figures(document, folder / "figures")
+    _write_figures(document.figures, folder / "figures")
     for file, text in (
         ("README.md", to_markdown(document)),
         (PAGE, to_html(document)),
@@ -100,32 +99,39 @@ def _check_folder(folder: Path) -> None:
 
 def compose(analysis: Analysis) -> Document:
     """The report as a document; empty sections are left out."""
+    shown = [figure.name for figure in answering_figures(analysis)]
+
+    def others(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
+        return tuple(figure for figure in figures if figure.name not in shown)
+
+    description = [" ".join(paragraph.split()) for paragraph in analysis.protocol.description.strip().split("\n\n")]
+    stated = tuple((entry.lead, "", entry.text) for entry in analysis.conclusions.stated)
     sections = (
-        summary_section(analysis),
+        Section("conclusions", "Conclusions", (Bullets(stated),)) if stated else None,
+        Section("protocol", "The protocol", tuple(map(Paragraph, description))),
         published_section(analysis),
-        results_section(analysis),
-        comparisons_section(analysis),
+        results_section(analysis, others(accuracy_figures(analysis))),
+        pairs_section(analysis),
         agreement_section(analysis),
         curves_section(analysis),
-        sensitivity_section(analysis),
+        lambda_section(analysis, others(lambda_figures(analysis))),
         cost_section(analysis),
         unfinished_section(analysis),
         reproduction_section(analysis),
     )
-    protocol = analysis.protocol
     return Document(
-        protocol.title,
-        tuple(" ".join(paragraph.split()) for paragraph in protocol.description.strip().split("\n\n")),
-        tuple(analysis.conclusions.statements),
+        analysis.protocol.title,
+        analysis.conclusions.answer or description[0].partition(". ")[0].removesuffix(".") + ".",
+        first_screen(analysis),
         tuple(section for section in sections if section is not None),
     )
 
 
-def _write_figures(document: Document, folder: Path) -> None:
+def _write_figures(figures: Sequence[Figure], folder: Path) -> None:
     """Write every figure, and delete those of an earlier report."""
-    for figure in document.figures:
+    for figure in figures:
         write_atomically(folder / f"{figure.name}.svg", standalone(figure.svg).encode())
-    names = {figure.name for figure in document.figures}
+    names = {figure.name for figure in figures}
     for path in folder.glob("*.svg"):
         if OUR_FIGURES.fullmatch(path.stem) and path.stem not in names:
             path.unlink()

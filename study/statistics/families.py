@@ -1,14 +1,14 @@
-"""Families of comparisons, corrected for multiple comparisons."""
+"""Several comparisons, corrected for their number."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from study.statistics.paired import PairedComparison, compare_paired
-from study.statistics.samples import check_fraction, vector
+from study.statistics.paired import PairedComparison
+from study.statistics.samples import check_fraction
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -48,11 +48,10 @@ class FamilyComparison:
 
     Attributes:
         a, b: the methods' names.
-        comparison: a against b, its interval at confidence 1 − α.
+        comparison: a against b.
         p_holm: ``comparison.p`` adjusted for the family.
         significant: ``p_holm`` ≤ α.
-        reachable: whether so many seeds can give a significant result in this family at all; where not, there are
-            too few seeds, and that nothing is significant says nothing of the methods.
+        reachable: whether so many seeds can give a significant result in this family at all.
     """
 
     a: str
@@ -81,46 +80,12 @@ def family_pairs(methods: Iterable[str], baselines: Sequence[str] = ()) -> list[
     return [(a, b) for i, b in enumerate(baselines) for a in methods if a not in baselines[: i + 1]]
 
 
-def compare_family(
-    scores: Mapping[str, ArrayLike], baselines: Sequence[str] = (), alpha: float = 0.05
-) -> list[FamilyComparison]:
-    """Which methods differ, with Holm's correction over the family.
-
-    Args:
-        scores: for each method a vector of shape (n,), one score a seed, the seeds in the same order in all.
-        baselines: which pairs: see :func:`family_pairs`.
-        alpha: the level of the family, in (0, 1).
-
-    Raises:
-        ValueError: fewer than two methods, an unknown baseline, vectors of unequal length, or what
-            :func:`compare_paired` refuses.
-
-    Example:
-        >>> seeds = {"naive": [0.4, 0.5, 0.3], "ewc": [0.7, 0.7, 0.6]}
-        >>> [only] = compare_family(seeds, baselines=["naive"])
-        >>> only.a, only.b, only.p_holm, only.significant, only.reachable
-        ('ewc', 'naive', 0.25, False, False)
-    """
-    check_fraction(alpha, "alpha")
-    if len(scores) < 2:
-        raise ValueError(f"a comparison needs at least two methods, not {list(scores)}")
-    for baseline in baselines:
-        if baseline not in scores:
-            raise ValueError(f"a baseline must be one of {list(scores)}, not {baseline!r}")
-    vectors = {name: vector(values, f"scores of {name!r}") for name, values in scores.items()}
-    if len({vector.size for vector in vectors.values()}) > 1:
-        sizes = {name: vector.size for name, vector in vectors.items()}
-        raise ValueError(f"scores are paired by seed and need as many entries for each method, not {sizes}")
-    pairs = family_pairs(vectors, baselines)
-    return family([(a, b, compare_paired(vectors[a], vectors[b], 1 - alpha)) for a, b in pairs], alpha)
-
-
 def family(pairs: Sequence[tuple[str, str, PairedComparison]], alpha: float = 0.05) -> list[FamilyComparison]:
-    """Comparisons made by themselves, as where not all pairs have the same seeds, as one family.
+    """Comparisons as one family, with Holm's correction.
 
     Args:
-        pairs: the names of what was compared, and the comparison.
-        alpha: the level of the family, in (0, 1).
+        pairs: names of the two methods, and their comparison.
+        alpha: level of the family, in (0, 1).
     """
     check_fraction(alpha, "alpha")
     adjusted = holm([comparison.p for _, _, comparison in pairs])

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from study.protocol.schema import PublishedNumber
 from study.report.figures.style import FONT, INK, MUTED, Look, draw, within_percent
 from study.report.method_results import MethodResult
 from study.report.number_formats import points
@@ -15,7 +14,7 @@ def accuracy_figure(
     alt: str,
     results: Sequence[MethodResult],
     looks: Mapping[str, Look],
-    published: Mapping[str, PublishedNumber],
+    published: Mapping[str, float],
 ) -> str:
     """One row for each method: mean with interval, a dot for each seed, a diamond for the published mean."""
 
@@ -28,7 +27,7 @@ def accuracy_figure(
             axes.plot([summary.low, summary.high], [row, row], color=look.color, linewidth=2.4, solid_capstyle="butt")
             axes.plot(summary.mean, row, marker=look.marker, markersize=6.5, color=look.color)
             if result.method in published:
-                mean = published[result.method].mean
+                mean = published[result.method]
                 axes.plot(mean, row, marker="D", markersize=8, markerfacecolor="none", color=INK, mew=1.1)
             axes.text(1.02, row, points(summary.mean), transform=axes.get_yaxis_transform(), va="center")
         axes.set_yticks(range(len(results)), [result.method for result in results])

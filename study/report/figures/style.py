@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.optimize import isotonic_regression
 
-from study.protocol.settings import Cumulative, Joint, Method, Naive
+from study.protocol.settings import Method
 
 WIDTH = 4.4  # inches; 422 pixels, which a phone shrinks little
 FONT = 9.5
@@ -24,8 +24,21 @@ IN_THE_DARK = {INK: "#e6eaf0", MUTED: "#9ba6b4", GRID: "#39424e", PAPER: "#12161
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; without their yellow, which white paper hides
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
-_DASHES = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)))
+_KINDS = {
+    "naive": (MUTED, "X"),
+    "joint": (INK, "*"),
+    "cumulative": (INK, "P"),
+    "l2": (PALETTE[5], "v"),
+    "ewc": (PALETTE[0], "o"),
+    "online_ewc": (PALETTE[4], "s"),
+    "mas": (PALETTE[2], "^"),
+    "si": (PALETTE[1], "D"),
+    "replay": (PALETTE[3], "p"),
+    "lwf": ("#7f5f2a", "h"),
+}
+_OTHER_KINDS = (("#6a51a3", "<"), ("#a6761d", ">"), ("#b2182b", "d"), ("#35978f", "8"))
+_DASHES = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
+_SHADES = (0.0, -0.4, 0.45)  # towards black and white
 
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -69,20 +82,26 @@ class Look:
 
 
 def looks(methods: Mapping[str, Method]) -> dict[str, Look]:
-    """The look of each method: grey for naive training, dark for joint and cumulative training."""
+    """The look of each method: hue and marker are its kind's; variants of a kind differ in shade and dashes.
+
+    Avalanche's plugins look like the kind that they implement.
+    """
+    kinds = [method.kind.removeprefix("avalanche_") for method in methods.values()]
+    others = [kind for kind in dict.fromkeys(kinds) if kind not in _KINDS]
     found = {}
-    others = 0
-    for index, (name, method) in enumerate(methods.items()):
-        marker = _MARKERS[index % len(_MARKERS)]
-        if isinstance(method, Naive):
-            found[name] = Look(MUTED, marker, _DASHES[0])
-        elif isinstance(method, Joint | Cumulative):
-            found[name] = Look(INK, marker, _DASHES[1 if isinstance(method, Joint) else 0])
-        else:
-            turn, color = divmod(others, len(PALETTE))
-            found[name] = Look(PALETTE[color], marker, _DASHES[turn % len(_DASHES)])
-            others += 1
+    for index, (name, kind) in enumerate(zip(methods, kinds, strict=True)):
+        color, marker = _KINDS.get(kind) or _OTHER_KINDS[others.index(kind) % len(_OTHER_KINDS)]
+        variant = kinds[:index].count(kind) + (kind == "joint")  # which else has the look of cumulative training
+        shade = 0.0 if color in IN_THE_DARK else _SHADES[variant % len(_SHADES)]
+        found[name] = Look(_shaded(color, shade), marker, _DASHES[variant % len(_DASHES)])
     return found
+
+
+def _shaded(color: str, shade: float) -> str:
+    """``color`` moved towards white (``shade`` > 0) or black."""
+    end = 255 if shade > 0 else 0
+    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(channel + abs(shade) * (end - channel)):02x}" for channel in channels)
 
 
 def draw(

@@ -1,28 +1,23 @@
-"""Time and memory."""
+"""Time and memory, and runs that did not finish."""
+
+from collections.abc import Callable
 
 from study.protocol.settings import Scenario
+from study.records.run_record import RunRecord
 from study.report.analysis import Analysis
-from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
-from study.report.figures.cost_figure import PHASES, time_figure
-from study.report.figures.style import looks
-from study.report.method_results import MethodResult
-from study.report.number_formats import BYTES, SECONDS, quantity, unit_for
-from study.report.sections.cells import quantity_cell
+from study.report.document import Cell, Column, Paragraph, Section, Table, number, table_of, word
+from study.report.method_results import PHASES, MethodResult
+from study.report.number_formats import BYTES, SECONDS, Unit, count, unit_for
+
+Quantity = Callable[[MethodResult], float | None]
 
 
 def cost_section(analysis: Analysis) -> Section | None:
-    subsections = []
-    for scenario in analysis.scenarios:
-        finished = analysis.finished(scenario)
-        if finished:
-            blocks = (Gallery((_figure(analysis, scenario, finished),)), _table(scenario, finished))
-            subsections.append(Section(f"cost-{scenario}", f"{scenario.capitalize()}-incremental", blocks))
-    if not subsections:
+    tables = [
+        _table(scenario, finished) for scenario in analysis.scenarios if (finished := analysis.finished(scenario))
+    ]
+    if not tables:
         return None
-    return section_by_scenario("cost", "Time and memory", [Paragraph(_how(analysis))], subsections)
-
-
-def _how(analysis: Analysis) -> str:
     text = (
         "Wall-clock time of a run, mean over seeds. Consolidation: measuring importance and everything that plugins do "
         "after the last training step. Peak memory: of the process, or of PyTorch on a GPU. State: what the method "
@@ -31,50 +26,62 @@ def _how(analysis: Analysis) -> str:
     machines = {record.hardware for record in analysis.selection.records if record.finished}
     if len(machines) > 1:
         text += f" The runs ran on {len(machines)} kinds of machines (see below), so times are not comparable."
-    return text
-
-
-def _figure(analysis: Analysis, scenario: Scenario, finished: list[MethodResult]) -> Figure:
-    times = ", ".join(f"{result.method} {quantity(_total(result), SECONDS)}" for result in finished)
-    alt = f"Time of a run, {scenario}-incremental: {times}."
-    name = f"time-{scenario}"
-    svg = time_figure(name, alt, finished, looks(analysis.protocol.methods))
-    return Figure(name, f"Mean time of a run, {scenario}-incremental.", alt, svg)
+    return Section("cost", "Time and memory", (Paragraph(text), *tables))
 
 
 def _table(scenario: Scenario, finished: list[MethodResult]) -> Table:
-    seconds = unit_for([_total(result) for result in finished], SECONDS)
-    peak = unit_for([result.peak_memory for result in finished], BYTES)
-    plugin = unit_for([held for r in finished for held in (r.plugin_memory, r.plugin_scratch)], BYTES)
-    columns = (
-        Column("method", "name"),
-        Column(f"a run, {seconds.name}"),
-        *(Column(f"{phase}, {seconds.name}") for phase in PHASES),
-        Column("consolidation / training"),
-        Column(f"peak memory, {peak.name}"),
-        Column(f"state, {plugin.name}"),
-        Column(f"scratch, {plugin.name}"),
-        Column("examples stored"),
+    def total(result: MethodResult) -> float:
+        return sum(map(result.mean_seconds, PHASES))
+
+    def peak(result: MethodResult) -> float | None:
+        return result.mean(lambda record: record.peak_memory)
+
+    def scratch(result: MethodResult) -> float | None:
+        return result.mean(lambda record: record.plugin_scratch)
+
+    def share(result: MethodResult) -> Cell:
+        training = result.mean_seconds("training")
+        return number(result.mean_seconds("consolidation") / training if training else None, "{:.3f}".format)
+
+    def state(result: MethodResult) -> float | None:
+        return result.plugin_memory
+
+    def quantity(heading: str, unit: Unit, value: Quantity) -> Column[MethodResult]:
+        return Column(f"{heading}, {unit.name}", lambda result: number(value(result), unit.text))
+
+    seconds = unit_for(map(total, finished), SECONDS)
+    plugin = unit_for([held for result in finished for held in (state(result), scratch(result))], BYTES)
+    return table_of(
+        f"cost-{scenario}",
+        f"{scenario.capitalize()}-incremental: time and memory of a run",
+        finished,
+        Column("method", lambda result: word(result.method), "name"),
+        quantity("a run", seconds, total),
+        *(quantity(phase, seconds, lambda result, phase=phase: result.mean_seconds(phase)) for phase in PHASES),
+        Column("consolidation / training", share),
+        quantity("peak memory", unit_for(map(peak, finished), BYTES), peak),
+        quantity("state", plugin, state),
+        quantity("scratch", plugin, scratch),
+        Column("examples stored", lambda result: number(_examples(result))),
     )
-    rows = []
-    for result in finished:
-        phases = {phase: result.mean_seconds(phase) or 0.0 for phase in PHASES}
-        share = phases["consolidation"] / phases["training"] if phases["training"] else None
-        examples = max((r.memory_examples for r in result.finished if r.memory_examples is not None), default=None)
-        rows.append(
-            (
-                Cell(result.method, result.method),
-                *(quantity_cell(value, seconds) for value in (_total(result), *phases.values())),
-                Cell("–" if share is None else f"{share:.3f}", share),
-                quantity_cell(result.peak_memory, peak),
-                quantity_cell(result.plugin_memory, plugin),
-                quantity_cell(result.plugin_scratch, plugin),
-                Cell("–" if examples is None else str(examples), examples),
-            )
-        )
-    caption = f"{scenario.capitalize()}-incremental: time and memory of a run"
-    return Table(f"cost-{scenario}", caption, columns, tuple(rows))
 
 
-def _total(result: MethodResult) -> float:
-    return sum(result.mean_seconds(phase) or 0.0 for phase in PHASES)
+def _examples(result: MethodResult) -> int | None:
+    return max((r.memory_examples for r in result.finished if r.memory_examples is not None), default=None)
+
+
+def unfinished_section(analysis: Analysis) -> Section | None:
+    ended = [(result, record) for result in analysis.results for record in result.unfinished]
+    if not ended:
+        return None
+    columns: tuple[Column[tuple[MethodResult, RunRecord]], ...] = (
+        Column("scenario", lambda row: word(row[0].scenario), "name"),
+        Column("method", lambda row: word(row[0].method), "name"),
+        Column("seed", lambda row: number(row[1].run.seed)),
+        Column("outcome", lambda row: word(row[1].outcome, "problem"), "name"),
+        Column("experiences learned", lambda row: number(len(row[1].accuracy))),
+        Column("last line of the error", lambda row: word(row[1].last_line), "prose"),
+    )
+    text = f"{count(len(ended), 'run')} did not finish, and {'is' if len(ended) == 1 else 'are'} in no mean or test."
+    heading = "Runs that diverged or failed"
+    return Section("unfinished", heading, (Paragraph(text), table_of("unfinished", heading, ended, *columns)))

@@ -1,57 +1,59 @@
-"""Accuracy over the experiences, matrices, and accuracy against memory."""
+"""Accuracy over the experiences, and matrices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from study.protocol.settings import Scenario
 from study.report.analysis import Analysis
-from study.report.document import Figure, Gallery, Paragraph, Section, section_by_scenario
+from study.report.document import Figure, Gallery, Paragraph, Section
 from study.report.figures.curves_figure import Curve, curves_figure
 from study.report.figures.matrices_figure import matrices_figure
-from study.report.figures.memory_figure import memory_figure
 from study.report.figures.style import looks
-from study.report.method_results import MethodResult
-from study.report.number_formats import BYTES, points, quantity
+from study.report.number_formats import points
+
+CURVES = {
+    "curve": ("curve", "mean over the experiences seen", "Accuracy, mean over the experiences seen"),
+    "first": ("first_experience", "on the first experience", "Accuracy on the first experience"),
+}
+"""By name of the figure: a result's property, a title, a caption."""
 
 
 def curves_section(analysis: Analysis) -> Section | None:
-    subsections = []
-    for scenario in analysis.scenarios:
-        finished = analysis.finished(scenario)
-        figures = [*_over_time(analysis, scenario, finished), *_matrices(scenario, finished)]
-        figures += _memory(analysis, scenario, finished)
-        if figures:
-            heading = f"{scenario.capitalize()}-incremental"
-            subsections.append(Section(f"curves-{scenario}", heading, (Gallery(tuple(figures)),)))
-    if not subsections:
+    found = {
+        scenario: [*_curves(analysis, scenario), *_matrices(analysis, scenario)] for scenario in analysis.scenarios
+    }
+    figures = tuple(figure for of_scenario in found.values() for figure in of_scenario)
+    if not figures:
         return None
     text = (
-        "Lines are means over the seeds, bands their 95% intervals. In the matrices, rows are what was learned and "
-        "columns what is tested: below the diagonal is the past, above it what is yet to come."
+        "Lines are means over the seeds, bands their 95% intervals. In the matrices, rows are the experiences learned "
+        "and columns those tested: below the diagonal is the past, above it the future. Figures in which all methods "
+        "lie within a point of each other are left out."
     )
-    return section_by_scenario("curves", "Over the experiences", [Paragraph(text)], subsections)
+    return Section("curves", "Over the experiences", (Paragraph(text), Gallery(figures)))
 
 
-def _over_time(analysis: Analysis, scenario: Scenario, finished: list[MethodResult]) -> list[Figure]:
-    sequential = [result for result in finished if result.is_sequential]
-    if not sequential:
-        return []
+def _curves(analysis: Analysis, scenario: Scenario) -> list[Figure]:
+    finished = analysis.finished(scenario)
     found = []
-    for name, title, caption, what in (
-        (f"curve-{scenario}", "mean over the experiences seen", "Accuracy, mean over the experiences seen", "curve"),
-        (f"first-{scenario}", "on the first experience", "Accuracy on the first experience", "first_experience"),
-    ):
-        curves = [Curve(result.method, getattr(result, what)) for result in sequential]
+    for name, (what, title, caption) in CURVES.items():
+        curves = [Curve(result.method, getattr(result, what)) for result in finished if result.is_sequential]
+        if not _differ([[summary.mean for summary in curve.summaries] for curve in curves]):
+            continue
         ends = ", ".join(f"{curve.method} {points(curve.summaries[-1].mean)}" for curve in curves)
-        if what == "curve":  # at the end joint training has seen the same
-            joint = [result for result in finished if not result.is_sequential]
-            curves += [Curve(result.method, [result.accuracy]) for result in joint]
+        if name == "curve":  # at the end joint training has seen the same
+            curves += [Curve(result.method, [result.accuracy]) for result in finished if not result.is_sequential]
         alt = f"{caption}, {scenario}-incremental, after the last: {ends}."
-        svg = curves_figure(name, alt, curves, looks(analysis.protocol.methods), title)
-        found.append(Figure(name, f"{caption}, {scenario}-incremental.", alt, svg))
+        svg = curves_figure(f"{name}-{scenario}", alt, curves, looks(analysis.protocol.methods), title)
+        found.append(Figure(f"{name}-{scenario}", f"{caption}, {scenario}-incremental.", alt, svg))
     return found
 
 
-def _matrices(scenario: Scenario, finished: list[MethodResult]) -> list[Figure]:
-    matrices = [(result.method, result.matrix) for result in finished if result.is_sequential]
-    if not matrices:
+def _matrices(analysis: Analysis, scenario: Scenario) -> list[Figure]:
+    matrices = [(result.method, result.matrix) for result in analysis.finished(scenario) if result.is_sequential]
+    if not _differ([matrix for _, matrix in matrices]):
         return []
     caption = f"Accuracy matrices, {scenario}-incremental, mean over the seeds."
     experiences = matrices[0][1].shape[1]
@@ -60,18 +62,6 @@ def _matrices(scenario: Scenario, finished: list[MethodResult]) -> list[Figure]:
     return [Figure(f"matrices-{scenario}", caption, alt, svg)]
 
 
-def _memory(analysis: Analysis, scenario: Scenario, finished: list[MethodResult]) -> list[Figure]:
-    holding = [result for result in finished if result.plugin_memory]
-    if len(holding) < 2:
-        return []
-    alt = f"Average accuracy and memory, {scenario}-incremental: " + ", ".join(
-        f"{result.method} {points(result.accuracy.mean)}% with {quantity(result.plugin_memory, BYTES)}"
-        for result in holding
-    )
-    caption = (
-        f"What memory buys, {scenario}-incremental: average accuracy against the bytes that the method has to keep, "
-        "scratch not included. Dashed lines: methods that keep no state (joint and cumulative training keep all data, "
-        "naive none)."
-    )
-    svg = memory_figure(f"memory-{scenario}", f"{alt}.", finished, looks(analysis.protocol.methods))
-    return [Figure(f"memory-{scenario}", caption, f"{alt}.", svg)]
+def _differ(values: Sequence[ArrayLike]) -> bool:
+    """Whether a figure of these shows more than one line: a single method, or some a point apart somewhere."""
+    return len(values) == 1 or (len(values) > 1 and float(np.ptp(values, axis=0).max()) >= 1.0)

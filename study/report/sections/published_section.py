@@ -1,42 +1,34 @@
 """Published numbers and ours."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import get_args
 
-from study.protocol.schema import Published
-from study.protocol.settings import Scenario
+from study.protocol.schema import Published, PublishedNumber
 from study.report.analysis import Analysis
-from study.report.comparisons import PublishedRow
-from study.report.document import Cell, Column, Paragraph, Section, Table, section_by_scenario
-from study.report.number_formats import NOTHING, interval, margin_points, seeds_of, signed_points, with_interval
-from study.report.sections.cells import p_cell, published_cell
-from study.report.verdicts import MEANING, limits
+from study.report.comparisons import MEANING, VERDICTS, PublishedRow
+from study.report.document import Cell, Column, Paragraph, Section, Table, mean_cell, number, table_of, word
+from study.report.number_formats import count, margin_points, p_value, points, seeds_of, signed_points, with_bounds
+from study.statistics.published import Verdict
 
 
 def published_section(analysis: Analysis) -> Section | None:
     if not analysis.published:
         return None
-    tables = analysis.protocol.published
-    subsections = []
-    for scenario in dict.fromkeys(row.scenario for row in analysis.published):
-        rows = [row for row in analysis.published if row.scenario == scenario]
-        subsections.append(
-            Section(
-                f"published-{scenario}",
-                f"{scenario.capitalize()}-incremental",
-                (_table(scenario, rows, tables, analysis.conclusions.why),),
-            )
-        )
-    return section_by_scenario(
-        "published", "Published and ours", (Paragraph(MEANING), *_sources(analysis)), subsections
-    )
-
-
-def _sources(analysis: Analysis) -> list[Paragraph]:
     several = len(analysis.protocol.published) > 1
-    return [
+    sources = [
         Paragraph(f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}{_margins(table)}")
         for index, table in enumerate(analysis.protocol.published, 1)
     ]
+    tables = [
+        published_table(
+            f"published-{scenario}",
+            f"{scenario.capitalize()}-incremental: published and our average accuracy",
+            analysis,
+            [row for row in analysis.published if row.scenario == scenario],
+        )
+        for scenario in dict.fromkeys(row.scenario for row in analysis.published)
+    ]
+    return Section("published", "Published and ours", (Paragraph(MEANING), *sources, *tables))
 
 
 def _spread(table: Published) -> str:
@@ -49,64 +41,51 @@ def _margins(table: Published) -> str:
     return f" Margins: {' '.join(table.margin_reason.split())}" if table.margin_reason else ""
 
 
-def _table(
-    scenario: str, rows: list[PublishedRow], tables: list[Published], why: Callable[[Scenario, str], str]
+def published_table(
+    name: str, caption: str, analysis: Analysis, rows: Sequence[PublishedRow], notes: Sequence[str] = ()
 ) -> Table:
-    columns = [
-        Column("method", "name"),
-        Column("verdict", "name"),
-        Column("published %"),
-        Column("ours %, 95% interval"),
-        Column("seeds"),
-        Column("difference, 95% interval"),
-        Column("margin"),
-        Column("p (Welch)"),
-        Column("p (TOST)"),
-        Column("limited by", "prose"),
-        Column("why", "prose"),
-    ]
-    if len(tables) > 1:
-        columns.insert(1, Column("source"))
-    cells = [_row(row, tables, why(row.scenario, row.method)) for row in rows]
-    for last in (-1, -2):
-        if not any(row[last].text for row in cells):
-            del columns[last]
-            cells = [row[:last] + row[len(row) + last + 1 :] for row in cells]
-    caption = f"{scenario.capitalize()}-incremental: published and our average accuracy"
-    return Table(f"published-{scenario}", caption, tuple(columns), tuple(cells))
-
-
-def _row(row: PublishedRow, tables: list[Published], why: str) -> tuple[Cell, ...]:
-    number, comparison = row.number, row.comparison
-    source = tables.index(row.table) + 1
-    first = [Cell(row.method, row.method), *([Cell(str(source), source)] if len(tables) > 1 else [])]
-    published = published_cell(number)
-    margin = row.table.margin if number.margin is None else number.margin
-    if comparison is None:
-        nothing = Cell(NOTHING)
-        rest = (
-            published,
-            nothing,
-            Cell(seeds_of(0, row.seeds), 0),
-            nothing,
-            Cell(margin_points(margin), margin),
-            nothing,
-            nothing,
-        )
-        return (*first, Cell(row.verdict, row.verdict), *rest, Cell(""), Cell(why, why or None))
-    limited = limits(row)
-    difference = signed_points(comparison.difference)
-    bounds = interval(comparison.low, comparison.high)
-    return (
-        *first,
-        Cell(row.verdict, row.verdict, "" if row.changes else comparison.verdict),
-        published,
-        Cell(with_interval(comparison.ours), comparison.ours.mean),
-        Cell(seeds_of(comparison.ours.n, row.seeds), comparison.ours.n),
-        Cell(difference if bounds == NOTHING else f"{difference} {bounds}", comparison.difference),
-        Cell(margin_points(margin), margin),
-        p_cell(comparison.p),
-        p_cell(comparison.p_tost),
-        Cell(limited, limited or None),
-        Cell(why, why or None),
+    """One row for each published number, with every test."""
+    tables, why = analysis.protocol.published, analysis.conclusions.why
+    return table_of(
+        name,
+        caption,
+        rows,
+        METHOD,
+        Column("source", lambda row: number(tables.index(row.table) + 1 if len(tables) > 1 else None)),
+        *NUMBERS,
+        Column("seeds", lambda row: number(len(row.ours.scores) if row.ours else 0, lambda n: seeds_of(n, row.seeds))),
+        Column("difference, 95% interval", _difference),
+        Column("margin", lambda row: number(row.margin, margin_points)),
+        Column("p (Welch)", lambda row: number(row.comparison and row.comparison.p, p_value)),
+        Column("p (TOST)", lambda row: number(row.comparison and row.comparison.p_tost, p_value)),
+        Column("limited by", lambda row: word(row.limits), "prose"),
+        Column("why", lambda row: word(why(row.scenario, row.method)), "prose"),
+        notes=notes,
     )
+
+
+def verdict_table(analysis: Analysis, most: int) -> Table:
+    """The verdicts that need attention first, in at most so many rows."""
+    rows = sorted(analysis.published, key=lambda row: VERDICTS.index(row.verdict))
+    several = len({row.scenario for row in rows}) > 1
+    scenario = Column[PublishedRow]("scenario", lambda row: word(row.scenario if several else ""), "name")
+    more = len(rows) - most
+    notes = [f"{count(more, 'further number')} below."] if more > 0 else []
+    return table_of("verdicts", "Published and ours", rows[:most], METHOD, scenario, *NUMBERS, notes=notes)
+
+
+METHOD = Column[PublishedRow]("method", lambda row: word(row.method), "name")
+NUMBERS: tuple[Column[PublishedRow], ...] = (
+    Column("verdict", lambda row: word(row.verdict, row.verdict if row.verdict in get_args(Verdict) else ""), "name"),
+    Column("published %", lambda row: number(row.number.mean, lambda _: _published(row.number))),
+    Column("ours %, 95% interval", lambda row: mean_cell(row.ours and row.ours.accuracy)),
+)
+
+
+def _published(published: PublishedNumber) -> str:
+    return points(published.mean) + ("" if published.spread is None else f" ± {points(published.spread)}")
+
+
+def _difference(row: PublishedRow) -> Cell:
+    c = row.comparison
+    return number(c and c.difference, lambda value: with_bounds(signed_points(value), c.low, c.high))

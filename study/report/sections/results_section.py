@@ -2,28 +2,30 @@
 
 from study.protocol.settings import Method, Scenario, takes_strength
 from study.report.analysis import Analysis
-from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, section_by_scenario
+from study.report.document import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Gallery,
+    Paragraph,
+    Section,
+    Table,
+    mean_cell,
+    table_of,
+    word,
+)
 from study.report.figures.accuracy_figure import accuracy_figure
 from study.report.figures.style import looks
 from study.report.method_results import MethodResult
-from study.report.number_formats import (
-    NOTHING,
-    enumeration,
-    option,
-    points,
-    seeds_of,
-    strength,
-    with_interval,
-)
-from study.statistics import Summary
+from study.report.number_formats import NOTHING, enumeration, option, points, seeds_of, strength
 
 
-def results_section(analysis: Analysis) -> Section:
-    subsections = [
-        Section(f"results-{scenario}", f"{scenario.capitalize()}-incremental", (_table(analysis, scenario),))
-        for scenario in analysis.scenarios
-    ]
-    return section_by_scenario("results", "Results", [Paragraph(_how(analysis)), *_gallery(analysis)], subsections)
+def results_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section:
+    """What each method reached, with ``figures`` that the first screen does not show."""
+    tables = (_table(analysis, scenario) for scenario in analysis.scenarios)
+    gallery: tuple[Block, ...] = (Gallery(figures),) if figures else ()
+    return Section("results", "Results", (Paragraph(_how(analysis)), *gallery, *tables))
 
 
 def _how(analysis: Analysis) -> str:
@@ -37,68 +39,52 @@ def _how(analysis: Analysis) -> str:
     )
 
 
-def _gallery(analysis: Analysis) -> list[Gallery]:
-    figures = tuple(_figure(analysis, scenario) for scenario in analysis.scenarios if analysis.finished(scenario))
-    return [Gallery(figures)] if figures else []
+def accuracy_figures(analysis: Analysis) -> tuple[Figure, ...]:
+    return tuple(_figure(analysis, scenario) for scenario in analysis.scenarios if analysis.finished(scenario))
 
 
 def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
     finished = analysis.finished(scenario)
-    published = {}
+    published: dict[str, float] = {}
     for row in analysis.published:
         if row.scenario == scenario and row.comparison is not None:
-            published.setdefault(row.method, row.number)
+            published.setdefault(row.method, row.number.mean)
     reached = ", ".join(f"{result.method} {points(result.accuracy.mean)}" for result in finished)
     alt = f"Average accuracy in percent, {scenario}-incremental: {reached}."
     caption = (
-        f"Average accuracy, {scenario}-incremental. Means with 95% intervals, and a small dot a seed"
+        f"Average accuracy, {scenario}-incremental: means with 95% intervals, a small dot a seed"
         f"{', hollow diamonds published means' if published else ''}."
     )
     name = f"accuracy-{scenario}"
-    svg = accuracy_figure(name, alt, finished, looks(analysis.protocol.methods), published)
-    return Figure(name, caption, alt, svg)
+    return Figure(name, caption, alt, accuracy_figure(name, alt, finished, looks(analysis.protocol.methods), published))
 
 
 def _table(analysis: Analysis, scenario: Scenario) -> Table:
-    columns = (
-        Column("method", "name"),
-        Column("average accuracy %"),
-        Column("forgetting %"),
-        Column("backward transfer %"),
-        Column("learning accuracy %"),
-        Column("seeds"),
-        Column("λ"),
-    )
-    return Table(
+    def strength_cell(result: MethodResult) -> Cell:
+        searched = _searched_options(analysis.protocol.methods[result.method], result.settings)
+        return Cell(strength(result.strength) + searched, result.strength)
+
+    return table_of(
         f"results-{scenario}",
         f"{scenario.capitalize()}-incremental: what each method reached",
-        columns,
-        tuple(_row(analysis, result) for result in analysis.of(scenario)),
-        tuple(_notes(analysis, scenario)),
+        analysis.of(scenario),
+        Column("method", lambda result: word(result.method), "name"),
+        Column("average accuracy %", lambda result: mean_cell(result.accuracy)),
+        Column("forgetting %", lambda result: mean_cell(result.forgetting)),
+        Column("backward transfer %", lambda result: mean_cell(result.backward_transfer)),
+        Column("learning accuracy %", lambda result: mean_cell(result.learning_accuracy)),
+        Column("seeds", lambda result: _seeds(result, analysis.protocol.seeds)),
+        Column("λ", strength_cell),
+        notes=_notes(analysis, scenario),
     )
-
-
-def _row(analysis: Analysis, result: MethodResult) -> tuple[Cell, ...]:
-    searched = _searched_options(analysis.protocol.methods[result.method], result.settings)
-    metrics = (result.accuracy, result.forgetting, result.backward_transfer, result.learning_accuracy)
-    return (
-        Cell(result.method, result.method),
-        *(_mean(metric) for metric in metrics),
-        _seeds(result, analysis.protocol.seeds),
-        Cell(strength(result.strength) + searched, result.strength),
-    )
-
-
-def _mean(summary: Summary | None) -> Cell:
-    return Cell(with_interval(summary), None if summary is None else summary.mean)
 
 
 def _seeds(result: MethodResult, asked: int) -> Cell:
     """Seeds of the means, seeds asked for if more, and runs that did not finish."""
     text = seeds_of(len(result.finished), asked)
     for outcome in ("diverged", "failed"):
-        number = sum(record.outcome == outcome for record in result.unfinished)
-        text += f", {number} {outcome}" if number else ""
+        ended = sum(record.outcome == outcome for record in result.unfinished)
+        text += f", {ended} {outcome}" if ended else ""
     return Cell(text, len(result.finished), "problem" if result.unfinished else "")
 
 

@@ -18,6 +18,17 @@ for (const table of document.querySelectorAll("main table")) {
   });
 }
 
+// A table that is wider than its box says so, whenever the page is wide or narrow and once its section is opened.
+for (const box of document.querySelectorAll(".scroll")) {
+  const hint = document.createElement("p");
+  hint.className = "hint";
+  hint.textContent = "\u2192 scroll the table sideways for more columns";
+  box.after(hint);
+  const look = () => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  new ResizeObserver(look).observe(box);
+  box.addEventListener("scroll", look);
+}
+
 function sorted(rows, column, descending) {
   const key = (row) => row.cells[column].dataset.value;
   const numeric = rows.every((row) => key(row) === "" || !Number.isNaN(number(key(row))));

@@ -127,7 +127,7 @@ def record(
         training_loss=[0.1] * rows,
         seconds=Seconds(training=[1.0 + seed] * rows, consolidation=[0.25 * index] * rows, evaluation=[0.5] * rows),
         peak_memory=(600 + index) * 2**20,
-        plugin_memory={"ewc": 2, "online_ewc": 3, "replay-2": 2}.get(method, 0) * 2**10,
+        plugin_memory={"ewc": 2, "online_ewc": 3, "replay-2": 8}.get(method, 0) * 2**10,
         plugin_scratch={"ewc": 5, "replay-2": 1}.get(method, 0) * 2**10,
         memory_examples=32 if method == "replay-2" else None,
         ended=f"2026-03-01T10:00:0{seed}+00:00",

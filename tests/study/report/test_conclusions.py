@@ -1,4 +1,4 @@
-"""What people say to a report stands at its head and beside the numbers, and survives that the report is made again."""
+"""What people say to a report stands at its head and with the numbers, and a report made again keeps it."""
 
 import re
 from importlib import resources
@@ -11,18 +11,18 @@ from study.cli.app import app
 from study.protocol.load import load_protocol, parse_protocol
 from study.records.run_record import RunRecord
 from study.records.store import ARCHIVE, read_archive
-from study.report.attachments import read_attachments
-from study.report.conclusions import ConclusionError
+from study.report.attachments import ConclusionError, read_attachments
 from study.report.overview import write_overview
 from study.report.provenance import changes
 from study.report.selection import ReportError
 from study.report.write_report import write_report
 from study.run.specification import Run
 from tests.study.report.reading import markdown_tables, row
-from tests.study.report.synthetic import TEXT as TEXT_OF_TOY
 from tests.study.report.synthetic import all_records, record, toy, written
 
 TEXT = """
+answer = "It holds."
+
 [[stated]]
 lead = "Which one"
 text = '''
@@ -48,7 +48,8 @@ def with_conclusions(tmp_path, without_figures) -> Path:
 
 def test_they_stand_at_the_head_and_beside_the_numbers(with_conclusions):
     text = (with_conclusions / "README.md").read_text()
-    assert text.index("**Which one:** the `ewc` of two lines.") < text.index("## Summary")
+    assert text.splitlines()[2] == "It holds."
+    assert text.index("**Which one:** the `ewc` of two lines.") < text.index("<b>Results</b>")
     tables = markdown_tables(with_conclusions)
     assert [row(tables, PUBLISHED, method)["why"] for method in ("naive", "ewc", "joint")] == [
         "",
@@ -75,6 +76,7 @@ def test_a_report_made_again_keeps_them_wherever_it_is_written(with_conclusions,
     [
         ("[[stated]]\nlead = 'x'", "stated.0.text is missing"),
         ("[[stated]]\nlead = ''\ntext = 'x'", "allowed: any text but an empty one"),
+        (f"answer = '{'word ' * 26}'", "answer = 'word word"),
         ("[[explaned]]", "unknown key 'explaned'; did you mean 'explained'?"),
         ("x =", "is not TOML"),
         (
@@ -108,16 +110,15 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     verdicts = {cells[0]: cells[1] for cells in found[1:]}
     assert (verdicts["ewc"], verdicts["naive"]) == ("other settings", "inconclusive")
     text = (tmp_path / "ewc" / "README.md").read_text()
-    assert "λ 200, here 100" in text
+    assert "λ (200, here 100)" in text
 
     shorter = load_protocol(name, ["training.epochs=1"])
     run = Run.of(name, shorter, "task", "naive", 0)
     changed = RunRecord.model_validate(records[0].model_dump() | {"run": run, "id": run.id})
     write_report(name, shorter, [changed], [], tmp_path / "short")
     text = (tmp_path / "short" / "README.md").read_text()
-    assert "differs from the packaged one in training.epochs 4, here 1." in text
-    counts = row(markdown_tables(tmp_path / "short"), "Runs and verdicts", "task")
-    assert (counts["no finished run"], counts["other settings"]) == ("8", "1")
+    assert "differs from the packaged one in training.epochs (4, here 1)." in text
+    assert "1 other settings, 8 no finished run" in text
 
 
 def test_nor_in_whatever_file_the_changed_protocol_stands(tmp_path, without_figures):
@@ -139,9 +140,9 @@ def test_nor_in_whatever_file_the_changed_protocol_stands(tmp_path, without_figu
         verdicts = {cells[0]: cells[1] for cells in tables[1:]}
         assert (verdicts["ewc"], verdicts["joint"]) == ("other settings", "reproduced")
     write_overview(tmp_path / "reports")
-    rows = markdown_tables(tmp_path / "reports")["Published and ours"]
-    verdict = rows[0].index("verdict")
-    assert {cells[verdict] for cells in rows[1:] if "ewc" in cells and "online_ewc" not in cells} == {"other settings"}
+    counts = markdown_tables(tmp_path / "reports")["Published numbers by verdict"]
+    column = counts[0].index("other settings")
+    assert [cells[column] for cells in counts[1:]] == ["1", "1"]
 
 
 def test_a_number_that_no_protocol_of_the_package_has_is_judged_as_its_file_says(tmp_path, without_figures):
@@ -153,7 +154,7 @@ def test_a_number_that_no_protocol_of_the_package_has_is_judged_as_its_file_says
     )
     (table,) = own.published
     assert changes(own, table, "task", "ewc") == ""
-    assert "λ 200, here 100" in changes(
+    assert "λ (200, here 100)" in changes(
         load_protocol(name, ["strength.ewc.task=100"]), load_protocol(name).published[0], "task", "ewc"
     )
 
@@ -161,56 +162,27 @@ def test_a_number_that_no_protocol_of_the_package_has_is_judged_as_its_file_says
 # ------------------------------------------------------------------------------- the overview
 
 
-def test_the_overview_has_every_published_number_with_its_verdict(with_conclusions):
-    other = with_conclusions.parent / "nested" / "other"
-    written(other, all_records(toy(), seeds=1))
-    page = write_overview(with_conclusions.parent)
-    text = page.read_text()
-    assert "**[Which one](toy/README.md):** the `ewc` of two lines." in text, "with a link to the report that says so"
-    found = markdown_tables(with_conclusions.parent)["Published and ours"][1:]
-    ours = markdown_tables(with_conclusions)[PUBLISHED][1:]
-    assert len(found) == 2 * 5
-    of_toy = [cells for cells in found if "toy/README.md" in cells[0] and cells[1] == "class"]
-    # the same numbers as in the report, in its order: method, published, ours, verdict
-    assert [(c[2], c[3], c[4], c[7]) for c in of_toy] == [(c[0], c[3], c[4], c[2]) for c in ours]
-    assert [c[8] for c in of_toy if c[2] in ("ewc", "joint")] == ["the network is another"] * 2
-    assert "[nested/other](nested/other/README.md)" in text
-    assert "5 published numbers in 10 comparisons" in text, "the same numbers in two reports count once"
-    assert {c[9] for c in found} == {"Somebody 2018, Table 2, https://example.org/table_2", "Somebody else 2019"}
-    one_seed = [c for c in found if "nested" in c[0]]
-    assert {c[5] for c in one_seed} == {"1 of 4"}
-    counts = row(
-        markdown_tables(with_conclusions.parent),
-        "Runs and verdicts by report",
-        "[nested/other](nested/other/README.md)",
-    )
-    assert counts["runs finished"] == "10 of 40"
-
-
-def test_a_number_without_a_run_is_not_tried_and_one_beside_two_methods_counts_once(tmp_path, without_figures):
-    """EWC twice, with two Fishers, beside the number published for EWC; and no run of joint training."""
-    another = TEXT_OF_TOY.replace(
-        'ewc = { kind = "ewc", fisher = "exact" }',
-        'ewc = { kind = "ewc", fisher = "exact" }\newc-empirical = { kind = "ewc", fisher = "empirical" }',
-    ).replace("[strength]", "[strength]\newc-empirical = { task = 100, class = 100 }")
-    another = another.replace(
-        "joint = { class = { mean = 99.5, spread = 0.2 } }",
-        """ewc-empirical = { class = { mean = 61.5, spread = 3.0 } }
-        online_ewc = { class = { mean = 61.5, spread = 3.0 } }
-        joint = { class = { mean = 99.5, spread = 0.2 } }""",
-    )
-    protocol = toy(another)
-    records = [r for r in all_records(toy()) if r.run.label != "joint"]
-    as_empirical = []
-    for r in records:
-        if (r.run.label, r.run.scenario) == ("ewc", "class"):
-            run = Run.of("toy", protocol, "class", "ewc-empirical", r.run.seed)
-            as_empirical.append(r.model_copy(update={"run": run, "id": run.id}))
-    folder = written(tmp_path / "reports" / "toy", [*records, *as_empirical], protocol=protocol)
-    write_overview(tmp_path / "reports")
-    assert row(markdown_tables(folder), "Runs and verdicts", "class")["no finished run"] == "1"
-    text = (tmp_path / "reports" / "README.md").read_text()
-    assert "6 published numbers in 7 comparisons" in text, "Online EWC has a number of its own"
+def test_the_overview_counts_verdicts_by_report_and_links_to_each(with_conclusions):
+    folder = with_conclusions.parent
+    written(folder / "nested" / "other", all_records(toy(), seeds=1))
+    text = write_overview(folder).read_text()
+    tables = markdown_tables(folder)
+    of_toy = row(tables, "Published numbers by verdict", "[Toy & <Digits>](toy/README.md)")
+    verdicts = [
+        cells[2]
+        for caption, rows in markdown_tables(with_conclusions).items()
+        for cells in rows[1:]
+        if "incremental: published" in caption
+    ]
+    for verdict in set(verdicts):
+        assert of_toy[verdict] == str(verdicts.count(verdict))
+    assert of_toy["runs finished"] == "40"
+    other = row(tables, "Published numbers by verdict", "[Toy & <Digits>](nested/other/README.md)")
+    assert (other["runs finished"], other["inconclusive"]) == ("10 of 40", "5")
+    assert "- **[toy](toy/README.md):** It holds." in text, "what the report answers"
+    above = text[: text.index("<details>")].splitlines()
+    prose = [line for line in above if not line.startswith("|")]
+    assert max(len(line.split()) for line in prose) <= 25 + 2
 
 
 def test_an_overview_needs_reports_and_is_none_itself(with_conclusions, tmp_path):

@@ -1,16 +1,14 @@
 """Figures: the same look for a method everywhere, labels that do not overlap, and SVG that stands alone."""
 
-import itertools
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 
-from study.protocol.load import load_protocol
+from study.protocol.load import load_protocol, protocol_names
 from study.report.figures.curves_figure import Curve, curves_figure
+from study.report.figures.lambda_figure import lambda_figure
 from study.report.figures.matrices_figure import matrices_figure
-from study.report.figures.memory_figure import _powers_of_two
-from study.report.figures.sensitivity_figure import sensitivity_figure
 from study.report.figures.style import IN_THE_DARK, INK, apart, looks, standalone
 from study.report.selection import select
 from study.statistics import summarize
@@ -20,8 +18,21 @@ from tests.study.report.synthetic import all_records, search_records, toy
 def test_no_two_methods_look_alike():
     for name in ("digits", "split-cifar100-task", "hsu2018-split-mnist-class"):
         found = looks(load_protocol(name).methods)
-        assert len({(look.color, look.marker, look.dashes) for look in found.values()}) == len(found)
         assert len({(look.color, look.dashes) for look in found.values()}) == len(found)
+
+
+def test_a_kind_has_one_marker_and_its_first_method_one_colour_in_every_protocol():
+    seen: dict[str, set[object]] = {}
+    for name in protocol_names():
+        protocol = load_protocol(name)
+        first = {}
+        for method, look in looks(protocol.methods).items():
+            kind = protocol.methods[method].kind.removeprefix("avalanche_")
+            seen.setdefault(kind, set()).add(look.marker)
+            first.setdefault(kind, look.color)
+        for kind, color in first.items():
+            seen[kind].add(color)
+    assert {kind: len(marker_and_color) for kind, marker_and_color in seen.items()} == dict.fromkeys(seen, 2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 30])
@@ -57,18 +68,10 @@ def test_large_matrices_have_no_numbers_and_small_ones_have():
     assert ">77<" not in large
 
 
-def test_ticks_of_bytes_are_few_and_within_the_axis():
-    for low, high in itertools.combinations([10.0, 100.0, 1e3, 1e6, 3e9], 2):
-        ticks = _powers_of_two(low, high)
-        assert 1 <= len(ticks) <= 3
-        assert low <= min(ticks)
-        assert max(ticks) <= high
-
-
 def test_a_strength_of_zero_has_a_place_in_the_search():
     protocol = toy()
     selection = select("toy", protocol, all_records(protocol), search_records(protocol))
     online = [choice for choice in selection.choices if choice.method == "online_ewc" and choice.scenario == "class"]
-    svg = sensitivity_figure("search", "alt", online, looks(protocol.methods))
+    svg = lambda_figure("search", "alt", online, looks(protocol.methods))
     assert "nan" not in svg
     assert "inf" not in svg

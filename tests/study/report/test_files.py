@@ -87,7 +87,7 @@ def test_the_page_and_the_figures_are_written_whole(complete):
     named = set(re.findall(r"\(figures/([\w-]+)\.svg\)", text))
     assert named == {path.stem for path in (complete / "figures").iterdir()}
     page = (complete / "index.html").read_text()
-    assert page.count("<svg") == len(named) == 14
+    assert page.count("<svg") == len(named) == 9
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids)), "ids of the page must be unique"
     for reference in re.findall(r'(?:xlink:href="#|url\(#|href="#|aria-labelledby=")([^")]+)', page):
@@ -134,10 +134,10 @@ def digits(*overrides: str, records_of: str = "ewc") -> tuple[Protocol, list[Run
     [
         ((), "on validation data and other seeds."),
         (("strength.ewc.task=7",), "other seeds; λ given by hand: ewc, task (7)."),
-        (("training.batch_size=16",), "other seeds, but for other settings (training.batch_size 32, here 16)."),
+        (("training.batch_size=16",), "other seeds, but for other settings: training.batch_size (32, here 16)."),
         (
             ("methods.ewc.fisher=sample", "strength.ewc.task=7", "strength.si.task=8"),
-            "other seeds, but for other settings (methods.ewc.fisher exact, here sample); "
+            "other seeds, but for other settings: methods.ewc.fisher (exact, here sample); "
             "λ given by hand: ewc, task (7) and si, task (8).",
         ),
     ],

@@ -32,7 +32,9 @@ def test_blocks_are_the_scenarios_of_all_studies_and_methods_those_that_all_shar
     assert ranks.best_first[0] == ("joint", 1.0)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(ranks_table(ranks, studies))
-    assert "1 benchmark (split_digits): what shares one is not independent" in " ".join(console.export_text().split())
+    assert "1 benchmark (split_digits): scenarios of one benchmark are not independent" in " ".join(
+        console.export_text().split()
+    )
 
 
 @pytest.mark.parametrize(

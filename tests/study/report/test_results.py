@@ -1,33 +1,34 @@
 """What a report computes before it says it: curves, matrices, and families of comparisons."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from study.protocol.schema import Comparisons
-from study.report.analysis import analyse
-from study.report.comparisons import compare_methods, ranks_over_scenarios
-from study.report.method_results import MethodResult, method_result
-from study.report.selection import select
-from study.statistics import compare_family, fewest_pairs, friedman
-from tests.study.report.synthetic import LAST, LEARNED_FIRST, all_records, failed, record, toy
+from study.report.comparisons import compare_methods, paired_by_seed
+from study.report.method_results import MethodResult
+from study.statistics import compare_paired, family, fewest_pairs
+from tests.study.report.synthetic import LAST, LEARNED_FIRST, failed, record, toy
 
 
 def result(method: str) -> MethodResult:
     protocol = toy()
     records = [*(record(protocol, method, seed=seed) for seed in range(4)), failed(protocol, method, 4)]
-    return method_result("class", method, protocol.methods[method], None, records)
+    return MethodResult("class", method, protocol.methods[method], None, tuple(records))
 
 
 def with_seeds(scores: dict[str, list[float]]) -> list[MethodResult]:
     """Results with these average accuracies, seed by seed."""
     protocol = toy()
     return [
-        method_result(
+        MethodResult(
             "class",
             method,
             protocol.methods[method],
             None,
-            [record(protocol, method, seed=seed, accuracy=[[0.9, 0.0], [a, a]]) for seed, a in enumerate(accuracies)],
+            tuple(
+                record(protocol, method, seed=seed, accuracy=[[0.9, 0.0], [a, a]]) for seed, a in enumerate(accuracies)
+            ),
         )
         for method, accuracies in scores.items()
     ]
@@ -47,7 +48,6 @@ def test_joint_training_has_a_row_and_no_curve():
     joint = result("joint")
     assert joint.curve == joint.first_experience == []
     assert joint.matrix.shape == (1, 2)
-    assert joint.is_reference
     assert not joint.is_sequential
 
 
@@ -56,24 +56,28 @@ def test_with_the_same_seeds_all_pairs_are_the_family_of_the_statistics(seeds):
     draws = np.random.default_rng(seeds).uniform(0.3, 0.9, (5, seeds))
     scores = {method: draws[i].tolist() for i, method in enumerate(toy().methods) if method != "joint"}
     found = compare_methods(with_seeds(scores))
-    assert found == compare_family({result.method: list(result.scores.values()) for result in with_seeds(scores)})
+    pairs = [
+        (a.method, b.method, compare_paired(list(a.scores.values()), list(b.scores.values())))
+        for a, b in itertools.combinations(with_seeds(scores), 2)
+    ]
+    assert found == family(pairs)
     assert {pair.reachable for pair in found} == {seeds >= fewest_pairs(0.05 / len(found))}
 
 
 def test_the_family_that_a_protocol_names_leaves_out_upper_references_and_other_pairs():
     draws = np.random.default_rng(0).uniform(0.3, 0.9, (5, 8))
     scores = {method: draws[i].tolist() for i, method in enumerate(toy().methods)}
-    found = compare_methods(with_seeds(scores), Comparisons(baselines=["naive", "ewc"]))
-    assert [(pair.a, pair.b) for pair in found] == [
+    results = with_seeds(scores)
+    named = [
         ("ewc", "naive"),
         ("online_ewc", "naive"),
         ("replay-2", "naive"),
         ("online_ewc", "ewc"),
         ("replay-2", "ewc"),
     ]
-    averages = {method: [100 * a for a in values] for method, values in scores.items() if method != "joint"}
-    for pair, expected in zip(found, compare_family(averages, baselines=["naive", "ewc"]), strict=True):
-        assert pair.p_holm == pytest.approx(expected.p_holm)
+    found = compare_methods(results, Comparisons(baselines=["naive", "ewc"]))
+    by_method = {result.method: result.scores for result in results}
+    assert found == family([(a, b, paired_by_seed(by_method[a], by_method[b])) for a, b in named], 0.05)
     without_ewc = with_seeds({method: values for method, values in scores.items() if method != "ewc"})
     found = compare_methods(without_ewc, Comparisons(baselines=["naive", "ewc"]))
     assert [(pair.a, pair.b) for pair in found] == [("online_ewc", "naive"), ("replay-2", "naive")]
@@ -82,20 +86,17 @@ def test_the_family_that_a_protocol_names_leaves_out_upper_references_and_other_
 def test_methods_without_a_common_seed_are_no_pair():
     protocol = toy()
     results = [
-        method_result("class", method, protocol.methods[method], None, [record(protocol, method, seed=seed)])
+        MethodResult("class", method, protocol.methods[method], None, (record(protocol, method, seed=seed),))
         for seed, method in enumerate(("naive", "ewc"))
     ]
     assert compare_methods(results) == []
 
 
-def test_ranks_are_over_the_methods_that_finished_in_every_scenario():
-    protocol = toy()
-    records = [r for r in all_records(protocol) if (r.run.scenario, r.run.label) != ("task", "ewc")]
-    analysis = analyse(select("toy", protocol, records, []))
-    assert analysis.ranks.methods == ("naive", "online_ewc", "replay-2", "joint")
-    means = [
-        [r.accuracy.mean for r in analysis.of(scenario) if r.method != "ewc"] for scenario in analysis.ranks.blocks
-    ]
-    assert analysis.ranks.result == friedman(means)
-    assert not analysis.ranks.can_differ
-    assert ranks_over_scenarios(analysis.of("class")) is None
+def test_intervals_of_percentages_end_at_0_and_100():
+    (near_100,) = with_seeds({"ewc": [0.999, 1.0, 0.9]})
+    assert near_100.accuracy.high == 100.0
+    assert near_100.accuracy.low < 90.0
+    (near_0,) = with_seeds({"ewc": [0.0, 0.001, 0.1]})
+    assert near_0.accuracy.low == 0.0
+    assert near_0.curve[-1].low == 0.0
+    assert near_0.backward_transfer.low < 0.0, "a difference may be negative"

@@ -48,14 +48,14 @@ def test_what_the_protocol_does_not_mean_is_left_out_and_counted_by_reason(chang
 def test_names_decide_nothing_the_content_does():
     protocol = toy()
     renamed = record(protocol, "ewc", run={"label": "fisher", "protocol": "old"})
-    [runs] = select("toy", protocol, [renamed], []).runs
+    [runs] = select("toy", protocol, [renamed], []).results
     assert (runs.method, runs.records) == ("ewc", (renamed,))
 
 
 def test_two_methods_with_the_same_settings_share_their_runs():
     protocol = toy(TEXT.replace("joint = { kind", 'again = { kind = "naive" }\njoint = { kind'))
     selection = select("toy", protocol, [record(protocol, "naive")], [])
-    assert [runs.method for runs in selection.runs] == ["naive", "again"]
+    assert [runs.method for runs in selection.results] == ["naive", "again"]
     assert len(selection.records) == 1
 
 
@@ -115,7 +115,7 @@ def on(device: str, method: str, seeds: Sequence[int], outcome: str = "finished"
 )
 def test_a_mean_is_over_the_runs_of_one_device_and_the_others_are_counted(cpu, cuda, taken):
     records = [*on("cuda", "ewc", cuda), *on("cpu", "ewc", cpu)]
-    [runs] = select("toy", toy(), records, []).runs
+    [runs] = select("toy", toy(), records, []).results
     assert [(r.run.device, r.run.seed) for r in runs.records] == [
         (taken, seed) for seed in {"cpu": cpu, "cuda": cuda}[taken]
     ]
@@ -126,7 +126,7 @@ def test_a_mean_is_over_the_runs_of_one_device_and_the_others_are_counted(cpu, c
 
 def test_what_finished_decides_which_device_is_taken_for_each_method_by_itself():
     records = [*on("cpu", "ewc", (0, 1, 2), "failed"), *on("cuda", "ewc", (0, 1)), *on("cpu", "naive", (0, 1))]
-    ewc, naive = sorted(select("toy", toy(), records, []).runs, key=lambda runs: runs.method)
+    ewc, naive = sorted(select("toy", toy(), records, []).results, key=lambda runs: runs.method)
     assert {r.run.device for r in ewc.records} == {"cuda"}
     assert {r.run.device for r in naive.records} == {"cpu"}
 
@@ -138,7 +138,7 @@ def test_a_strength_that_is_tuned_is_that_of_the_search():
     other = record(protocol, "ewc", seed=1, run={"strength": 100.0})
     selection = select("toy", protocol, [chosen, other], searched)
     assert selection.records == [chosen]
-    assert selection.runs[0].strength == 10.0
+    assert selection.results[0].strength == 10.0
     assert selection.left_out == {OTHER_SETTINGS: 1}
 
 
@@ -147,7 +147,7 @@ def test_options_that_the_search_chose_count_too():
     method = protocol.methods["online_ewc"].model_copy(update={"gamma": 0.5})
     chosen = record(protocol, "online_ewc", run={"strength": 1.0, "method": method})
     selection = select("toy", protocol, [chosen], search_records(protocol))
-    assert selection.runs[0].settings.gamma == 0.5
+    assert selection.results[0].settings.gamma == 0.5
 
 
 def test_a_tuned_strength_without_the_search_is_an_error_that_names_the_command_if_it_was_run():
@@ -156,7 +156,7 @@ def test_a_tuned_strength_without_the_search_is_an_error_that_names_the_command_
     partly = [found for found in search_records(protocol) if (found.run.scenario, found.run.seed) != ("class", 1000)]
     with pytest.raises(ReportError, match=r"class-incremental ewc, seed 0 is there, but .*run `clreg-study tune toy`"):
         select("toy", protocol, [chosen, record(protocol, "naive")], partly)
-    assert len(select("toy", protocol, [record(protocol, "naive")], []).runs) == 1
+    assert len(select("toy", protocol, [record(protocol, "naive")], []).results) == 1
 
 
 def test_records_of_another_search_are_left_out():

@@ -8,7 +8,7 @@ from study.campaign.strength_search import Choice
 from study.report.figures.style import Look, draw
 
 
-def sensitivity_figure(name: str, alt: str, choices: Sequence[Choice], looks: Mapping[str, Look]) -> str:
+def lambda_figure(name: str, alt: str, choices: Sequence[Choice], looks: Mapping[str, Look]) -> str:
     """One line for each method, a ring at the chosen λ; thin lines for other values of further options."""
 
     def paint(figure: Figure) -> None:

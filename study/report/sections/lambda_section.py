@@ -1,0 +1,69 @@
+"""The search for λ and the sensitivity to it."""
+
+from study.campaign.strength_search import Choice
+from study.protocol.settings import Scenario
+from study.report.analysis import Analysis
+from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, number, table_of, word
+from study.report.figures.lambda_figure import lambda_figure
+from study.report.figures.style import looks
+from study.report.number_formats import combination, count, enumeration, points, strength
+
+
+def lambda_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section | None:
+    """What the search chose, with ``figures`` that the first screen does not show; None without records of it."""
+    if not analysis.selection.choices:
+        return None
+    tables = [_table(analysis, scenario) for scenario in _scenarios(analysis)]
+    gallery = (Gallery(figures),) if figures else ()
+    return Section("lambda", "How much depends on λ", (Paragraph(_how(analysis)), *gallery, *tables))
+
+
+def _scenarios(analysis: Analysis) -> list[Scenario]:
+    return list(dict.fromkeys(choice.scenario for choice in analysis.selection.choices))
+
+
+def _how(analysis: Analysis) -> str:
+    protocol, tuning = analysis.protocol, analysis.protocol.tuning
+    text = (
+        f"Source of λ: {protocol.strength_source.strip().rstrip('.')}. The search trains with every value of the "
+        f"grid on {count(len(tuning.seeds), 'seed')} that no result here uses ({enumeration(map(str, tuning.seeds))}), "
+        f"and evaluates on {100 * tuning.validation_fraction:g}% of each class's training data, held out for it. "
+        "It uses no test data. The highest mean accuracy is chosen, of equals the smallest λ."
+    )
+    unfinished = sum(not record.finished for record in analysis.selection.tuning)
+    if unfinished:
+        text += f" {count(unfinished, 'run')} of the search diverged or failed; values with such a run are not chosen."
+    return text
+
+
+def lambda_figures(analysis: Analysis) -> tuple[Figure, ...]:
+    return tuple(_figure(analysis, scenario) for scenario in _scenarios(analysis))
+
+
+def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
+    choices = [choice for choice in analysis.selection.choices if choice.scenario == scenario]
+    best = ", ".join(f"{choice.method} {strength(choice.best[0])}" for choice in choices)
+    alt = f"Validation accuracy over λ, {scenario}-incremental. Best λ: {best}."
+    caption = f"Validation accuracy over λ, {scenario}-incremental; rings mark the chosen λ."
+    name = f"lambda-{scenario}"
+    return Figure(name, caption, alt, lambda_figure(name, alt, choices, looks(analysis.protocol.methods)))
+
+
+def _table(analysis: Analysis, scenario: Scenario) -> Table:
+    def of_the_protocol(choice: Choice) -> Cell:
+        value = analysis.protocol.strength_of(choice.method, scenario)
+        return Cell("as chosen", choice.best[0]) if value == "tuned" else Cell(strength(value), value)
+
+    choices = [choice for choice in analysis.selection.choices if choice.scenario == scenario]
+    edge = any(choice.at_edge for choice in choices)
+    return table_of(
+        f"lambda-{scenario}",
+        f"{scenario.capitalize()}-incremental: the search for λ",
+        choices,
+        Column("method", lambda choice: word(choice.method), "name"),
+        Column("chosen λ", lambda choice: Cell(combination(choice.options, choice.best), choice.best[0])),
+        Column("validation accuracy %", lambda choice: number(100 * choice.accuracy[choice.best], points)),
+        Column("at the grid's edge", lambda choice: word("yes", "problem") if choice.at_edge else word("no"), "name"),
+        Column("λ of the protocol", of_the_protocol),
+        notes=["At the edge a wider grid may find a better λ."] if edge else [],
+    )
