@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from study.protocol.schema import Comparisons
 from study.report.comparisons import compare_methods, paired_by_seed
 from study.report.method_results import MethodResult
 from study.statistics import compare_paired, family, fewest_pairs
