@@ -279,7 +279,7 @@ def test_a_search_may_use_any_seeds_that_the_runs_do_not(text: str):
 
 
 def test_description_and_source_of_lambda_are_optional(text: str):
-    without = re.sub(r'(?ms)^description = """.*?"""\n|^strength_source = .*?\n', "", text)
+    without = re.sub(r"(?m)^(description|strength_source) = .*\n", "", text)
     assert "description" not in without
     assert "strength_source" not in without
     protocol = parse_protocol(without, "my.toml")

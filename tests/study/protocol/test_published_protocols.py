@@ -281,6 +281,10 @@ def test_on_fashion_mnist_every_method_is_tuned(scenario):
 def run(name: str, method: str, root: Path, overrides: list[str]) -> RunResult:
     """A run of a protocol that is cut short, with λ = 1 where it is to be tuned."""
     scenario = load_protocol(name).scenarios[0]
+    settings = load_protocol(name).methods[method]
+    if settings.kind == "replay":  # of fewer images than there are
+        size = next(key for key in ("examples", "copies", "memory_bytes") if getattr(settings, key) is not None)
+        overrides = [*overrides, f"methods.{method}.{size}=", f"methods.{method}.examples=20"]
     if load_protocol(name).strength_of(method, scenario) == "tuned":
         overrides = [*overrides, f"strength.{method}.{scenario}=1"]
     protocol = load_protocol(name, overrides)
@@ -313,7 +317,8 @@ FAMILIES = [
 def test_every_method_of_each_family_runs(name, method, length, tmp_path, monkeypatch):
     for data in ("MNIST", "FashionMNIST"):
         write_mnist(tmp_path, monkeypatch, data, per_class=6)
-    run(name, method, tmp_path, [length, "training.batch_size=8", "model.hidden=[8]"])
+    overrides = [length, "training.batch_size=8", "model.hidden=[8]"]
+    run(name, method, tmp_path, overrides)
 
 
 CIFAR_RUNS = [("fisher-split-cifar10-task", method) for method in ("none", "exact-n500", "batched")]
