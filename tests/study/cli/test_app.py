@@ -269,12 +269,19 @@ def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("option", ["--seeds=0", "--seeds=1001", "--jobs=0", "--seeds=x"])
+@pytest.mark.parametrize("option", ["--seeds=0", "--jobs=0", "--seeds=x"])
 def test_numbers_out_of_range_end_with_status_2(option: str, monkeypatch):
     monkeypatch.setattr(training, "perform", never)
     result = call("run", "digits", option)
     assert result.exit_code == 2
     assert option.split("=")[0] in result.stderr
+
+
+def test_runs_never_use_a_seed_of_the_search(monkeypatch):
+    monkeypatch.setattr(training, "perform", never)
+    result = call("run", "digits", "--seeds", 1001)
+    assert result.exit_code == 2
+    assert "tuning.seeds: 1000 would be of the runs too, which use 0 to 1000" in result.stderr
 
 
 def test_a_record_damaged_by_hand_is_named_and_nothing_is_lost(one_run, protocol_file, tmp_path, monkeypatch):
