@@ -333,6 +333,13 @@ def test_numbers_out_of_range_end_with_status_2(option: str, monkeypatch):
     assert option.split("=")[0] in result.stderr
 
 
+def test_runs_never_use_a_seed_of_the_search(monkeypatch):
+    monkeypatch.setattr(training, "perform", never)
+    result = call("run", "digits", "--seeds", 1001)
+    assert result.exit_code == 2
+    assert "tuning.seeds: 1000 would be of the runs too, which use 0 to 1000" in result.stderr
+
+
 def test_a_record_damaged_by_hand_is_named_and_nothing_is_lost(one_run, protocol_file, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "perform", finished)
     assert call(*one_run, "--seeds", 2).exit_code == 0

@@ -109,7 +109,7 @@ def test_a_record_holds_everything_after_every_experience(run_of):
         assert min(seconds) > 0
     weights = 64 * 100 + 100 + 100 * 100 + 100 + 100 * 10 + 10
     assert 2 * 4 * weights <= record.plugin_memory < 2.01 * 4 * weights, "importance and anchor"
-    assert record.plugin_scratch == 4 * weights, "θ − θ*"
+    assert 2 * 4 * weights <= record.plugin_scratch < 2.01 * 4 * weights, "θ − θ* and the penalty's gradient"
     assert record.peak_memory > 50e6
     assert record.gpu is None
     assert perform(run_of("naive"), HERE).plugin_memory == 0
