@@ -229,9 +229,12 @@ class EWC(Table):
     batch_size: Positive | None = None
 
 
-class OnlineEWC(EWC):
+class OnlineEWC(Table):  # not an EWC: records keep the order of these keys
     kind: Literal["online_ewc"]
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    fisher: Fisher = "exact"
+    n_samples: Positive | None = None
+    batch_size: Positive | None = None
 
 
 class MAS(Table):

@@ -129,15 +129,15 @@ def build_plugin(
     if not takes_strength(method):
         return None
     options = method.model_dump(exclude={"kind", "mended"})
-    if isinstance(method, EWC):
+    if isinstance(method, EWC | OnlineEWC):
         options["seed"] = seed
-    if isinstance(method, EWC | MAS):
+    if isinstance(method, EWC | OnlineEWC | MAS):
         options["batch_size"] = pass_batch(method)
     mended = isinstance(method, AvalancheSI) and method.mended
     return (SynapticIntelligenceOnCopies if mended else PLUGIN[type(method)])(strength, **options)
 
 
-def pass_batch(method: EWC | MAS) -> int | None:
+def pass_batch(method: EWC | OnlineEWC | MAS) -> int | None:
     """Batch size of a method's pass; None: that of training."""
     if isinstance(method, MAS):
         return PASS_BATCH if method.per_sample else None
