@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from study.cli import app as commands
+from study.cli import run_commands
+from study.cli.app import app
 from study.records.store import RunStore
 from study.run.metrics import average_accuracy
 from tests.docs.pages import blocks
@@ -23,11 +24,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my.toml").write_text(protocol, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        patched.setattr(commands, "usable_cpus", lambda: 1)  # in this process, which has imported what it takes
+        patched.setattr(run_commands, "usable_cpus", lambda: 1)  # in this process, which has imported what it takes
         for line in lines.splitlines():
             program, *arguments = shlex.split(line)
             assert program == "clreg-study"
-            result = CliRunner().invoke(commands.app, arguments)
+            result = CliRunner().invoke(app, arguments)
             assert result.exit_code == 0, f"{line}: {result.output}"
     return folder
 
