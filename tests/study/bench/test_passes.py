@@ -124,7 +124,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     available, reasons = other_libraries()
     assert {each.by for each in available} == {"torch.func"}
     assert set(reasons) == {"BackPACK", "curvlinops"}
-    assert "clreg[bench]" in reasons["BackPACK"]
+    assert "-e '.[bench]'" in reasons["BackPACK"]
 
 
 def test_backpack_agrees_on_a_residual_network():
