@@ -123,6 +123,6 @@ def resolve(
         if (choice.scenario, choice.method) == (scenario, method):
             return choice.best_method, choice.strength
     raise ProtocolError(
-        f"strength.{method}.{scenario} = 'tuned': no search has chosen it yet; run `clreg-study tune {name}` first, or "
-        f"give it a value: --set strength.{method}.{scenario}=100"
+        f"strength.{method}.{scenario} = 'tuned': no search of these settings and this code has chosen it yet; run "
+        f"`clreg-study tune {name}` first, or give it a value: --set strength.{method}.{scenario}=100"
     )

@@ -74,7 +74,10 @@ class Benchmark(Table):
             allowed = ", ".join(str(n) for n in range(2, classes + 1) if classes % n == 0)
             raise ValueError(f"experiences = {self.experiences}: {self.name} has {classes} classes; allowed: {allowed}")
         if (self.test_fraction is not None) != self.name.endswith("_digits"):
-            raise ValueError("test_fraction is for digits, which need it; other data comes with a test set")
+            raise ValueError(
+                "test_fraction is for digits, which need it: "
+                + ("it is missing" if self.test_fraction is None else f"{self.name} comes with a test set")
+            )
         if self.permuted and self.class_order != "labels":
             raise ValueError(f"class_order = {self.class_order!r}: every experience of {self.name} has all classes")
         channels = 3 if "cifar" in self.name else 1

@@ -119,9 +119,10 @@ def compose(analysis: Analysis) -> Document:
         unfinished_section(analysis),
         reproduction_section(analysis),
     )
+    described = description[0].partition(". ")[0].removesuffix(".")
     return Document(
         analysis.protocol.title,
-        analysis.conclusions.answer or description[0].partition(". ")[0].removesuffix(".") + ".",
+        analysis.conclusions.answer or (f"{described}." if described else analysis.status),
         first_screen(analysis),
         tuple(section for section in sections if section is not None),
     )
