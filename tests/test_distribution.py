@@ -87,6 +87,6 @@ def test_an_installed_wheel_runs(environment: Path, tmp_path: Path):
     for path in called(environment / "python", "-c", where, cwd=tmp_path).split():
         assert Path(path).is_relative_to(environment.parent), f"{path} is not what the wheel installed"
     listed = called(environment / "clreg-study", "list", cwd=tmp_path)
-    protocols = {Path(name).stem for name in files_of("study") if name.endswith(".toml")}
+    protocols = {Path(name).stem for name in files_of("study") if Path(name).match("study/protocol/*.toml")}
     assert {line.partition(":")[0] for line in listed.splitlines()} == protocols
     assert "Split Digits" in called(environment / "clreg-study", "show", "digits", cwd=tmp_path)

@@ -14,9 +14,9 @@ from study.records.run_record import RunRecord
 from study.report.comparisons import LEVEL, TOO_FEW_SEEDS, paired_by_seed, pairs_notes, sign_flip_test
 from study.report.document import Cell, Column, number, table_of, word
 from study.report.number_formats import effect_size, enumeration, p_value, points
+from study.report.rich_tables import to_terminal
 from study.report.sections.pairs_section import difference_cell
 from study.report.setting_differences import differing, list_differences
-from study.report.terminal import to_terminal
 from study.run.metrics import average_accuracy
 from study.run.specification import Run
 from study.statistics import FamilyComparison, family

@@ -12,8 +12,8 @@ from study.report.document import Column, number, table_of, word
 from study.report.figures.ranks_figure import ranks_figure
 from study.report.figures.style import looks, standalone
 from study.report.number_formats import count, enumeration, p_equals, points
+from study.report.rich_tables import to_terminal
 from study.report.study_comparison import by_method, of_one_setting
-from study.report.terminal import to_terminal
 from study.statistics import FriedmanResult, friedman
 
 Study = tuple[str, Sequence[RunRecord]]  # what it is called, and its records

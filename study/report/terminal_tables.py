@@ -12,7 +12,7 @@ from study.records.run_record import RunRecord
 from study.report.document import Cell, Column, mean_cell, number, table_of, word
 from study.report.method_results import MethodResult
 from study.report.number_formats import NOTHING, combination, strength
-from study.report.terminal import to_terminal
+from study.report.rich_tables import to_terminal
 
 
 def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[MethodResult]:
