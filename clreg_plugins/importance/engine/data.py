@@ -15,7 +15,9 @@ BATCH = 256
 """Samples read at a time where nothing else is said."""
 
 JOINED, JOINED_BYTES = 1024, 2**25
-"""How many samples, and how much of their inputs, are put together at most where it makes no difference."""
+"""How many samples, and how much of their inputs, are put together at most where it makes no difference.
+
+Without, a MLP 400-400's exact pass takes 1.11 and its empirical one 1.17 times as long (``study.bench.constants``)."""
 
 Unpack = Callable[[Any], tuple]
 """``batch -> (inputs,)``, ``(inputs, targets)`` or ``(inputs, targets, task labels)``."""

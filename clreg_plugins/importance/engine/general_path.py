@@ -18,7 +18,9 @@ from clreg_plugins.importance.engine.model import state_dtype
 Moments = dict[str, Tensor]
 
 GROUP = 16
-"""Cotangents that are held together where their order of summation is free."""
+"""Cotangents that are held together where their order of summation is free.
+
+One by one, a CNN's exact pass takes 1.05 times as long (``study.bench.constants``)."""
 
 # What vmap raises where a model cannot be vectorised: data-dependent control flow, an operation without a batching
 # rule, an in-place write into a tensor of another sample. A model that is itself broken raises again one at a time.
