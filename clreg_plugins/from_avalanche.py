@@ -60,7 +60,7 @@ def from_avalanche(plugin: object) -> RegularizationPlugin:
     Raises:
         TypeError: ``plugin`` is something else.
         ValueError: it holds importances already, or an option that ours does not have: several values of
-            ``si_lambda``, which in Avalanche scale the whole penalty anew in each experience, or parameters that
+            ``si_lambda``, which in Avalanche rescale the whole penalty in each experience, or parameters that
             are excluded by name.
     """
     kind = next((kind for kind in DIFFERENCES if isinstance(plugin, kind)), None)

@@ -85,7 +85,7 @@ class OutsideChanges:
         self._settle()
 
     def end_experience(self) -> None:
-        """Begin anew with the next path."""
+        """Begin the next path."""
         self._best, self._pending, self._warned = {}, [], False
 
     def __getstate__(self) -> dict[str, Any]:

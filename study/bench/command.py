@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from study.cli.options import Device, OnDevice, check_device
-from study.cli.user_errors import errors_without_traceback
 
 if TYPE_CHECKING:
     from study.bench.plan import Plan
@@ -35,16 +34,15 @@ def bench(
 
     On two CPU cores it takes about 40 minutes, on a GPU at most ten.
     """
-    with errors_without_traceback():
-        from study.bench.plan import PARTS, PLANS  # torch is slow to import, and other commands do without
-        from study.bench.report import write_page
+    from study.bench.plan import PARTS, PLANS  # torch is slow to import, and other commands do without
+    from study.bench.report import write_page
 
-        check_device(device)
-        _refuse_a_folder_of_something_else(out)
-        if not rebuild:
-            parts = [part for part in PARTS if only in (None, part)]
-            _measure(device, parts, PLANS[device.value], out)
-        typer.echo(f"written: {write_page(out)}")
+    check_device(device)
+    _refuse_a_folder_of_something_else(out)
+    if not rebuild:
+        parts = [part for part in PARTS if only in (None, part)]
+        _measure(device, parts, PLANS[device.value], out)
+    typer.echo(f"written: {write_page(out)}")
 
 
 def _measure(device: Device, parts: list["Part"], plan: "Plan", out: Path) -> None:

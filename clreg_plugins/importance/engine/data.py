@@ -83,7 +83,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any, cut_from: int |
     Args:
         function: of a tensor.
         tree: a nest of dicts, tuples, lists, dataclasses and packed sequences.
-        cut_from: ``function`` takes rows out of so many samples: packed sequences are packed anew.
+        cut_from: ``function`` takes rows out of so many samples: packed sequences are packed again.
     """
     if isinstance(tree, Tensor):
         return function(tree)

@@ -72,7 +72,7 @@ class Recorder:
         self.calls: dict[nn.Module, list[Call | None]] = {}
 
     def _hold_projections(self, module: nn.MultiheadAttention) -> None:
-        # as they stand: a parametrisation would compute them anew, and may change with every look
+        # as they stand: a parametrisation would compute them again, and may change with every look
         of_output = getattr(module._modules.get("out_proj"), "_parameters", {})
         pairs = (
             (module._parameters.get("in_proj_weight"), module._parameters.get("in_proj_bias")),
