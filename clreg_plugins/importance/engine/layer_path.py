@@ -2,7 +2,8 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,20 @@ from clreg_plugins.importance.engine.layer_rules import LinearRule, Moments
 from clreg_plugins.importance.engine.model import state_dtype
 from clreg_plugins.importance.engine.recording import Graph, Recorder
 from clreg_plugins.importance.engine.verification import Calls, LayoutCheck, Verdict, output_gradients, verify
+
+
+class Found(NamedTuple):
+    """What the fast path makes of a piece.
+
+    Attributes:
+        moments: the diagonal, by the model's names of parameters.
+        parameters: names of those that need no other path.
+        factors: sums behind the Kronecker factors of layers, in a pass over those.
+    """
+
+    moments: Moments
+    parameters: set[str]
+    factors: Mapping[str, Any] = {}
 
 
 class LayerPath:
@@ -98,8 +113,8 @@ class LayerPath:
     # -------------------------------------------------------------------- moments
 
     @torch.no_grad()
-    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor]) -> Moments:
-        """``Σ_n (Σ_k G_nk²)^(p/2)`` of the layers called, by the model's names of their parameters.
+    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor]) -> Found:
+        """``Σ_n (Σ_k G_nk²)^(p/2)`` of the layers called.
 
         Args:
             calls: layers whose rule holds.
@@ -128,7 +143,7 @@ class LayerPath:
             a, _ = self._in_state_dtype(calls[module].inputs, list(total.values()))
             moments = self.recorder.rules[module].reduce(module, a, total, self.power)
             result.update({full: moments[n] for n, full in self.names[module].items() if n in moments})
-        return result
+        return Found(result, set(result))
 
     def _gather(
         self, calls: Calls, z: Tensor, group: list[Tensor], squares: dict[nn.Module, Moments]

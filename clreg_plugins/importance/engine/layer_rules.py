@@ -159,6 +159,14 @@ class LinearRule(LayerRule):
         """Inputs ``(samples, positions, features)``."""
         return a.reshape(a.shape[0], -1, a.shape[-1])
 
+    def input_rows(self, module: nn.Module, a: Tensor) -> Tensor:
+        """What the weight is multiplied with at each position: (samples, groups, positions, inputs)."""
+        return self.prepare(module, a).unsqueeze(1)
+
+    def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """The gradients at the product ``(samples, *output)``: (samples, groups, positions, outputs)."""
+        return g.reshape(g.shape[0], 1, -1, g.shape[-1])
+
     def gradients(self, module: nn.Module, prepared: Tensor, g: Tensor) -> Moments:
         """``Σ_positions g aᵀ`` and ``Σ_positions g``."""
         n, k, out = g.shape[0], g.shape[1], g.shape[-1]
@@ -215,8 +223,11 @@ class ConvRule(LayerRule):
         n, k, out = g.shape[:3]
         groups = module.groups
         rows = g.reshape(n, k, groups, out // groups, -1).transpose(1, 2)
-        product = self.by_groups if self._has_kernel(module, g[:, 0]) else self.by_patches
-        weight = product(module, prepared, rows, g.shape[3:]).view(n, groups, k, out // groups, -1)
+        if self._has_kernel(module, g[:, 0]):
+            weight = self.by_groups(module, prepared, rows, g.shape[3:])
+        else:
+            weight = rows.flatten(2, 3) @ self.patches(module, prepared).mT
+        weight = weight.view(n, groups, k, out // groups, -1)
         weight = weight.transpose(1, 2).reshape(n, k, *module.weight.shape)
         return {"weight": weight} if module.bias is None else {"weight": weight, "bias": g.flatten(3).sum(dim=3)}
 
@@ -248,19 +259,30 @@ class ConvRule(LayerRule):
             groups=n * groups,
         )
 
+    def input_rows(self, module: nn.Module, a: Tensor) -> Tensor:
+        """The patch at each position: (samples, groups, positions, inputs), channels before kernel."""
+        return self.patches(module, self.prepare(module, a)).mT
+
+    def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """The gradients ``(samples, *output)`` as (samples, groups, positions, outputs)."""
+        return g.reshape(g.shape[0], module.groups, module.out_channels // module.groups, -1).mT
+
     @staticmethod
-    def by_patches(module: nn.Module, a: Tensor, rows: Tensor, positions: torch.Size) -> Tensor:
-        """A matrix product with the patches of each sample; arguments as :meth:`by_groups`."""
-        n, groups = rows.shape[:2]
-        space = len(positions)
+    def patches(module: nn.Module, a: Tensor) -> Tensor:
+        """What the kernel meets in each sample: (samples, groups, inputs, positions).
+
+        Args:
+            module: the layer.
+            a: what :meth:`prepare` gave (samples, channels, *space).
+        """
+        space = len(module.kernel_size)
         own = ConvRule._own_padding(module)
         if own is not None and any(own):
             a = F.pad(a, module._reversed_padding_repeated_twice)
         for axis, (dilation, kernel) in enumerate(zip(module.dilation, module.kernel_size, strict=True)):
             a = a.unfold(2 + axis, dilation * (kernel - 1) + 1, module.stride[axis])[..., ::dilation]
         order = (0, 1, *range(2 + space, 2 + 2 * space), *range(2, 2 + space))
-        patches = a.permute(order).reshape(n, groups, -1, positions.numel())
-        return rows.flatten(2, 3) @ patches.transpose(2, 3)
+        return a.permute(order).reshape(len(a), module.groups, -1, a.shape[2 : 2 + space].numel())
 
     def bytes_per_sample(self, module: nn.Module, a: Tensor, g: Tensor) -> int:
         """Padded input and perhaps patches of one sample, output gradients as they are and in groups, its gradient."""

@@ -11,6 +11,7 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,9 +19,10 @@ from torch import Generator, Tensor, nn
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.environment import pass_environment
+from clreg_plugins.importance.engine.factors import FactorOptions, FactorPath
 from clreg_plugins.importance.engine.forward_pass import ForwardPass
 from clreg_plugins.importance.engine.general_path import GeneralPath, gradients_of, is_out_of_memory, refuse_mixing
-from clreg_plugins.importance.engine.layer_path import LayerPath
+from clreg_plugins.importance.engine.layer_path import Found, LayerPath
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.memory import keep_freed_memory, samples_at_a_time
 from clreg_plugins.importance.engine.model import Forward, plain_name, state_dtype, unwrap
@@ -28,7 +30,7 @@ from clreg_plugins.importance.engine.modes import choose_mode, put_back
 from clreg_plugins.importance.engine.recording import Graph, Recorder
 from clreg_plugins.importance.engine.routing import OpaqueRouting
 from clreg_plugins.importance.engine.snapshot import Snapshot
-from clreg_plugins.importance.engine.totals import Importance, Totals
+from clreg_plugins.importance.engine.totals import Importance, KroneckerFactors, Totals
 
 CHECKED_SAMPLES = 8
 """Size of the pieces in which the rules of layers are first checked."""
@@ -49,6 +51,7 @@ class Pass:
         generator: of the draws of cotangents.
         max_bytes: bound of memory.
         path: "auto", "vectorised" or "one_at_a_time".
+        factors: how to measure Kronecker factors; None measures the diagonal.
     """
 
     def __init__(
@@ -62,15 +65,19 @@ class Pass:
         generator: Generator,
         max_bytes: int,
         path: str,
+        factors: FactorOptions | None = None,
     ) -> None:
         self.model, self.base, self.cotangents, self.power = model, base, cotangents, power
         self.generator, self.max_bytes, self.path = generator, max_bytes, path
         # a layer's own names, so that functional_call finds them; totals carry the names without wrappers
         self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.totals = Totals(model)
         self.recorder = Recorder(model)
         self.run = ForwardPass(model, forward, self.recorder, base)
-        self.layers = LayerPath(self.trainable, self.recorder, power, max_bytes)
+        self.layers, self.totals = LayerPath(self.trainable, self.recorder, power, max_bytes), Totals(model)
+        if factors is not None:
+            self.layers = FactorPath(model, self.trainable, self.recorder, max_bytes, factors)
+            self.totals = Totals(model, self.layers.no_sums())
+        self._factored = factors is not None
         self.general = GeneralPath(self.run, cotangents, power, generator, max_bytes, path)
         self.reached = False  # whether any output has had a graph
         self.mode = "eval"
@@ -168,30 +175,41 @@ class Pass:
             stop = min(batch.size, start + size)
             state = self.generator.get_state()
             try:
-                self._piece(batch.rows(start, stop))
+                found = self._piece(batch.rows(start, stop))
             except Exception as error:
                 if not is_out_of_memory(error) or stop - start == 1 or not self._divisible:
                     raise
                 self._size = (stop - start) // 2
                 self.generator.set_state(state)
                 continue
+            # added when all is known, so that a piece that ran out of memory has left nothing here
+            for count, by_rule, general, path in found:
+                self.totals.add(by_rule.moments, "rule")
+                self.totals.add(general, path)
+                self.totals.add_factors(by_rule.factors)
+                self.totals.terms += count
             start = stop
 
-    def _piece(self, batch: Batch) -> None:
+    def _piece(self, batch: Batch) -> list[tuple[int, Found, Moments, str]]:
+        """How many samples count, what the layers' rules find, and what the general path does, by which of its ways."""
         state = self.generator.get_state()
         z = self.run(batch, record=True)
         by_data, branches, values = self.run.by_data, self.run.branches, z.detach()
         count = self._counted(z, batch)
+        if self._factored and 0 < count < batch.size:
+            # a sample that does not count has no gradient, but inputs: it must not be among those of A
+            counted = self.cotangents.counted(values, batch.targets)
+            self.generator.set_state(state)
+            return [found for start, stop in _runs(counted) for found in self._piece(batch.rows(start, stop))]
         graph = Graph(z)
         for p in self.trainable.values():
             p.grad = None  # of a forward that goes backward itself
         reached = any(graph.uses[id(p)] for p in self.trainable.values())
         self.reached |= reached
         if not reached or not count:
-            self.totals.terms += count
             if self.cotangents.as_asked:  # drawn all the same, so that later samples meet the same numbers
                 deque(self.cotangents.vectors(values, batch.targets, self.generator), maxlen=0)
-            return
+            return [(count, Found({}, set()), {}, "unused")]
         epsilon = graph.epsilon
         calls = {}
         if self.path == "auto":
@@ -199,7 +217,7 @@ class Pass:
             calls = self.layers.verified(self.layers.usable(graph, batch.size), graph, by_data)
             self._checking = bool(calls)
         by_rule = self.layers.moments(calls, z, self.cotangents.vectors(values, batch.targets, self.generator))
-        rest = {n: p for n, p in self.trainable.items() if graph.uses[id(p)] and n not in by_rule}
+        rest = {n: p for n, p in self.trainable.items() if graph.uses[id(p)] and n not in by_rule.parameters}
         if any(p.grad is not None for p in self.trainable.values()):
             raise ValueError(
                 "a backward pass within the model writes gradients by itself, as a recomputing autograd.Function does, "
@@ -211,12 +229,10 @@ class Pass:
         if rest:
             self.generator.set_state(state)
             general, path = self.general.moments(rest, batch, values, epsilon)
-        if by_rule and not self.run.draws and self._divisible:  # the general path looks at each sample by itself
+        # the general path looks at each sample by itself
+        if by_rule.parameters and not self.run.draws and self._divisible:
             self._refuse_mixing(batch, values, by_data, branches, epsilon)
-        # added when all is known, so that a piece that ran out of memory has left nothing here
-        self.totals.add(by_rule, "rule")
-        self.totals.add(general, path)
-        self.totals.terms += count
+        return [(count, by_rule, general, path)]
 
     def _refuse_mixing(self, batch: Batch, z: Tensor, by_data: bool, branches: bool, epsilon: float) -> None:
         """Raise where samples by themselves give other outputs: the first and the last of a piece, or more of it.
@@ -236,6 +252,16 @@ class Pass:
     def _counted(self, z: Tensor, batch: Batch) -> int:
         counted = self.cotangents.counted(z.detach(), batch.targets)
         return batch.size if counted is None else int(counted.sum())
+
+
+def _runs(counted: Tensor) -> Iterator[tuple[int, int]]:
+    """The stretches of samples that count."""
+    start = 0
+    for counts, run in groupby(counted.tolist()):
+        stop = start + len(list(run))
+        if counts:
+            yield start, stop
+        start = stop
 
 
 @contextlib.contextmanager
@@ -270,9 +296,10 @@ def jacobian_moments(
     batch_mean: bool = False,
     max_bytes: int = 2**30,
     path: str = "auto",
+    factors: FactorOptions | None = None,
     shard: tuple[int, int] = (0, 1),
     reduce: Callable[[Tensor], None] | None = None,
-) -> Importance:
+) -> Importance | KroneckerFactors:
     """The importance of every parameter of ``model``, measured in eval mode; the model is left as it was.
 
     Args:
@@ -285,6 +312,7 @@ def jacobian_moments(
         batch_mean: pull back the mean over each batch instead of each sample; the result is the mean over batches.
         max_bytes: bound for activations, cotangents, and gradients together; at least one sample is always taken.
         path: "auto", or "vectorised" or "one_at_a_time" to take the general path for every parameter.
+        factors: measure Kronecker factors where there are some, and the diagonal of the other parameters.
         shard: (rank, number of processes): this process takes every batch b with b mod number = rank.
         reduce: sums a tensor over processes, in place.
 
@@ -316,6 +344,7 @@ def jacobian_moments(
             generator=generator,
             max_bytes=max_bytes,
             path=path,
+            factors=factors,
         )
         try:
             for index, batch in enumerate(data):
@@ -340,7 +369,8 @@ def jacobian_moments(
             raise failure
         if failures:
             raise RuntimeError(f"the importance pass failed in {int(failures)} other process(es); their errors say why")
-    return work.totals.importance(reduce, work.mode, work.general.reason)
+    importance = work.totals.importance(reduce, work.mode, work.general.reason)
+    return importance if factors is None else work.totals.factors(importance, reduce)
 
 
 def _refuse_inference_parameters(model: nn.Module) -> None:

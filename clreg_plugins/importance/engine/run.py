@@ -9,10 +9,11 @@ from torch.utils.data.distributed import DistributedSampler
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import batches
 from clreg_plugins.importance.engine.environment import loader_states
+from clreg_plugins.importance.engine.factors import FactorOptions
 from clreg_plugins.importance.engine.model import default_forward, names_task_labels, unwrap
 from clreg_plugins.importance.engine.moments import jacobian_moments
 from clreg_plugins.importance.engine.processes import processes
-from clreg_plugins.importance.engine.totals import Importance
+from clreg_plugins.importance.engine.totals import Importance, KroneckerFactors
 
 
 def measure(
@@ -23,7 +24,8 @@ def measure(
     power: int,
     batch_mean: bool,
     options: dict[str, Any],
-) -> Importance:
+    factors: FactorOptions | None = None,
+) -> Importance | KroneckerFactors:
     """An importance of ``model`` on ``data``.
 
     Args:
@@ -31,6 +33,7 @@ def measure(
         power: p.
         batch_mean: of batch means instead of samples.
         options: every key of :class:`PassOptions`, checked.
+        factors: measure Kronecker factors.
     """
     shard, reduce = processes(options["distributed"])
     if options["distributed"] and isinstance(getattr(data, "sampler", None), DistributedSampler):
@@ -59,6 +62,7 @@ def measure(
             batch_mean=batch_mean,
             max_bytes=options["max_bytes"],
             path=options["path"],
+            factors=factors,
             shard=shard,
             reduce=reduce,
         )

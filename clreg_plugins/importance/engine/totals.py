@@ -1,11 +1,12 @@
 """What a pass adds up, and what it returns."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from clreg_plugins.importance.engine.factors import Factors, FactorSums
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.model import named_parameters, plain_name, state_dtype
 
@@ -39,14 +40,40 @@ class Importance(dict[str, Tensor]):
         return OrderedDict, (), None, None, iter(self.items())
 
 
+class KroneckerFactors(dict[str, Factors]):
+    """Kronecker factors by layer, a plain dict, and the diagonal of what has none.
+
+    Attributes:
+        diagonal: of the parameters without factors; of those that a layer's rule did not serve on all samples, what the
+            others add.
+        paths: by parameter name: "factors", or how the diagonal was computed, as in :class:`Importance`.
+        mode: as in :class:`Importance`.
+        reason: as in :class:`Importance`.
+    """
+
+    def __init__(self, layers: dict[str, Factors], importance: Importance) -> None:
+        super().__init__(layers)
+        factored = {name for layer in layers.values() for name in layer.parameters}
+        rest = {name: value for name, value in importance.items() if name not in factored or value.any()}
+        paths = importance.paths | {name: "factors" for name in factored if name not in rest}
+        self.diagonal = Importance(rest, importance.paths, importance.mode, importance.reason)
+        self.paths, self.mode, self.reason = paths, importance.mode, importance.reason
+
+
 class NoSampleCounts(ValueError):
     """Every target in the data is ``ignore_index``."""
 
 
 class Totals:
-    """Σ_n so far, by the names that parameters have without wrappers."""
+    """Σ_n so far, by the names that parameters have without wrappers.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: without wrappers.
+        factor_sums: of layers that may have Kronecker factors, still 0.
+    """
+
+    def __init__(self, model: nn.Module, factor_sums: Mapping[str, FactorSums] | None = None) -> None:
+        self.factor_sums = dict(factor_sums or {})
         parameters = named_parameters(model)
         self.trained = [name for name, p in parameters.items() if p.requires_grad]
         self.values: dict[str, Tensor] = {}
@@ -55,6 +82,7 @@ class Totals:
             self.values[name] = torch.zeros(shape, dtype=state_dtype(p), device=p.device).expand(p.shape)
         self.paths = dict.fromkeys(parameters, "unused")
         self.terms = 0
+        self.samples = 0  # over all processes, known at the end
 
     def add(self, moments: Moments, path: str) -> None:
         """Add the moments of some samples, and note how they were computed."""
@@ -63,6 +91,33 @@ class Totals:
             self.values[name] += value.to(self.values[name])
             if _SLOWNESS[path] > _SLOWNESS[self.paths[name]]:
                 self.paths[name] = path
+
+    def add_factors(self, factors: Mapping[str, FactorSums]) -> None:
+        """Add the sums behind the factors of layers over some samples."""
+        for layer, sums in factors.items():
+            self.factor_sums[layer].add(sums)
+
+    def factors(self, importance: Importance, reduce: Callable[[Tensor], None] | None) -> KroneckerFactors:
+        """The factors of the layers that any process's samples reached.
+
+        Args:
+            importance: what :meth:`importance` gave before.
+            reduce: sums a tensor over processes, in place.
+
+        Raises:
+            FloatingPointError: a factor is not finite.
+        """
+        layers = {}
+        for layer, sums in self.factor_sums.items():
+            for tensor in sums.tensors if reduce is not None else ():
+                reduce(tensor)
+            if not sums.rows:
+                continue
+            layers[layer] = sums.factors(self.samples)
+            for kind, factor in (("A", layers[layer].inputs), ("G", layers[layer].outputs)):
+                if not torch.isfinite(factor).all():
+                    raise FloatingPointError(f"the factor {kind} of {layer!r} is not finite; every entry must be")
+        return KroneckerFactors(layers, importance)
 
     def importance(self, reduce: Callable[[Tensor], None] | None, mode: str, reason: str | None) -> Importance:
         """The mean over all processes' samples.
@@ -81,6 +136,7 @@ class Totals:
             terms = int(shared)
         if not terms:
             raise NoSampleCounts("no sample of the data counts: all targets are ignore_index; at least one must not be")
+        self.samples = terms
         for name in self.trained:
             value = self.values[name]
             value /= terms

@@ -1,0 +1,223 @@
+"""Kronecker factors of layers, summed over a pass: second moments of inputs and of gradients at outputs.
+
+For a layer with inputs a and output gradients g_k under cotangents k = 1…K, at T positions of each of N samples
+(Martens and Grosse 2015; for T > 1 the conventions of Eschenhagen et al. 2023, arXiv:2311.00636):
+
+    "expand":  A = 1/NT Σ_n Σ_t a aᵀ     G = 1/N Σ_n Σ_t Σ_k g_k g_kᵀ      positions as if they were samples
+    "reduce":  A = 1/N Σ_n ā āᵀ          G = 1/N Σ_n Σ_k ĝ_k ĝ_kᵀ          ā their mean, ĝ_k their sum
+
+With one position the two agree. A layer that some samples do not reach has the mean over those that do in A.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clreg_plugins.importance.engine.layer_path import Found, LayerPath
+from clreg_plugins.importance.engine.layer_rules import ConvRule, EmbeddingRule, LayerRule, LinearRule, Moments
+from clreg_plugins.importance.engine.model import plain_name, state_dtype
+from clreg_plugins.importance.engine.recording import Recorder
+from clreg_plugins.importance.engine.verification import Calls, output_gradients
+
+WEIGHT_SHARING = ("expand", "reduce")
+
+
+class FactorOptions(NamedTuple):
+    """What a pass over Kronecker factors measures.
+
+    Attributes:
+        weight_sharing: the convention for several positions.
+        max_width: rows of the widest factor; a layer that needs a wider one keeps the diagonal.
+    """
+
+    weight_sharing: str
+    max_width: int
+
+
+PRODUCTS = (LinearRule, ConvRule, EmbeddingRule)
+"""The rules of layers that multiply a weight with rows of inputs. A subclass may do more, and has no factors."""
+
+
+class Factors(NamedTuple):
+    """The Kronecker factors of one layer, whose curvature is A ⊗ G.
+
+    Attributes:
+        weight: name of its weight in the model; None if that is frozen.
+        bias: name of its bias; None if it has none, or a frozen one.
+        inputs: A, shape (groups, inputs, inputs), where the first input is the constant 1 of the bias if there is one.
+            Of an embedding, whose A is diagonal, that diagonal: shape (tokens,).
+        outputs: G, shape (groups, outputs, outputs). Groups are those of a convolution, else 1.
+    """
+
+    weight: str | None
+    bias: str | None
+    inputs: Tensor
+    outputs: Tensor
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the factors are about."""
+        return tuple(name for name in (self.bias, self.weight) if name is not None)
+
+
+class FactorSums:
+    """The sums behind one layer's factors.
+
+    Args:
+        module: the layer, whose rule is one of :data:`PRODUCTS`.
+        rule: its rule.
+        weight: name of its weight in the model; None if that is not measured.
+        bias: likewise.
+        reduce: the convention for several positions.
+        max_bytes: bound of the scratch.
+    """
+
+    def __init__(
+        self, module: nn.Module, rule: LayerRule, weight: str | None, bias: str | None, reduce: bool, max_bytes: int
+    ) -> None:
+        self.module, self.rule, self.weight, self.bias = module, rule, weight, bias
+        self.reduce, self.max_bytes = reduce, max_bytes
+        like = {"dtype": state_dtype(module.weight), "device": module.weight.device}
+        inputs, outputs = shapes(module, rule, weight is not None, bias is not None)
+        self.inputs, self.outputs = torch.zeros(inputs, **like), torch.zeros(outputs, **like)
+        self.rows = torch.zeros((), dtype=torch.int64, device=module.weight.device)
+
+    def add(self, other: "FactorSums") -> None:
+        """Add the sums of other samples."""
+        for own, more in zip(self.tensors, other.tensors, strict=True):
+            own += more
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``Σ a aᵀ``, ``Σ g gᵀ``, and the number of rows in the former."""
+        return self.inputs, self.outputs, self.rows
+
+    def add_inputs(self, a: Tensor) -> None:
+        """Add ``Σ a aᵀ`` of the layer's inputs (samples, ...)."""
+        if isinstance(self.rule, EmbeddingRule):
+            tokens = a.flatten()[self._not_padding(a)]
+            self.inputs += tokens.bincount(minlength=len(self.inputs)).to(self.inputs)
+            self.rows += len(tokens)
+            return
+        a = a.to(self.inputs.dtype)
+        # an input as a row at each position, and the copy that has the bias's 1
+        of_one_sample = 2 * self.rule.input_rows(self.module, a[:1]).nbytes
+        step = max(1, self.max_bytes // max(1, of_one_sample))
+        for part in a.split(step):
+            rows = self.rule.input_rows(self.module, part)
+            if self.reduce:
+                rows = rows.mean(dim=2, keepdim=True)
+            if self.weight is None:
+                rows = rows[..., :0]
+            if self.bias is not None:
+                rows = torch.cat([rows.new_ones(*rows.shape[:3], 1), rows], dim=-1)
+            rows = rows.transpose(0, 1).flatten(1, 2)
+            self.inputs.baddbmm_(rows.mT, rows)
+            self.rows += rows.shape[1]
+
+    def add_outputs(self, a: Tensor, g: Tensor) -> None:
+        """Add ``Σ g gᵀ`` of gradients at the layer's outputs (samples, *output), for its inputs ``a``."""
+        g = g.to(self.outputs.dtype)
+        if isinstance(self.rule, EmbeddingRule):
+            rows = g.reshape(-1, g.shape[-1])[self._not_padding(a)].unsqueeze(0)
+        else:
+            rows = self.rule.output_rows(self.module, g)
+            if self.reduce:
+                rows = rows.sum(dim=2, keepdim=True)
+            rows = rows.transpose(0, 1).flatten(1, 2)
+        self.outputs.baddbmm_(rows.mT, rows)
+
+    def factors(self, samples: int) -> Factors:
+        """The factors over so many samples."""
+        return Factors(self.weight, self.bias, self.inputs / self.rows, self.outputs / samples)
+
+    def _not_padding(self, tokens: Tensor) -> Tensor:
+        """The places of an embedding's input whose token has a gradient."""
+        padding = self.module.padding_idx
+        return torch.ones_like(tokens, dtype=torch.bool).flatten() if padding is None else (tokens != padding).flatten()
+
+
+def shapes(module: nn.Module, rule: LayerRule, weight: bool, bias: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of A and G of a layer whose weight and bias are measured, or only one of the two."""
+    shape, groups = module.weight.shape, getattr(module, "groups", 1)
+    if isinstance(rule, EmbeddingRule):
+        return (shape[0],), (1, shape[1], shape[1])
+    inputs, outputs = weight * shape[1:].numel() + bias, shape[0] // groups
+    return (groups, inputs, inputs), (groups, outputs, outputs)
+
+
+class FactorPath(LayerPath):
+    """The fast path of a pass over factors: layers that are products have factors, others their rule's moments.
+
+    Args:
+        model: without wrappers.
+        trainable: the model's parameters that require gradients, by its own names.
+        recorder: what it records of layers.
+        max_bytes: bound of a pass, of which rules take an eighth as scratch.
+        options: what to measure.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        trainable: dict[str, nn.Parameter],
+        recorder: Recorder,
+        max_bytes: int,
+        options: FactorOptions,
+    ) -> None:
+        super().__init__(trainable, recorder, 2, max_bytes)
+        self._reduce = options.weight_sharing == "reduce"
+        own_names = {module: name for name, module in model.named_modules()}
+        self._layers: dict[nn.Module, str] = {}
+        for module, rule in recorder.rules.items():
+            weight, bias = self._measured(module)
+            if type(rule) not in PRODUCTS or (weight is None and bias is None):
+                continue
+            sizes = shapes(module, rule, weight is not None, bias is not None)
+            if max(shape[-1] for shape in sizes if len(shape) > 1) > options.max_width:
+                continue
+            # a projection of attention is no module of its own: it goes by its weight's name
+            name = own_names.get(
+                module, (weight or bias or "").removesuffix("weight").removesuffix("bias").rstrip("_.")
+            )
+            self._layers[module] = plain_name(name)
+        self._sums: dict[nn.Module, FactorSums] = {}
+
+    def no_sums(self) -> dict[str, FactorSums]:
+        """Sums over no samples, by layer, the same layers in the same order in every process."""
+        return {name: self._no_sums(module) for module, name in self._layers.items()}
+
+    def _measured(self, module: nn.Module) -> tuple[str | None, str | None]:
+        return self.names[module].get("weight"), self.names[module].get("bias")
+
+    def _no_sums(self, module: nn.Module) -> FactorSums:
+        weight, bias = (None if name is None else plain_name(name) for name in self._measured(module))
+        return FactorSums(module, self.recorder.rules[module], weight, bias, self._reduce, self.scratch)
+
+    @torch.no_grad()
+    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor]) -> Found:
+        """The factors' sums of the layers that have them, and the diagonal of the others."""
+        self._sums = {module: self._no_sums(module) for module in calls if module in self._layers}
+        for module, sums in self._sums.items():
+            sums.add_inputs(calls[module].inputs)
+        found = super().moments(calls, z, vectors)
+        names = {name for module in self._sums for name in self.names[module].values()}
+        factors = {self._layers[module]: sums for module, sums in self._sums.items()}
+        self._sums = {}
+        return Found(found.moments, found.parameters | names, factors)
+
+    def _gather(
+        self, calls: Calls, z: Tensor, group: list[Tensor], squares: dict[nn.Module, Moments]
+    ) -> dict[nn.Module, list[Tensor]]:
+        gathered: dict[nn.Module, list[Tensor]] = {}
+        for v in group:
+            for (module, call), g in zip(calls.items(), output_gradients(z, calls, v), strict=True):
+                if g is None:
+                    continue
+                if module in self._sums:
+                    self._sums[module].add_outputs(call.inputs, g)
+                else:
+                    gathered.setdefault(module, []).append(g)
+        return gathered
