@@ -4,14 +4,19 @@ from clreg_plugins.diagnostics import Agreement, QuadraticFit, agreement, quadra
 from clreg_plugins.ewc import EWCPlugin, OnlineEWCPlugin
 from clreg_plugins.from_avalanche import from_avalanche
 from clreg_plugins.importance import (
+    Factors,
     Importance,
+    KroneckerFactors,
     LayerRule,
     PassOptions,
     ReadingOptions,
     fisher_diagonal,
+    kronecker_factors,
     mas_importance,
     register_layer_rule,
 )
+from clreg_plugins.kfac import KFACPlugin
+from clreg_plugins.kronecker import KroneckerPenalty
 from clreg_plugins.l2 import L2Plugin
 from clreg_plugins.mas import MASPlugin
 from clreg_plugins.penalty import QuadraticPenalty
@@ -23,7 +28,11 @@ __version__ = "0.2.0"
 __all__ = [
     "Agreement",
     "EWCPlugin",
+    "Factors",
     "Importance",
+    "KFACPlugin",
+    "KroneckerFactors",
+    "KroneckerPenalty",
     "L2Plugin",
     "LayerRule",
     "MASPlugin",
@@ -38,6 +47,7 @@ __all__ = [
     "agreement",
     "fisher_diagonal",
     "from_avalanche",
+    "kronecker_factors",
     "mas_importance",
     "quadratic_fit",
     "register_layer_rule",

@@ -87,7 +87,7 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
             return self._fisher(strategy, data, *reading)
 
     def _fisher(self, strategy: Any, data: Any, options: PassOptions, minibatches: Minibatches) -> dict[str, Tensor]:
-        fisher = fisher_diagonal(
+        fisher = self._pass(
             strategy.model,
             data,
             variant=self.fisher,
@@ -100,6 +100,11 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         if self.likelihood is None:
             minibatches.require_known_criterion(_plain(strategy._criterion))
         return fisher
+
+    @property
+    def _pass(self) -> Callable[..., dict[str, Any]]:
+        """What measures the Fisher."""
+        return fisher_diagonal
 
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
         self.penalty.add_term(importance, anchor, weight=self._weight())

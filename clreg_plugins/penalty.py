@@ -5,7 +5,7 @@ nothing of models, strategies or importances.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -75,6 +75,10 @@ class QuadraticPenalty:
         self.n_terms: int = 0
         self._note_zeros()
 
+    def diagonal(self) -> dict[str, Tensor]:
+        """A copy of Ω by parameter name, in a plain dict."""
+        return self.importance.copies()
+
     # ------------------------------------------------------------------ growth
 
     def grow(self, parameters: Tensors) -> None:
@@ -87,7 +91,7 @@ class QuadraticPenalty:
         Raises:
             ValueError: a parameter has shrunk or changed its number of dimensions; nothing is changed then.
         """
-        known = self.importance.places
+        known = self.anchor.places
         for name, parameter in parameters.items():
             if name in known and not _fits(known[name].shape, parameter.shape):
                 raise ValueError(
@@ -98,13 +102,17 @@ class QuadraticPenalty:
         if places == known:
             return
         present = {name: p.detach() for name, p in parameters.items() if places[name] != known.get(name)}
-        self.importance, self.anchor = self.importance.grown(places), self.anchor.grown(places, present)
+        self._move(places, present)
         for name, (_, device, dtype) in places.items():
             constant = self.constant.get(name)
             self.constant[name] = (
                 torch.zeros((), device=device, dtype=dtype) if constant is None else constant.to(device, dtype)
             )
         self._note_zeros()
+
+    def _move(self, places: Mapping[str, Place], present: Tensors | None = None) -> None:
+        """Give the state other places, where new entries of the anchor have the present values."""
+        self.importance, self.anchor = self.importance.grown(places), self.anchor.grown(places, present)
 
     # ----------------------------------------------------------- consolidation
 
@@ -129,9 +137,9 @@ class QuadraticPenalty:
             ValueError, FloatingPointError: an unknown name, a wrong shape, a negative or non-finite entry or weight,
                 or a sum that the state's type cannot hold. The penalty is unchanged then.
         """
-        _check_factor("weight", weight)
+        check_factor("weight", weight)
         importance, anchor = self._checked_term(importance, anchor)
-        updated = {}
+        totals, centres, constants = {}, {}, {}
         for name, term in importance.items():
             known, centre = self.importance[name], self.anchor[name]
             term = term * weight
@@ -139,10 +147,11 @@ class QuadraticPenalty:
             ratio = torch.where(total > 0, term / total, 0)
             # how far apart the anchors are matters only where both have importance; elsewhere it may overflow
             shift = torch.where((known != 0) & (term != 0), anchor[name] - centre, 0)
-            constant = self.constant[name] + (known * ratio * shift * shift).sum()
+            constants[name] = self.constant[name] + (known * ratio * shift * shift).sum()
             # where Ω was 0 its anchor is no more than a place holder, and must not leave its rounding behind
-            updated[name] = total, torch.where(ratio == 1, anchor[name], centre + ratio * shift), constant
-        self._end_term(updated)
+            centres[name] = torch.where(ratio == 1, anchor[name], centre + ratio * shift)
+            totals[name] = total
+        self._end_term(totals, centres, constants)
 
     @torch.no_grad()
     def recenter(
@@ -170,32 +179,33 @@ class QuadraticPenalty:
         Raises:
             ValueError, FloatingPointError: as in :meth:`add_term`. The penalty is unchanged then.
         """
-        _check_factor("keep", keep, 1)
-        _check_factor("weight", weight)
+        check_factor("keep", keep, 1)
+        check_factor("weight", weight)
         importance, anchor = self._checked_term(importance, anchor, 0 if clip is False else -math.inf)
-        updated = {}
+        totals = {}
         for name, known in self.importance.items():
             total = known * keep
             if name in importance:
                 total += importance[name] * weight
             if clip:
                 total.clamp_(min=0)
-            centre, constant = self.anchor[name], self.constant[name] * keep
-            if name in anchor:
-                centre, constant = anchor[name], torch.zeros_like(constant)
-            updated[name] = total, centre, constant
-        self._end_term(updated)
+            totals[name] = total
+        constants = {
+            name: torch.zeros_like(constant) if name in anchor else constant * keep
+            for name, constant in self.constant.items()
+        }
+        self._end_term(totals, anchor, constants)
 
-    def _end_term(self, updated: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> None:
-        """Take over the importance, the anchor and the constant of each parameter, if all of them are finite."""
-        for name, tensors in updated.items():
-            for kind, tensor in zip(("importance", "anchor", "constant"), tensors, strict=True):
+    def _end_term(self, importance: Tensors, anchor: Tensors, constant: Tensors) -> None:
+        """Take over importances, anchors and constants, if all of them are finite."""
+        kinds = {"importance": importance, "anchor": anchor, "constant": constant}
+        for kind, tensors in kinds.items():
+            for name, tensor in tensors.items():
                 if not torch.isfinite(tensor).all():
                     raise FloatingPointError(f"the {kind} of {name!r} overflows {tensor.dtype}; its sum must be finite")
-        for name, (importance, anchor, constant) in updated.items():
-            self.importance[name].copy_(importance)
-            self.anchor[name].copy_(anchor)
-            self.constant[name].copy_(constant)
+        for kind, tensors in kinds.items():
+            for name, tensor in tensors.items():
+                getattr(self, kind)[name].copy_(tensor)
         self.n_terms += 1
         self._note_zeros()
 
@@ -203,17 +213,18 @@ class QuadraticPenalty:
         """Note which parameters have importance, so that no step waits for a device to know."""
         self.active = tuple(name for name, importance in self.importance.items() if self.n_terms and importance.any())
         self._constants = {name: self.constant[name] for name in self.active if self.constant[name] != 0}
-        self._all_constants = _sum(self._constants.values())
+        self._all_constants = sum_of(self._constants.values())
 
     def _checked(self, kind: str, tensors: Tensors, minimum: float = -math.inf) -> dict[str, Tensor]:
         """Importances or anchors in the state's type and on its device."""
+        state = self.importance if kind == "importance" else self.anchor
         checked = {}
         for name, tensor in tensors.items():
-            if name not in self.importance:
+            if name not in state:
                 if kind == "importance" and not tensor.any():  # of a frozen parameter, which has no state
                     continue
-                raise ValueError(f"{kind} of unknown parameter {name!r}; known: {', '.join(self.importance) or 'none'}")
-            known = self.importance[name]
+                raise ValueError(f"{kind} of unknown parameter {name!r}; known: {', '.join(state) or 'none'}")
+            known = state[name]
             if tensor.shape != known.shape:
                 raise ValueError(f"{kind} of {name!r} has shape {tuple(tensor.shape)}, expected {tuple(known.shape)}")
             value = checked[name] = tensor.detach().to(known)
@@ -252,12 +263,12 @@ class QuadraticPenalty:
         _, difference, product, _ = into or self.work_space()
         given = tuple(name for name in self.active if name in parameters)
         for name in given:
-            if parameters[name].shape != self.importance.places[name].shape:
+            if parameters[name].shape != self.anchor.places[name].shape:
                 raise ValueError(
                     f"parameter {name!r} has shape {tuple(parameters[name].shape)}, but its importance has shape "
-                    f"{tuple(self.importance[name].shape)}; call grow() when a parameter has grown"
+                    f"{tuple(self.anchor.places[name].shape)}; call grow() when a parameter has grown"
                 )
-        if len(given) < len(self.importance):  # the others stand at their anchor, where they contribute 0
+        if len(given) < len(self.anchor):  # the others stand at their anchor, where they contribute 0
             for kind, anchor in self.anchor.buffers.items():
                 product.buffers[kind].copy_(anchor)
         if given:
@@ -266,18 +277,23 @@ class QuadraticPenalty:
             terms = [] if self._all_constants is None else [self._all_constants]
         else:
             terms = [constant for name, constant in self._constants.items() if name in given]
-        for kind, importance in self.importance.buffers.items():
+        for kind, anchor in self.anchor.buffers.items():
             d, p = difference.buffers[kind], product.buffers[kind]
-            torch.sub(p, self.anchor.buffers[kind], out=d)
+            torch.sub(p, anchor, out=d)
+            if kind not in self.importance.buffers:
+                continue
+            # a subclass may have importances of the first parameters alone
+            importance = self.importance.buffers[kind]
+            d, p = d[: len(importance)], p[: len(importance)]
             torch.mul(importance, d, out=p)
             entries = DOT_ENTRIES if p.device.type == "cpu" else 2**30
             terms += [torch.dot(*pieces) for pieces in zip(p.split(entries), d.split(entries), strict=True)]
-        total = _sum(terms)
+        total = sum_of(terms)
         return Step(torch.zeros(()) if total is None else total * (strength / 2), difference, product, strength)
 
     def work_space(self) -> Step:
         """Buffers for :meth:`step`, twice the size of the parameters. A penalty that has grown needs new ones."""
-        places = self.importance.places
+        places = self.anchor.places
         return Step(torch.zeros(()), FlatTensors(places), FlatTensors(places), 0.0)
 
     def value(self, parameters: Tensors) -> Tensor:
@@ -294,10 +310,14 @@ class QuadraticPenalty:
         The gradient is the step's; autograd carries only the scale, so it is right under any later scaling of the
         loss, and in ``torch.autograd.grad`` as well as in ``backward``.
         """
-        names = [name for name in self.active if name in parameters and parameters[name].requires_grad]
-        if not names:
+        names = [name for name in self.active if name in parameters]
+        if not any(parameters[name].requires_grad for name in names):
             return step.value
         return _ClosedForm.apply(self, step, names, *(parameters[name] for name in names))
+
+    def _products(self, differences: Tensors) -> dict[str, Tensor]:
+        """Ω (θ − μ) by name, as autograd can differentiate it, of the differences of all active parameters."""
+        return {name: self.importance[name] * difference for name, difference in differences.items()}
 
     # -------------------------------------------------------------------- state
 
@@ -320,9 +340,13 @@ class QuadraticPenalty:
         expected = {"importance", "anchor", "constant", "n_terms"}
         if set(state) != expected:
             raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(expected)}")
+        self._load(state)
+
+    def _load(self, state: Mapping[str, Any], without_importance: Collection[str] = ()) -> None:
         importance, anchor, constant = state["importance"], state["anchor"], state["constant"]
-        if not all(
-            isinstance(group, Mapping) and group.keys() == importance.keys() for group in (importance, anchor, constant)
+        groups = (importance, anchor, constant)
+        if not all(isinstance(group, Mapping) for group in groups) or not (
+            anchor.keys() == constant.keys() == importance.keys() | set(without_importance)
         ):
             raise ValueError(
                 "importance, anchor and constant of the state must hold tensors by the same parameter names"
@@ -333,7 +357,7 @@ class QuadraticPenalty:
                     raise ValueError(
                         f"{kind} of {name!r} in the state is not a tensor of finite floating-point numbers"
                     )
-                expected = torch.Size() if kind == "constant" else importance[name].shape
+                expected = torch.Size() if kind == "constant" else anchor[name].shape
                 if tensor.shape != expected:
                     raise ValueError(
                         f"{kind} of {name!r} in the state has shape {tuple(tensor.shape)}, expected {tuple(expected)}"
@@ -341,9 +365,12 @@ class QuadraticPenalty:
         n_terms = state["n_terms"]
         if not isinstance(n_terms, int) or n_terms < 0:
             raise ValueError(f"n_terms of the state is {n_terms!r}; allowed: a whole number of at least 0")
-        self.importance = FlatTensors.of(importance)
-        self.anchor = FlatTensors({}).grown(self.importance.places, anchor)
-        self.constant = {name: tensor.to(importance[name], copy=True) for name, tensor in constant.items()}
+        of_state = {**importance, **{name: t for name, t in anchor.items() if name not in importance}}
+        places = {name: Place(t.shape, t.device, t.dtype) for name, t in of_state.items()}
+        with_importance = places if len(places) == len(importance) else {name: places[name] for name in importance}
+        self.importance = FlatTensors({}).grown(with_importance, importance)
+        self.anchor = FlatTensors({}).grown(places, anchor)
+        self.constant = {name: tensor.to(anchor[name], copy=True) for name, tensor in constant.items()}
         self.n_terms = n_terms
         self._note_zeros()
 
@@ -368,14 +395,20 @@ class _ClosedForm(torch.autograd.Function):
     def backward(ctx, scale):
         if torch.is_grad_enabled() or _versions(ctx.step.product) != ctx.versions:
             # create_graph=True needs gradients with a graph; a later step may have overwritten what this one found
-            state = ((ctx.penalty.importance[name], ctx.penalty.anchor[name]) for name in ctx.names)
-            pairs = zip(state, ctx.saved_tensors, strict=True)
-            gradients = [o * (p - anchor) * ctx.step.strength * scale.to(o.device) for (o, anchor), p in pairs]
+            parameters = zip(ctx.names, ctx.saved_tensors, strict=True)
+            products = ctx.penalty._products({name: p - ctx.penalty.anchor[name] for name, p in parameters})
+            gradients = {name: p * ctx.step.strength * scale.to(p.device) for name, p in products.items()}
         else:  # new tensors, since autograd adds the task's gradient to them in place, or hands them to the caller
             known_to_be_one = scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
-            by_name = ctx.step.gradient(ctx.names, None if known_to_be_one else scale)
-            gradients = [by_name[name] for name in ctx.names]
-        return None, None, None, *(g.to(p.dtype) for g, p in zip(gradients, ctx.saved_tensors, strict=True))
+            wanted = [name for name, asked in zip(ctx.names, ctx.needs_input_grad[3:], strict=True) if asked]
+            gradients = ctx.step.gradient(wanted, None if known_to_be_one else scale)
+        return (
+            *(None, None, None),
+            *(
+                gradients[name].to(p.dtype) if asked else None
+                for name, p, asked in zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True)
+            ),
+        )
 
 
 def _versions(tensors: FlatTensors) -> list[int]:
@@ -383,7 +416,7 @@ def _versions(tensors: FlatTensors) -> list[int]:
     return [buffer._version for buffer in tensors.buffers.values()]
 
 
-def _sum(terms: Iterable[Tensor]) -> Tensor | None:
+def sum_of(terms: Iterable[Tensor]) -> Tensor | None:
     """The sum of scalars on any devices; None of none."""
     total = None
     for term in terms:
@@ -401,7 +434,7 @@ def _state_place(parameter: Tensor) -> Place:
     return Place(parameter.shape, parameter.device, dtype)
 
 
-def _check_factor(name: str, value: float, high: float = math.inf) -> None:
+def check_factor(name: str, value: float, high: float = math.inf) -> None:
     if not (0 <= value <= high and value < math.inf):
         raise ValueError(
             f"{name} is {value!r}; allowed: a finite number >= 0" + ("" if high == math.inf else f" and <= {high}")

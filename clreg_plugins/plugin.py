@@ -57,7 +57,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         one_of("consolidation", consolidation, CONSOLIDATION)
         self.reg_lambda = strengths(reg_lambda)
         self.consolidation = consolidation
-        self.penalty = QuadraticPenalty()
+        self.penalty = self._new_penalty()
         self.paths: dict[str, str] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._stateless: dict[str, nn.Parameter] = {}  # frozen ones that were never trained
@@ -74,7 +74,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def importance(self) -> dict[str, Tensor]:
         """A copy of Ω by parameter name, of everything consolidated so far, with λ_t folded in if λ is a sequence."""
         zeros = {name: torch.zeros_like(p, dtype=state_dtype(p)) for name, p in self._stateless.items()}
-        return self.penalty.importance.copies() | zeros
+        return self.penalty.diagonal() | zeros
 
     @property
     def anchor(self) -> dict[str, Tensor]:
@@ -99,9 +99,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._check_lambda()
         self._bind(strategy)
         importance = self._measure(strategy, data)
-        trained = {name: value for name, value in importance.items() if name not in self._stateless}
-        anchor = {name: p.detach() for name, p in self._parameters.items() if name in self.penalty.importance}
-        self._consolidate(trained, anchor)
+        anchor = {name: p.detach() for name, p in self._parameters.items() if name in self.penalty.anchor}
+        self._consolidate(self._of_trained(importance), anchor)
         self.paths = dict(getattr(importance, "paths", {}))
         if self._stream.origin is None:  # resumed in the middle of an origin experience, which this consolidates
             self._stream.end()
@@ -115,6 +114,14 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     @abstractmethod
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
         """Merge it into the penalty."""
+
+    def _new_penalty(self) -> QuadraticPenalty:
+        """A penalty without terms."""
+        return QuadraticPenalty()
+
+    def _of_trained(self, importance: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """An importance without the parameters that have no state."""
+        return {name: value for name, value in importance.items() if name not in self._stateless}
 
     def _rehearse(self, strategy: Any) -> None:
         """Run the importance pass on a few samples, so that its errors come before training."""
@@ -235,7 +242,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     @property
     def _work(self) -> Step:
         """Memory for a step's penalty, kept from one step to the next."""
-        if self._work_space is None or self._work_space.product.places is not self.penalty.importance.places:
+        if self._work_space is None or self._work_space.product.places is not self.penalty.anchor.places:
             self._work_space = self.penalty.work_space()
         return self._work_space
 
@@ -257,7 +264,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     def _bind(self, strategy: Any) -> None:
         self._parameters = named_parameters(strategy.model)
         self._model_id = id(strategy.model)
-        known = self.penalty.importance
+        known = self.penalty.anchor
         self._stateless = {n: p for n, p in self._parameters.items() if not p.requires_grad and n not in known}
         self.penalty.grow({name: p for name, p in self._parameters.items() if name not in self._stateless})
 
@@ -299,7 +306,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         parts_seen = state["parts_seen"]
         if not isinstance(parts_seen, int) or parts_seen < 0:
             raise ValueError(f"parts_seen of the state is {parts_seen!r}; allowed: a whole number of at least 0")
-        penalty = QuadraticPenalty()
+        penalty = self._new_penalty()
         penalty.load_state_dict(state["penalty"])
         self._load_extra_state(state)
         self.penalty = penalty

@@ -1,0 +1,424 @@
+"""The quadratic penalty whose curvature has Kronecker factors, layer by layer.
+
+:class:`KroneckerPenalty` is :class:`QuadraticPenalty` with a second kind of term, one of a whole layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clreg_plugins.flat import Place
+from clreg_plugins.importance.checks import one_of
+from clreg_plugins.importance.engine.factors import Factors
+from clreg_plugins.importance.engine.totals import KroneckerFactors
+from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, check_factor, sum_of
+
+MERGES = ("nearest", "sum")
+"""How two Kronecker products become one."""
+
+
+@dataclass(frozen=True)
+class LayerCurvature:
+    """The curvature ``A ⊗ G`` of one layer, of all terms so far.
+
+    Attributes:
+        factors: A and G, and the names of the layer's parameters.
+        weight: Σ of the terms' weights, decayed like the terms.
+        merge_errors: of each merge, the relative error in the Frobenius norm of the product that replaces a sum of two.
+    """
+
+    factors: Factors
+    weight: float
+    merge_errors: tuple[float, ...] = ()
+
+    def matrix(self, tensors: Tensors) -> Tensor:
+        """The layer's parameters as a matrix for each group, bias first: (groups, outputs, inputs)."""
+        weight, bias, inputs, outputs = self.factors
+        parts = [] if bias is None else [tensors[bias].reshape(*outputs.shape[:2], 1)]
+        if weight is not None:
+            w = tensors[weight]
+            parts.append(w.mT.unsqueeze(0) if inputs.ndim == 1 else w.reshape(*outputs.shape[:2], -1))
+        return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+    def by_name(self, matrix: Tensor, places: Mapping[str, Place]) -> dict[str, Tensor]:
+        """The parameters in a matrix as :meth:`matrix` gives it."""
+        weight, bias, inputs, _ = self.factors
+        found = {}
+        if bias is not None:
+            found[bias], matrix = matrix[:, :, 0].reshape(places[bias].shape), matrix[:, :, 1:]
+        if weight is not None:
+            found[weight] = matrix.squeeze(0).mT if inputs.ndim == 1 else matrix.reshape(places[weight].shape)
+        return found
+
+    def product(self, difference: Tensor) -> Tensor:
+        """``G Δ A``."""
+        inputs, outputs = self.factors.inputs, self.factors.outputs
+        left = outputs @ difference
+        return left * inputs if inputs.ndim == 1 else left @ inputs
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of ``A ⊗ G``, as a matrix like those of :meth:`matrix`."""
+        inputs, outputs = self.factors.inputs, self.factors.outputs.diagonal(dim1=1, dim2=2)
+        return outputs.unsqueeze(2) * (inputs if inputs.ndim == 1 else inputs.diagonal(dim1=1, dim2=2).unsqueeze(1))
+
+    def decayed(self, keep: float) -> "LayerCurvature":
+        """``keep · A ⊗ G``."""
+        factors = self.factors._replace(outputs=self.factors.outputs * keep)
+        return replace(self, factors=factors, weight=keep * self.weight)
+
+    def merged(self, new: Factors, keep: float, weight: float, merge: str) -> "LayerCurvature":
+        """One product for ``keep · A₁ ⊗ G₁ + weight · A₂ ⊗ G₂``, the second being ``new``, of the same shapes."""
+        if not new.outputs.any():  # no loss has reached the layer, and its inputs say nothing
+            return self.decayed(keep)
+        of_inputs = _inner_products(self.factors.inputs, new.inputs)
+        of_outputs = _inner_products(self.factors.outputs, new.outputs)
+        scales = of_inputs.new_tensor([keep, weight])
+        if merge == "nearest":
+            left, right = _nearest(of_inputs, of_outputs, scales)
+        else:
+            weights = of_inputs.new_tensor([keep * self.weight, weight])
+            left = (weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)).expand(len(of_inputs), 2)
+            right = scales.expand(len(of_inputs), 2)
+        factors = Factors(
+            *self.factors[:2],
+            _combined(left, self.factors.inputs, new.inputs),
+            _combined(right, self.factors.outputs, new.outputs),
+        )
+        error = _relative_error(of_inputs, of_outputs, scales, left, right)
+        return LayerCurvature(factors, keep * self.weight + weight, (*self.merge_errors, error))
+
+
+class KroneckerPenalty(QuadraticPenalty):
+    """``Σ_layers tr(Δᵀ G Δ A)`` with Δ = W − W*, and ``Σ_i Ω_i (θ_i − θ*_i)²`` over parameters without factors.
+
+    Memory and time do not grow with the number of terms: where Ritter, Botev and Barber (2018) sum Kronecker products,
+    two are replaced by one. All terms are at the latest anchor. Anchors of their own would need one product for the
+    curvature all the same, whose error would then act on the distance from the first anchor, which only grows; here it
+    acts on θ − θ*.
+
+    Args:
+        merge: "nearest" takes the product nearest to a sum of two in the Frobenius norm (Van Loan and Pitsianis 1993).
+            "sum" takes the mean of their A and the sum of their G.
+
+    Attributes:
+        layers: :class:`LayerCurvature` by name of the layer.
+        importance: Ω of the parameters that are not, or not on all samples, in a layer with factors.
+        merge: as given.
+
+    The other attributes are those of :class:`QuadraticPenalty`.
+    """
+
+    def __init__(self, merge: str = "nearest") -> None:
+        one_of("merge", merge, MERGES)
+        self.merge = merge
+        self.layers: dict[str, LayerCurvature] = {}
+        super().__init__()
+
+    def diagonal(self) -> dict[str, Tensor]:
+        """The diagonal of the whole curvature by parameter name."""
+        own = self.importance.copies()
+        found = {name: own.get(name, torch.zeros_like(anchor)) for name, anchor in self.anchor.items()}
+        for layer in self.layers.values():
+            for name, part in layer.by_name(layer.diagonal(), self.anchor.places).items():
+                found[name] += part
+        return found
+
+    # ------------------------------------------------------------------ growth
+
+    def _move(self, places: Mapping[str, Place], present: Tensors | None = None) -> None:
+        layers = {
+            name: replace(layer, factors=_fitted(name, layer.factors, layer.factors[:2], places))
+            for name, layer in self.layers.items()
+        }
+        self._arrange(places, {name for name in self.anchor if name not in self.importance}, present)
+        self.layers = layers
+
+    def _arrange(self, places: Mapping[str, Place], bare: set[str], present: Tensors | None = None) -> None:
+        """Give the state these places, with the parameters that have no importance of their own at the end."""
+        own = {name: place for name, place in places.items() if name not in bare}
+        self.importance = self.importance.grown(own)
+        self.anchor = self.anchor.grown(own | {name: places[name] for name in places if name in bare}, present)
+
+    # ----------------------------------------------------------- consolidation
+
+    def add_term(self, importance: Any, anchor: Tensors, weight: float = 1.0) -> None:
+        """Not offered: all terms are at the latest anchor."""
+        raise TypeError("a KroneckerPenalty keeps no anchor for each term; use recenter()")
+
+    @torch.no_grad()
+    def recenter(
+        self,
+        importance: KroneckerFactors,
+        anchor: Tensors,
+        *,
+        keep: float = 1.0,
+        weight: float = 1.0,
+        clip: bool | None = False,
+    ) -> None:
+        """Put the whole penalty at the latest anchor: ``keep · H + weight · F`` for each layer, ``W* = θ*``.
+
+        Args:
+            importance: F, as :func:`kronecker_factors` returns it.
+            anchor: θ* for every parameter of the penalty that the model still has.
+            keep: factor of the curvature so far, in [0, 1].
+            weight: factor of the new curvature, at least 0.
+            clip: of the parameters without factors, as in :meth:`QuadraticPenalty.recenter`.
+
+        Raises:
+            ValueError, FloatingPointError: as in :meth:`QuadraticPenalty.recenter`, and factors that do not fit the
+                parameters. The penalty is unchanged then.
+        """
+        check_factor("keep", keep, 1)
+        check_factor("weight", weight)
+        layers = {name: layer.decayed(keep) for name, layer in self.layers.items()}
+        for name, factors in importance.items():
+            layers[name] = self._merged(name, factors, anchor, keep, weight)
+        factored = {parameter for layer in layers.values() for parameter in layer.factors.parameters}
+        diagonal = {n: value for n, value in importance.diagonal.items() if n not in factored or value.any()}
+        bare = {n for n in factored if n not in diagonal and not (n in self.importance and self.importance[n].any())}
+        before = self.importance, self.anchor
+        try:
+            self._arrange(self.anchor.places, bare)
+            super().recenter(diagonal, anchor, keep=keep, weight=weight, clip=clip)
+        except BaseException:
+            self.importance, self.anchor = before
+            raise
+        self.layers = layers
+        self._note_zeros()
+
+    def _merged(self, name: str, new: Factors, anchor: Tensors, keep: float, weight: float) -> LayerCurvature:
+        """The curvature of a layer after a term."""
+        for parameter in new.parameters:
+            if parameter not in self.anchor or parameter not in anchor:
+                raise ValueError(
+                    f"the factors of {name!r} are about {parameter!r}, of which there is no anchor; it needs one"
+                )
+        for kind, factor in (("A", new.inputs), ("G", new.outputs)):
+            if not torch.isfinite(factor).all():
+                raise FloatingPointError(f"the factor {kind} of {name!r} is not finite; every entry must be")
+        old = self.layers.get(name)
+        names = (new.weight, new.bias)
+        if old is not None:
+            known = old.factors
+            names = (known.weight or new.weight, known.bias or new.bias)
+            old = replace(old, factors=_fitted(name, known, names, self.anchor.places))
+        new = _fitted(name, new, names, self.anchor.places)
+        layer = LayerCurvature(new, 1.0).decayed(weight) if old is None else old.merged(new, keep, weight, self.merge)
+        for kind, factor in (("A", layer.factors.inputs), ("G", layer.factors.outputs)):
+            if not torch.isfinite(factor).all():
+                raise FloatingPointError(f"the factor {kind} of {name!r} overflows {factor.dtype}")
+        return layer
+
+    def _note_zeros(self) -> None:
+        super()._note_zeros()
+        factored = {
+            n for layer in self.layers.values() if layer.factors.outputs.any() for n in layer.factors.parameters
+        }
+        self.active = tuple(name for name in self.anchor if name in self.active or name in factored)
+
+    # ------------------------------------------------------ value and gradient
+
+    @torch.no_grad()
+    def step(self, parameters: Tensors, strength: float, into: Step | None = None) -> Step:
+        """As :meth:`QuadraticPenalty.step`, with two matrix products for each layer."""
+        step = super().step(parameters, strength, into)
+        values = []
+        for layer in self.layers.values():
+            difference = layer.matrix(step.difference)
+            product = layer.product(difference)
+            values.append((product * difference).sum() * (strength / 2))
+            for name, part in layer.by_name(product, self.anchor.places).items():
+                if name in self.importance:
+                    step.product[name].add_(part)
+                else:
+                    step.product[name].copy_(part)
+        return step._replace(value=sum_of([*values, step.value]))
+
+    def _products(self, differences: Tensors) -> dict[str, Tensor]:
+        products = super()._products({n: d for n, d in differences.items() if n in self.importance})
+        for layer in self.layers.values():
+            names = layer.factors.parameters
+            if not any(name in differences for name in names):
+                continue
+            matrix = layer.matrix({n: differences.get(n, torch.zeros_like(self.anchor[n])) for n in names})
+            for name, part in layer.by_name(layer.product(matrix), self.anchor.places).items():
+                if name in differences:
+                    products[name] = products[name] + part if name in products else part
+        return products
+
+    # -------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors, numbers and strings, which ``torch.load(..., weights_only=True)`` accepts."""
+        layers = {
+            name: {
+                **layer.factors._asdict(),
+                "inputs": layer.factors.inputs.clone(),
+                "outputs": layer.factors.outputs.clone(),
+                "term_weight": layer.weight,
+                "merge_errors": list(layer.merge_errors),
+            }
+            for name, layer in self.layers.items()
+        }
+        return super().state_dict() | {"layers": layers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace everything by a :meth:`state_dict`.
+
+        Raises:
+            ValueError: as in :meth:`QuadraticPenalty.load_state_dict`. The penalty is unchanged then.
+        """
+        other = type(self)(self.merge)
+        expected = set(other.state_dict())
+        if set(state) != expected:
+            raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(expected)}")
+        layers = {name: _layer_of(name, entry) for name, entry in _mapping("layers", state["layers"]).items()}
+        factored = {parameter for layer in layers.values() for parameter in layer.factors.parameters}
+        anchors, importances = _mapping("anchor", state["anchor"]), _mapping("importance", state["importance"])
+        other._load(state, [name for name in anchors if name in factored and name not in importances])
+        for name, layer in layers.items():
+            if missing := [n for n in layer.factors.parameters if n not in other.anchor]:
+                raise ValueError(f"the layer {name!r} in the state is about {missing[0]!r}, which has no anchor there")
+            factors = _fitted(name, layer.factors, layer.factors[:2], other.anchor.places)
+            if [f.shape for f in factors[2:]] != [f.shape for f in layer.factors[2:]]:
+                raise ValueError(f"the factors of {name!r} in the state do not fit its parameters")
+            other.layers[name] = replace(layer, factors=factors)
+        other._note_zeros()
+        self.__dict__.update(vars(other))
+
+
+def _mapping(kind: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{kind} of the state is a {type(value).__name__}; allowed: a mapping by name")
+    return value
+
+
+def _layer_of(name: str, entry: Any) -> LayerCurvature:
+    """One layer of a state, checked."""
+    expected = {*Factors._fields, "term_weight", "merge_errors"}
+    if not isinstance(entry, Mapping) or set(entry) != expected:
+        raise ValueError(f"the layer {name!r} in the state needs the keys {sorted(expected)}")
+    for kind in ("weight", "bias"):
+        if not isinstance(entry[kind], str | None):
+            raise ValueError(f"{kind} of the layer {name!r} in the state is {entry[kind]!r}; allowed: a name, or None")
+    for kind in ("inputs", "outputs"):
+        factor = entry[kind]
+        if not (isinstance(factor, Tensor) and factor.is_floating_point() and torch.isfinite(factor).all()):
+            raise ValueError(f"{kind} of the layer {name!r} in the state is not a tensor of finite numbers")
+    errors, weight = entry["merge_errors"], entry["term_weight"]
+    if not isinstance(errors, list) or not all(isinstance(e, float) for e in (*errors, weight)) or not weight >= 0:
+        raise ValueError(f"term_weight and merge_errors of the layer {name!r} in the state must be numbers >= 0")
+    factors = Factors(entry["weight"], entry["bias"], entry["inputs"].clone(), entry["outputs"].clone())
+    return LayerCurvature(factors, weight, tuple(errors))
+
+
+# --------------------------------------------------------------- shapes of factors
+
+
+def _fitted(name: str, factors: Factors, names: tuple[str | None, str | None], places: Mapping[str, Place]) -> Factors:
+    """Factors with the shapes of parameters that have grown, or with rows of 0 for one that joins them.
+
+    Args:
+        name: of the layer.
+        factors: of some or all of these parameters.
+        names: of the weight and the bias; None for one that takes no part.
+        places: of all parameters.
+
+    Raises:
+        ValueError: the factors do not fit the parameters.
+    """
+    weight, bias = names
+    inputs, outputs = factors.inputs, factors.outputs
+    place = places[bias if weight is None else weight]
+    shape, kind = place.shape, {"dtype": place.dtype, "device": place.device}
+    if inputs.ndim == 1:
+        sizes = (shape[0],), (1, shape[1], shape[1])
+    else:
+        groups = 1 if len(outputs) == 1 else shape[0] // outputs.shape[1]
+        rows = (bias is not None) + (0 if weight is None else shape[1:].numel())
+        sizes = (groups, rows, rows), (groups, *2 * (shape[0] // max(groups, 1),))
+    ahead = int(bias is not None and factors.bias is None)
+    starts = (0, *[ahead] * (inputs.ndim - 1)), (0, 0, 0)
+    fits = all(
+        len(size) == factor.ndim and all(n + first <= m for n, first, m in zip(factor.shape, start, size, strict=True))
+        for factor, start, size in zip((inputs, outputs), starts, sizes, strict=True)
+    )
+    if not fits or (len(outputs) > 1 and sizes[1][1:] != outputs.shape[1:]):
+        raise ValueError(
+            f"the factors of {name!r} have shapes {tuple(inputs.shape)} and {tuple(outputs.shape)}, but its parameters "
+            f"need {sizes[0]} and {sizes[1]}"
+        )
+    return Factors(weight, bias, _corner(inputs, sizes[0], ahead, kind), _corner(outputs, sizes[1], 0, kind))
+
+
+def _corner(factor: Tensor, size: tuple[int, ...], start: int, kind: Mapping[str, Any]) -> Tensor:
+    """A factor in the corner of zeros, ``start`` rows down."""
+    if factor.shape == size:
+        return factor.to(**kind)
+    grown = torch.zeros(size, **kind)
+    corner = (slice(len(factor)), *(slice(start, start + n) for n in factor.shape[1:]))
+    grown[corner] = factor.to(**kind)
+    return grown
+
+
+# ------------------------------------------------------- a product for a sum of two
+
+
+def _inner_products(first: Tensor, second: Tensor) -> Tensor:
+    """⟨M_i, M_j⟩ of two matrices for each group: (groups, 2, 2), in float64."""
+    rows = [m.reshape(1 if m.ndim == 1 else len(m), -1).double() for m in (first, second)]
+    products = [[(x * y).sum(dim=1) for y in rows] for x in rows]
+    return torch.stack([torch.stack(row, dim=1) for row in products], dim=1)
+
+
+def _nearest(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients α, γ of the product ``(Σ α_i A_i) ⊗ (Σ γ_i G_i)`` nearest to ``Σ c_i A_i ⊗ G_i``.
+
+    Rearranged, the sum is ``Σ c_i vec(A_i) vec(G_i)ᵀ``, whose nearest matrix of rank one is that of its leading
+    singular pair. With S_A, S_G the roots of the inner products it is the leading pair u, v of ``S_A diag(c) S_G``.
+
+    Args:
+        of_inputs: ⟨A_i, A_j⟩, shape (groups, 2, 2).
+        of_outputs: ⟨G_i, G_j⟩, likewise.
+        scales: c.
+    """
+    root_a, root_g = _root(of_inputs), _root(of_outputs)
+    u, sigma, v = torch.linalg.svd(root_a @ torch.diag(scales) @ root_g)
+    # they have one sign (Perron and Frobenius), since inner products of semidefinite matrices are not negative
+    alpha = scales * _times(root_g, v[:, 0]).abs()
+    gamma = scales * _times(root_a, u[:, :, 0]).abs()
+    # the split between the two is free: A keeps the size of an A
+    size = of_inputs.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt()
+    largest = sigma[:, 0].clamp(min=torch.finfo(sigma.dtype).tiny)
+    return alpha * (size / largest)[:, None], gamma / size.clamp(min=torch.finfo(size.dtype).tiny)[:, None]
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The square root of symmetric, positive semidefinite 2×2 matrices."""
+    determinant = matrix[:, 0, 0] * matrix[:, 1, 1] - matrix[:, 0, 1] * matrix[:, 1, 0]
+    root = determinant.clamp(min=0).sqrt()
+    trace = (matrix.diagonal(dim1=1, dim2=2).sum(dim=1) + 2 * root).sqrt()
+    identity = torch.eye(2, dtype=matrix.dtype, device=matrix.device)
+    return (matrix + root[:, None, None] * identity) / trace.clamp(min=torch.finfo(trace.dtype).tiny)[:, None, None]
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def _combined(coefficients: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """``Σ_i x_i M_i`` for each group."""
+    a, b = coefficients.to(first).mT.reshape(2, -1, *[1] * (first.ndim - 1))
+    return a * first + b * second
+
+
+def _relative_error(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor, left: Tensor, right: Tensor) -> float:
+    """``‖(Σ α_i A_i) ⊗ (Σ γ_i G_i) − Σ c_i A_i ⊗ G_i‖ / ‖Σ c_i A_i ⊗ G_i‖``, from inner products."""
+    a, g = _times(of_inputs, left), _times(of_outputs, right)
+    exact = (scales[:, None] * scales * of_inputs * of_outputs).sum()
+    cross = (scales * a * g).sum()
+    own = ((left * a).sum(dim=1) * (right * g).sum(dim=1)).sum()
+    return float(((exact - 2 * cross + own).clamp(min=0) / exact.clamp(min=torch.finfo(exact.dtype).tiny)).sqrt())
