@@ -160,12 +160,12 @@ class Protocol(Table):
 
     @model_validator(mode="after")
     def _the_model_takes_the_images(self) -> "Protocol":
-        if isinstance(self.benchmark, Own) or isinstance(self.model, Own) or self.model.name == "mlp":
+        if isinstance(self.benchmark, Own) or isinstance(self.model, Own) or self.model.name in ("mlp", "cnn"):
             return self
         if "cifar" not in self.benchmark.name or self.benchmark.padding:
             raise ValueError(
                 f"model.name = {self.model.name!r} takes CIFAR's images of 3 x 32 x 32 pixels, without padding; "
-                "'mlp' takes any"
+                "'mlp' and 'cnn' take any"
             )
         return self
 

@@ -107,22 +107,23 @@ class Model(Table):
     """The network; in the task-incremental scenario with a head for each experience, otherwise with one.
 
     Attributes:
-        name: "mlp", ReLU between its layers; "resnet18_reduced", ResNet-18 with 20 channels in its first stage
+        name: "mlp", ReLU between its layers; "cnn", 3 x 3 convolutions with ReLU, of which every second is followed by
+            max-pooling over 2 x 2 pixels; "resnet18_reduced", ResNet-18 with 20 channels in its first stage
             instead of 64 (Lopez-Paz and Ranzato 2017); "wrn28_2", a wide ResNet of depth 28 and width 2
             (Zagoruyko and Komodakis 2016).
-        hidden: widths of the hidden layers; for "mlp" only, which needs them.
+        hidden: widths of the hidden layers, or channels of the convolutions; for "mlp" and "cnn" only, which need them.
         unseen_classes: whether outputs of classes that no experience has shown yet take part ("shown") or are
             masked out of softmax and loss ("masked"). It matters in the class-incremental scenario only.
     """
 
-    name: Literal["mlp", "resnet18_reduced", "wrn28_2"]
+    name: Literal["mlp", "cnn", "resnet18_reduced", "wrn28_2"]
     hidden: Annotated[list[Positive], Field(min_length=1)] | None = None
     unseen_classes: Literal["masked", "shown"] = "masked"
 
     @model_validator(mode="after")
-    def _hidden_layers_are_an_mlps(self) -> "Model":
-        if (self.hidden is not None) != (self.name == "mlp"):
-            raise ValueError("hidden is for the model 'mlp', which needs it")
+    def _hidden_layers_are_of_a_plain_network(self) -> "Model":
+        if (self.hidden is not None) != (self.name in ("mlp", "cnn")):
+            raise ValueError("hidden is for the models 'mlp' and 'cnn', which need it")
         return self
 
 
@@ -240,6 +241,16 @@ class OnlineEWC(Table):  # not an EWC: records keep the order of these keys
     batch_size: Positive | None = None
 
 
+class KFAC(Table):
+    kind: Literal["kfac"]
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    fisher: Literal["exact", "sample", "predicted", "empirical"] = "exact"
+    merge: Literal["nearest", "sum"] = "nearest"
+    weight_sharing: Literal["expand", "reduce"] = "expand"
+    n_samples: Positive | None = None
+    batch_size: Positive | None = None
+
+
 class MAS(Table):
     kind: Literal["mas"]
     output: Literal["squared_norm", "mean_square", "vector"] = "squared_norm"
@@ -298,7 +309,9 @@ class OwnMethod(Own):
     strength_argument: str | None = None
 
 
-BuiltInMethod = Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | MAS | SI | AvalancheEWC | AvalancheSI
+BuiltInMethod = (
+    Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | KFAC | MAS | SI | AvalancheEWC | AvalancheSI
+)
 Method = Annotated[
     Annotated[BuiltInMethod, Field(discriminator="kind"), Tag("(built-in)")] | Annotated[OwnMethod, Tag("(own)")],
     OWN_OR_BUILT_IN,

@@ -13,11 +13,12 @@ from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.templates.base import BaseTemplate
 from torch import nn
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
+from clreg_plugins import EWCPlugin, KFACPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
 from study.errors import ProtocolError
 from study.protocol.own_code import build, resolve
 from study.protocol.settings import (
     EWC,
+    KFAC,
     L2,
     MAS,
     SI,
@@ -47,6 +48,7 @@ PLUGIN = {  # each takes λ first
     L2: L2Plugin,
     EWC: EWCPlugin,
     OnlineEWC: OnlineEWCPlugin,
+    KFAC: KFACPlugin,
     MAS: MASPlugin,
     SI: SIPlugin,
     LwF: LwFPlugin,
@@ -129,15 +131,15 @@ def build_plugin(
     if not takes_strength(method):
         return None
     options = method.model_dump(exclude={"kind", "mended"})
-    if isinstance(method, EWC | OnlineEWC):
+    if isinstance(method, EWC | OnlineEWC | KFAC):
         options["seed"] = seed
-    if isinstance(method, EWC | OnlineEWC | MAS):
+    if isinstance(method, EWC | OnlineEWC | KFAC | MAS):
         options["batch_size"] = pass_batch(method)
     mended = isinstance(method, AvalancheSI) and method.mended
     return (SynapticIntelligenceOnCopies if mended else PLUGIN[type(method)])(strength, **options)
 
 
-def pass_batch(method: EWC | OnlineEWC | MAS) -> int | None:
+def pass_batch(method: EWC | OnlineEWC | KFAC | MAS) -> int | None:
     """Batch size of a method's pass; None: that of training."""
     if isinstance(method, MAS):
         return PASS_BATCH if method.per_sample else None

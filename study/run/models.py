@@ -110,6 +110,10 @@ def _trunk(settings: Model, image: Tensor) -> tuple[nn.Module, int]:
     """The network without its last layer, and the width of its features."""
     if settings.name == "mlp":
         return _mlp([image.numel(), *settings.hidden]), settings.hidden[-1]
+    if settings.name == "cnn":
+        trunk = _cnn([image.shape[0], *settings.hidden])
+        with torch.no_grad():
+            return trunk, trunk(image.unsqueeze(0)).shape[1]
     if settings.name == "resnet18_reduced":
         network = SlimResNet18(nclasses=1)
         features, network.linear = network.linear.in_features, nn.Identity()
@@ -123,6 +127,15 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
     for n_in, n_out in pairwise(widths):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers)
+
+
+def _cnn(channels: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index, (n_in, n_out) in enumerate(pairwise(channels)):
+        layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
+        if index % 2:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten())
 
 
 def parameter_bytes(model: nn.Module) -> int:

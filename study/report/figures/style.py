@@ -31,12 +31,13 @@ _KINDS = {
     "l2": (PALETTE[5], "v"),
     "ewc": (PALETTE[0], "o"),
     "online_ewc": (PALETTE[4], "s"),
+    "kfac": ("#6a51a3", "<"),
     "mas": (PALETTE[2], "^"),
     "si": (PALETTE[1], "D"),
     "replay": (PALETTE[3], "p"),
     "lwf": ("#7f5f2a", "h"),
 }
-_OTHER_KINDS = (("#6a51a3", "<"), ("#a6761d", ">"), ("#b2182b", "d"), ("#35978f", "8"))
+_OTHER_KINDS = (("#a6761d", ">"), ("#b2182b", "d"), ("#35978f", "8"))
 _DASHES = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
 _SHADES = (0.0, -0.4, 0.45)  # towards black and white
 
