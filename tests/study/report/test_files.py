@@ -170,8 +170,11 @@ def plain(markdown: str) -> str:
 # ------------------------------------------------------------------------------- every output
 
 
-def test_what_is_special_in_markdown_and_html_is_escaped(complete):
+def test_what_is_special_in_markdown_html_and_latex_is_escaped(complete):
     assert "# Toy & \\<Digits>" in (complete / "README.md").read_text()
     assert "numbers_made \\*up\\* by hand" in (complete / "README.md").read_text()
     assert "<title>Toy &amp; &lt;Digits&gt;</title>" in (complete / "index.html").read_text()
+    latex = (complete / "tables.tex").read_text()
+    assert r"x\_1 | $<$y$>$ \& 50\% of \{z\}" in latex
+    assert not re.search(r"[^\x00-\x7f]", latex), "LaTeX of any age reads ASCII"
     assert TEXT.strip().splitlines()[0] in (complete / "README.md").read_text()
