@@ -463,9 +463,20 @@ def test_names_are_the_models_own():
         }
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_factors_of_half_precision_are_in_single_precision(dtype):
-    expected, found = measure("mlp", "exact"), measure("mlp", "exact", dtype)
+def under_autocast(model, x, _labels):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return model(x)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(torch.float16, {}), (torch.bfloat16, {}), (torch.float32, {"forward": under_autocast})],
+    ids=["float16", "bfloat16", "autocast"],
+)
+def test_factors_of_half_precision_are_in_single_precision(dtype, options):
+    expected, found = measure("mlp", "exact"), measure("mlp", "exact", dtype, **options)
+    dtype = torch.bfloat16 if options else dtype
+    assert set(found) == set(expected)
     for name, layer in found.items():
         for got, want in zip(layer[2:], expected[name][2:], strict=True):
             assert got.dtype == torch.float32
