@@ -33,7 +33,7 @@ Tensors = dict[str, Tensor]
 PLUGINS: dict[str, Callable[..., RegularizationPlugin]] = {
     "EWC": lambda **options: EWCPlugin(20.0, **options),
     "OnlineEWC": lambda **options: OnlineEWCPlugin(20.0, gamma=0.9, **options),
-    "KFAC": lambda **options: KFACPlugin(20.0, gamma=0.9, **options),
+    "KFAC": lambda **options: KFACPlugin(2.0, gamma=0.9, **options),
     "MAS": lambda **options: MASPlugin(1.0, **options),
     "SI": lambda **options: SIPlugin(2.0, **options),
     "L2": lambda **options: L2Plugin(0.1, **options),
