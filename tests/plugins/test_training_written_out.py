@@ -12,6 +12,7 @@ from avalanche.training.plugins import LwFPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 
 from clreg_plugins import L2Plugin, QuadraticPenalty
+from tests import penalties
 from tests.plugins.digits import (
     PLUGINS,
     MultiHead,
@@ -32,12 +33,7 @@ def written_out():
     """The penalty as an expression that autograd differentiates by itself."""
 
     def expression(penalty, step, parameters):
-        given = [name for name in penalty.active if name in parameters]
-        total = sum(penalty.constant[name].double() for name in given)
-        for name in given:
-            difference = parameters[name].double() - penalty.anchor[name].double()
-            total = total + (penalty.importance[name].double() * difference.square()).sum()
-        return (step.strength / 2 * total).to(step.value.dtype)
+        return penalties.written_out(penalty, parameters, step.strength).to(step.value.dtype)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QuadraticPenalty, "differentiable", expression)
@@ -123,7 +119,7 @@ def test_a_model_that_is_compiled():
     assert_close(parameters_of(ours[0]), parameters_of(plain[0]), rtol=1e-5, what="parameters")
 
 
-@pytest.mark.parametrize("names", [["EWC", "SI"], ["SI", "MAS"]], ids=" before ".join)
+@pytest.mark.parametrize("names", [["EWC", "SI"], ["SI", "MAS"], ["KFAC", "SI"]], ids=" before ".join)
 @pytest.mark.parametrize("every", [1, 3])
 def test_two_plugins_and_minibatches_that_add_up(names, every):
     def adding(parameters):
@@ -199,7 +195,7 @@ def test_gradients_cleared_after_the_penalty_was_added_to_the_loss(plugin_name, 
     assert_same([plugin_name], kind=Late)
 
 
-@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "MAS", "L2"])
+@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "KFAC", "MAS", "L2"])
 def test_gradients_clipped_as_soon_as_they_are_there(name):
     """The whole gradient is clipped, the penalty's with the task's. (SI reads the task's after ``backward()``.)"""
 

@@ -27,6 +27,7 @@ def from_state(name):
 
 
 @pytest.mark.parametrize("load", [unpickled, from_state])
+@pytest.mark.parametrize("plugin_name", WRITTEN)
 def test_a_plugin_goes_on(plugin_name, load):
     plugin = load(plugin_name)
     assert_identical(plugin.state_dict(), WRITTEN[plugin_name]["state"])
