@@ -32,7 +32,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <records>/report.")] = None,
     overrides: options.Overrides = None,
 ) -> None:
-    """Write a report: Markdown, HTML, LaTeX tables, figures, CSV and Parquet.
+    """Write a report: Markdown, HTML, figures, CSV and Parquet.
 
     JSON files that are not records are named and left out; a damaged record is an error.
     """
@@ -95,8 +95,8 @@ def _rank(names: list[str], path: Path) -> None:
             raise ProtocolError(f"--ranks: {name} names one method; allowed: whole studies, whose methods are ranked")
         studies.append((name, records))
     found = rank_studies(studies)
-    print_table(ranks_table(found, studies))
-    write_atomically(path, ranks_svg(found, studies).encode())
+    print_table(ranks_table(found))
+    write_atomically(path, ranks_svg(found).encode())
     typer.echo(f"drawn: {path}")
 
 

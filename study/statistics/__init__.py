@@ -4,7 +4,7 @@ Samples are paired by seed: entry s of two vectors comes from the same seed. All
 the caller's. What is resampled at random is drawn with a fixed seed: equal input gives equal output.
 """
 
-from study.statistics.families import FamilyComparison, family, family_pairs, holm
+from study.statistics.families import FamilyComparison, family, family_pairs
 from study.statistics.paired import PairedComparison, compare_paired
 from study.statistics.power import fewest_pairs, seeds_needed
 from study.statistics.published import FEWEST_JUDGED, PublishedComparison, compare_with_published
@@ -24,7 +24,6 @@ __all__ = [
     "family_pairs",
     "fewest_pairs",
     "friedman",
-    "holm",
     "seeds_needed",
     "summarize",
 ]

@@ -34,14 +34,11 @@ class FriedmanResult:
 
 
 def friedman(scores: ArrayLike, alpha: float = 0.05) -> FriedmanResult:
-    """Friedman's test over benchmarks, with Iman and Davenport's correction and Nemenyi's critical difference.
-
-    Demšar 2006, section 3.2.2; Iman and Davenport 1980. Unlike Demšar's formula for χ², SciPy's corrects for ties,
-    which makes it larger where there are some; without ties they agree.
+    """Friedman's test, with Iman and Davenport's correction and Nemenyi's critical difference (Demšar 2006, 3.2.2).
 
     Args:
         scores: shape (N, k): N ≥ 2 benchmarks, k ≥ 3 methods, the highest score the best. Scores of one benchmark
-            that differ by rounding alone (1e-10 of the largest) share their rank.
+            that differ by rounding alone share their rank.
         alpha: level of the critical difference, in (0, 1).
 
     Raises:

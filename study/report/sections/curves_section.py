@@ -7,24 +7,16 @@ from numpy.typing import ArrayLike
 
 from study.protocol.settings import Scenario
 from study.report.analysis import Analysis
-from study.report.document import Figure, Gallery, Paragraph, Section
+from study.report.document import Figure, Gallery, Section
 from study.report.figures.curves_figure import Curve, curves_figure
 from study.report.figures.matrices_figure import matrices_figure
 from study.report.figures.style import looks
 from study.report.number_formats import points
 
-CURVES = {
-    "curve": ("curve", "mean over the experiences seen", "Accuracy, mean over the experiences seen"),
-    "first": ("first_experience", "on the first experience", "Accuracy on the first experience"),
-}
-"""By name of the figure: a result's property, a title, a caption."""
-
 
 def curves_section(analysis: Analysis) -> Section | None:
-    found = {
-        scenario: [*_curves(analysis, scenario), *_matrices(analysis, scenario)] for scenario in analysis.scenarios
-    }
-    figures = tuple(figure for of_scenario in found.values() for figure in of_scenario)
+    found = (draw(analysis, scenario) for scenario in analysis.scenarios for draw in (_curves, _matrices))
+    figures = tuple(figure for figure in found if figure is not None)
     if not figures:
         return None
     text = (
@@ -32,34 +24,30 @@ def curves_section(analysis: Analysis) -> Section | None:
         "and columns those tested: below the diagonal is the past, above it the future. Figures in which all methods "
         "lie within a point of each other are left out."
     )
-    return Section("curves", "Over the experiences", (Paragraph(text), Gallery(figures)))
+    return Section("curves", "Over the experiences", (text, Gallery(figures)))
 
 
-def _curves(analysis: Analysis, scenario: Scenario) -> list[Figure]:
+def _curves(analysis: Analysis, scenario: Scenario) -> Figure | None:
     finished = analysis.finished(scenario)
-    found = []
-    for name, (what, title, caption) in CURVES.items():
-        curves = [Curve(result.method, getattr(result, what)) for result in finished if result.is_sequential]
-        if not _differ([[summary.mean for summary in curve.summaries] for curve in curves]):
-            continue
-        ends = ", ".join(f"{curve.method} {points(curve.summaries[-1].mean)}" for curve in curves)
-        if name == "curve":  # at the end joint training has seen the same
-            curves += [Curve(result.method, [result.accuracy]) for result in finished if not result.is_sequential]
-        alt = f"{caption}, {scenario}-incremental, after the last: {ends}."
-        svg = curves_figure(f"{name}-{scenario}", alt, curves, looks(analysis.protocol.methods), title)
-        found.append(Figure(f"{name}-{scenario}", f"{caption}, {scenario}-incremental.", alt, svg))
-    return found
+    curves = [Curve(result.method, result.curve) for result in finished if result.is_sequential]
+    if not _differ([[summary.mean for summary in curve.summaries] for curve in curves]):
+        return None
+    ends = ", ".join(f"{curve.method} {points(curve.summaries[-1].mean)}" for curve in curves)
+    curves += [Curve(result.method, [result.accuracy]) for result in finished if not result.is_sequential]
+    name, caption = f"curve-{scenario}", f"Accuracy, mean over the experiences seen, {scenario}-incremental"
+    alt = f"{caption}, after the last: {ends}."
+    svg = curves_figure(name, alt, curves, looks(analysis.protocol.methods), "mean over the experiences seen")
+    return Figure(name, f"{caption}.", alt, svg)
 
 
-def _matrices(analysis: Analysis, scenario: Scenario) -> list[Figure]:
+def _matrices(analysis: Analysis, scenario: Scenario) -> Figure | None:
     matrices = [(result.method, result.matrix) for result in analysis.finished(scenario) if result.is_sequential]
     if not _differ([matrix for _, matrix in matrices]):
-        return []
-    caption = f"Accuracy matrices, {scenario}-incremental, mean over the seeds."
+        return None
+    name, caption = f"matrices-{scenario}", f"Accuracy matrices, {scenario}-incremental, mean over the seeds."
     experiences = matrices[0][1].shape[1]
     alt = f"Heat maps of the accuracy on each of {experiences} experiences after each, for {len(matrices)} methods."
-    svg = matrices_figure(f"matrices-{scenario}", alt, matrices)
-    return [Figure(f"matrices-{scenario}", caption, alt, svg)]
+    return Figure(name, caption, alt, matrices_figure(name, alt, matrices))
 
 
 def _differ(values: Sequence[ArrayLike]) -> bool:
