@@ -86,7 +86,7 @@ def compare(
 
 def _rank(names: list[str], path: Path) -> None:
     """Print average ranks over studies and draw them."""
-    from study.report.study_ranking import rank_studies, ranks_svg, ranks_table
+    from study.report.study_ranking import rank_studies
 
     studies = []
     for name in dict.fromkeys(names):
@@ -94,9 +94,9 @@ def _rank(names: list[str], path: Path) -> None:
         if method is not None:
             raise ProtocolError(f"--ranks: {name} names one method; allowed: whole studies, whose methods are ranked")
         studies.append((name, records))
-    found = rank_studies(studies)
-    print_table(ranks_table(found))
-    write_atomically(path, ranks_svg(found).encode())
+    table, svg = rank_studies(studies)
+    print_table(table)
+    write_atomically(path, svg.encode())
     typer.echo(f"drawn: {path}")
 
 

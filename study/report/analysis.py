@@ -15,14 +15,7 @@ from study.statistics import FamilyComparison
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that a report says in numbers.
-
-    Attributes:
-        selection: the records behind it.
-        published: every published number, compared with ours.
-        pairs: the comparisons between methods, by scenario.
-        attachments: conclusions and agreement of importances.
-    """
+    """Everything that a report says in numbers."""
 
     selection: Selection
     published: tuple[PublishedRow, ...]

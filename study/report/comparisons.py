@@ -45,15 +45,9 @@ MEANING = (
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One published number and ours.
+    """A published number of a method, ours (None without a record), and their comparison (None if no run finished).
 
-    Attributes:
-        scenario, method: which.
-        table: where it was published.
-        number: what was published.
-        ours: our result; None without a record.
-        comparison: with ours; None if no run of ours finished.
-        changes: how our settings differ from the published ones; if not empty, there is no verdict.
+    ``changes`` says how our settings differ from the published ones; if not empty, there is no verdict.
     """
 
     scenario: Scenario
@@ -106,14 +100,7 @@ def _compare(ours: MethodResult, table: Published, number: PublishedNumber) -> P
 
 
 def compare_methods(results: Sequence[MethodResult], comparisons: Comparisons | None = None) -> list[FamilyComparison]:
-    """The family of comparisons of one scenario, paired by common seeds, with Holm's correction.
-
-    Methods without a common seed form no pair.
-
-    Args:
-        results: of the scenario.
-        comparisons: the family that the protocol names; None for all pairs.
-    """
+    """The family that the protocol names (None: all pairs) for one scenario, paired by common seeds, with Holm's p."""
     if comparisons is not None:
         results = [result for result in results if not result.is_reference]
     scores = {result.method: result.scores for result in results}

@@ -53,10 +53,7 @@ class Table:
 
     Attributes:
         name: id within the report: letters, digits and hyphens.
-        caption: what it shows.
-        headings: one for each column.
         kinds: of the columns: "number" (aligned right), "name", or "prose" (may break over lines).
-        rows: as many cells in each row as columns.
         notes: sentences below it.
     """
 

@@ -32,10 +32,8 @@ class Selection:
     """The records that a report is about.
 
     Attributes:
-        name, protocol: the protocol.
         results: by scenario and method, in the protocol's order; only those with a record.
-        tuning: records of the search, by scenario, method, grid and seed.
-        choices: of the search.
+        tuning, choices: records of the search, and what it chose.
         left_out: how many records were not used, by reason.
     """
 

@@ -1,7 +1,6 @@
 """Two sets of runs, compared by seed."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
@@ -12,22 +11,13 @@ from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
 from study.report.comparisons import LEVEL, TESTS, paired_by_seed, pairs_notes, sign_flip_test
 from study.report.document import Column, table_of
+from study.report.method_results import MethodResult
 from study.report.number_formats import enumeration, points
 from study.report.rich_tables import to_terminal
 from study.report.setting_differences import differing, list_differences
-from study.run.metrics import average_accuracy
-from study.run.specification import Run
 from study.statistics import FamilyComparison, family
 
 Side = tuple[str, Sequence[RunRecord], str | None]  # what it is called, its records, the method if it is one
-
-
-@dataclass(frozen=True)
-class OneMethod:
-    """The finished runs of one method in one scenario: one of them, and average accuracy in percent by seed."""
-
-    run: Run
-    scores: dict[int, float]
 
 
 def comparison_table(a: Side, b: Side) -> Table:
@@ -61,11 +51,11 @@ def comparison_table(a: Side, b: Side) -> Table:
     return to_terminal(table, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
 
 
-def _what_differs(pairs: Sequence[tuple[str, OneMethod, OneMethod]]) -> list[str]:
+def _what_differs(pairs: Sequence[tuple[str, MethodResult, MethodResult]]) -> list[str]:
     """Settings in which A and B differ, with the rows concerned if not all."""
     rows: dict[str, list[str]] = {}
     for name, one, other in pairs:
-        rows.setdefault(list_differences(differing([one.run, other.run])), []).append(name)
+        rows.setdefault(list_differences(differing([one.records[0].run, other.records[0].run])), []).append(name)
     rows.pop("", None)
     return [
         f"A and B differ in {words}{'' if len(names) == len(pairs) else f': {enumeration(names)}'}."
@@ -73,7 +63,7 @@ def _what_differs(pairs: Sequence[tuple[str, OneMethod, OneMethod]]) -> list[str
     ]
 
 
-def _pairs(a: Side, b: Side) -> Iterator[tuple[str, OneMethod, OneMethod]]:
+def _pairs(a: Side, b: Side) -> Iterator[tuple[str, MethodResult, MethodResult]]:
     """The methods that share a seed."""
     of_b = by_method(b[1])
     for (scenario, method), a_records in by_method(a[1]).items():
@@ -83,9 +73,8 @@ def _pairs(a: Side, b: Side) -> Iterator[tuple[str, OneMethod, OneMethod]]:
         if method != (a[2] or b[2] or method) or not seeds:
             continue
         one, two = of_one_setting(a[0], a_records), of_one_setting(b[0], b_records)
-        other_data = {
-            key: values for key, values in differing([one.run, two.run]).items() if key.startswith("benchmark")
-        }
+        differences = differing([one.records[0].run, two.records[0].run])
+        other_data = {key: values for key, values in differences.items() if key.startswith("benchmark")}
         if other_data:
             raise StudyError(
                 f"{a[0]} and {b[0]} cannot be compared: their data differs in {list_differences(other_data)}"
@@ -101,12 +90,8 @@ def by_method(records: Sequence[RunRecord]) -> dict[tuple[Scenario, str], list[R
     return found
 
 
-def of_one_setting(side: str, records: Sequence[RunRecord]) -> OneMethod:
-    """The runs of a method.
-
-    Raises:
-        StudyError: their settings differ.
-    """
+def of_one_setting(side: str, records: Sequence[RunRecord]) -> MethodResult:
+    """The finished runs of a method in a scenario; a StudyError if their settings differ."""
     first = records[0].run
     several = list_differences(differing([record.run for record in records]))
     if several:
@@ -115,4 +100,4 @@ def of_one_setting(side: str, records: Sequence[RunRecord]) -> OneMethod:
             "needs them in folders of their own: `clreg-study report` with the --set of the runs and an --out takes "
             "those of one setting out, as does --out of `clreg-study run`"
         )
-    return OneMethod(first, {record.run.seed: 100 * average_accuracy(record.accuracy) for record in records})
+    return MethodResult(first.scenario, first.label, first.method, first.strength, tuple(records))

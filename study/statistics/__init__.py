@@ -1,7 +1,6 @@
 """Samples in, a result dataclass out: how sure a mean is, which method is better, whether a published number holds.
 
-Samples are paired by seed: entry s of two vectors comes from the same seed. All numbers of one call have one unit,
-the caller's. What is resampled at random is drawn with a fixed seed: equal input gives equal output.
+All numbers of one call have the caller's unit. Resampling has a fixed seed: equal input gives equal output.
 """
 
 from study.statistics.families import FamilyComparison, family, family_pairs

@@ -13,8 +13,7 @@ def seeds_needed(sd: float, delta: float, alpha: float = 0.05, power: float = 0.
     with which the sign-flip test can reach ``alpha`` at all.
 
     Args:
-        sd: standard deviation of the differences over seeds, in the unit of ``delta``.
-        delta: the difference of the means to be found, > 0.
+        sd, delta: standard deviation of the differences over seeds, and the mean difference to be found, > 0.
         alpha: level of the test. For one comparison of m under Holm's correction, α/m is on the safe side.
         power: in (alpha, 1).
 

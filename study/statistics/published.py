@@ -14,8 +14,7 @@ from study.statistics.summary import Summary, summarize
 Verdict = Literal["reproduced", "above", "below", "inconclusive"]
 
 FEWEST_JUDGED = 3
-"""Samples from which on a verdict is given. Two say too little of their spread: against 20 published runs that spread
-as much, Welch's test would reject a true null in 12% of cases instead of 5%."""
+"""Samples from which on a verdict is given: with 2, Welch's test can reject a true null in 12% of cases, not 5%."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,7 @@ class PublishedComparison:
         df, p: degrees of freedom and p of Welch's two-sided t-test of no difference.
         p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
         margin: the difference that still counts as the same number.
-        attainable: whether any samples of ours, however many and however they spread, could show that; not where the
-            published mean's own standard error is too large for the margin.
+        attainable: whether any samples of ours could show that; the published standard error may be too large.
         verdict: ``"reproduced"`` (p_tost < α), else ``"above"`` or ``"below"`` (p < α), else ``"inconclusive"``, as
             always with fewer than :data:`FEWEST_JUDGED` samples.
     """
@@ -64,11 +62,9 @@ def compare_with_published(
 
     Args:
         samples: shape (n,), n ≥ 1, one score a seed. With one alone nothing can be tested: p-values are NaN.
-        published_mean: in the unit of ``samples``, as are ``published_spread`` and ``margin``.
-        published_spread: ≥ 0; None if none was published, and then ``spread_kind`` and ``published_n`` are not used.
-        spread_kind: what the spread is: ``"sd"`` over the runs or ``"sem"``, the standard error of their mean.
+        published_mean, published_spread, margin: in the unit of ``samples``. Without a spread the next two are unused.
+        spread_kind: ``"sd"`` over the runs or ``"sem"``, the standard error of their mean.
         published_n: number of runs behind the published mean; at least 2 where a spread is given.
-        margin: > 0.
         alpha: level of all tests, in (0, 1).
 
     Raises:
@@ -115,8 +111,8 @@ def _published_error(spread: float | None, spread_kind: str | None, n: int | Non
 def _least_margin(n: int, alpha: float) -> float:
     """In standard errors of a mean of n published runs: beyond it lies every margin that the test can show.
 
-    Samples without end that spread as little as they may are not always the best: an error of ours of r times the
-    published variance makes the difference's larger, and its degrees of freedom, at most (n − 1)(1 + r)², too.
+    An error of ours of r times the published variance makes the difference's larger, and with it its degrees of
+    freedom, at most (n − 1)(1 + r)²: the best r need not be 0.
     """
 
     def margin(r: float) -> float:

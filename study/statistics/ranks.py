@@ -15,13 +15,12 @@ class FriedmanResult:
     """Whether k methods differ over N benchmarks, and which the benchmarks cannot tell apart.
 
     Attributes:
-        chi2, p: Friedman's statistic, corrected for ties, and its p-value (χ² with k − 1 degrees of freedom).
-        f, p_f: Iman and Davenport's, less conservative, and its p-value (F with k − 1 and (k − 1)(N − 1)).
-            Where all benchmarks rank alike ``f`` is infinite, and ``p_f`` is the exact probability of that.
+        chi2, p: Friedman's test, corrected for ties.
+        f, p_f: Iman and Davenport's, less conservative. Where all benchmarks rank alike ``f`` is infinite, and ``p_f``
+            is the exact probability of that.
         average_ranks: one for each method, 1 = best.
         critical_difference: Nemenyi's: average ranks that differ by so much or more differ significantly.
-        groups: the largest sets of two or more methods none of which differ significantly: indices of methods, best
-            first. They are the bars of a critical-difference figure.
+        groups: the largest sets of methods none of which differ significantly: indices of methods, best first.
     """
 
     chi2: float

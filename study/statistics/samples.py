@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROUNDING = 1e-10
-"""Relative to the largest score: what differs by no more is equal (0.9 − 0.8 ≠ 0.8 − 0.7), for tests that count ties."""
+"""Relative to the largest score: what differs by no more is equal (0.9 − 0.8 ≠ 0.8 − 0.7), where tests count ties."""
 
 
 def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -71,6 +71,6 @@ def unfinished_section(analysis: Analysis) -> Section | None:
         Column("experiences learned", lambda row: len(row[1].accuracy)),
         Column("last line of the error", lambda row: row[1].last_line),
     )
-    text = f"{count(len(ended), 'run')} did not finish, and {'is' if len(ended) == 1 else 'are'} in no mean or test."
+    text = f"{count(len(ended), 'run')} did not finish; no mean and no test includes them."
     heading = "Runs that diverged or failed"
     return Section("unfinished", heading, (text, table_of("unfinished", heading, ended, *columns)))

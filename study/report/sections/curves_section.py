@@ -5,18 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from study.protocol.settings import Scenario
 from study.report.analysis import Analysis
 from study.report.document import Figure, Gallery, Section
 from study.report.figures.curves_figure import Curve, curves_figure
 from study.report.figures.matrices_figure import matrices_figure
 from study.report.figures.style import looks
-from study.report.number_formats import points
 
 
 def curves_section(analysis: Analysis) -> Section | None:
-    found = (draw(analysis, scenario) for scenario in analysis.scenarios for draw in (_curves, _matrices))
-    figures = tuple(figure for figure in found if figure is not None)
+    of_methods, figures = looks(analysis.protocol.methods), list[Figure]()
+    for scenario in analysis.scenarios:
+        sequential = [result for result in analysis.finished(scenario) if result.is_sequential]
+        if _differ([[summary.mean for summary in result.curve] for result in sequential]):
+            level = [result for result in analysis.finished(scenario) if not result.is_sequential]
+            curves = [Curve(result.method, result.curve or [result.accuracy]) for result in (*sequential, *level)]
+            figures.append(curves_figure(scenario, curves, of_methods))
+        if _differ([result.matrix for result in sequential]):
+            figures.append(matrices_figure(scenario, [(result.method, result.matrix) for result in sequential]))
     if not figures:
         return None
     text = (
@@ -24,30 +29,7 @@ def curves_section(analysis: Analysis) -> Section | None:
         "and columns those tested: below the diagonal is the past, above it the future. Figures in which all methods "
         "lie within a point of each other are left out."
     )
-    return Section("curves", "Over the experiences", (text, Gallery(figures)))
-
-
-def _curves(analysis: Analysis, scenario: Scenario) -> Figure | None:
-    finished = analysis.finished(scenario)
-    curves = [Curve(result.method, result.curve) for result in finished if result.is_sequential]
-    if not _differ([[summary.mean for summary in curve.summaries] for curve in curves]):
-        return None
-    ends = ", ".join(f"{curve.method} {points(curve.summaries[-1].mean)}" for curve in curves)
-    curves += [Curve(result.method, [result.accuracy]) for result in finished if not result.is_sequential]
-    name, caption = f"curve-{scenario}", f"Accuracy, mean over the experiences seen, {scenario}-incremental"
-    alt = f"{caption}, after the last: {ends}."
-    svg = curves_figure(name, alt, curves, looks(analysis.protocol.methods), "mean over the experiences seen")
-    return Figure(name, f"{caption}.", alt, svg)
-
-
-def _matrices(analysis: Analysis, scenario: Scenario) -> Figure | None:
-    matrices = [(result.method, result.matrix) for result in analysis.finished(scenario) if result.is_sequential]
-    if not _differ([matrix for _, matrix in matrices]):
-        return None
-    name, caption = f"matrices-{scenario}", f"Accuracy matrices, {scenario}-incremental, mean over the seeds."
-    experiences = matrices[0][1].shape[1]
-    alt = f"Heat maps of the accuracy on each of {experiences} experiences after each, for {len(matrices)} methods."
-    return Figure(name, caption, alt, matrices_figure(name, alt, matrices))
+    return Section("curves", "Over the experiences", (text, Gallery(tuple(figures))))
 
 
 def _differ(values: Sequence[ArrayLike]) -> bool:

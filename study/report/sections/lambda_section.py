@@ -15,7 +15,7 @@ def lambda_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section |
     if not tables:
         return None
     gallery = (Gallery(figures),) if figures else ()
-    return Section("lambda", "How much depends on λ", (_how(analysis), *gallery, *tables))
+    return Section("lambda", "Sensitivity to λ", (_how(analysis), *gallery, *tables))
 
 
 def _choices(analysis: Analysis) -> dict[Scenario, list[Choice]]:
@@ -40,15 +40,8 @@ def _how(analysis: Analysis) -> str:
 
 
 def lambda_figures(analysis: Analysis) -> tuple[Figure, ...]:
-    return tuple(_figure(analysis, scenario, choices) for scenario, choices in _choices(analysis).items())
-
-
-def _figure(analysis: Analysis, scenario: Scenario, choices: list[Choice]) -> Figure:
-    best = ", ".join(f"{choice.method} {strength(choice.best[0])}" for choice in choices)
-    alt = f"Validation accuracy over λ, {scenario}-incremental. Best λ: {best}."
-    caption = f"Validation accuracy over λ, {scenario}-incremental; rings mark the chosen λ."
-    name = f"lambda-{scenario}"
-    return Figure(name, caption, alt, lambda_figure(name, alt, choices, looks(analysis.protocol.methods)))
+    of_methods = looks(analysis.protocol.methods)
+    return tuple(lambda_figure(scenario, choices, of_methods) for scenario, choices in _choices(analysis).items())
 
 
 def _table(analysis: Analysis, scenario: Scenario, choices: list[Choice]) -> Table:

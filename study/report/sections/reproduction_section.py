@@ -89,8 +89,8 @@ def _provenance(analysis: Analysis) -> str:
     resumed = sum(record.resumed > 0 for record in records)
     said = (
         f"{count(len(records), 'run')}, ended {when}. Code: {_counted(commits)}.",
-        'A "+" says that files differed from the commit.' if any(commit.endswith("+") for commit in commits) else "",
-        f"{count(resumed, 'run')} went on from a checkpoint." if resumed else "",
+        'A "+" marks a commit with local changes.' if any(commit.endswith("+") for commit in commits) else "",
+        f"{count(resumed, 'run')} resumed from a checkpoint." if resumed else "",
         analysis.selection.left_out_sentence,
     )
     return " ".join(filter(None, said))

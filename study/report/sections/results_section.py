@@ -6,7 +6,7 @@ from study.report.document import Cell, Column, Figure, Gallery, Section, Table,
 from study.report.figures.accuracy_figure import accuracy_figure
 from study.report.figures.style import looks
 from study.report.method_results import MethodResult
-from study.report.number_formats import NOTHING, enumeration, option, points, seeds_of, strength
+from study.report.number_formats import NOTHING, enumeration, option, seeds_of, strength
 
 
 def results_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section:
@@ -28,21 +28,13 @@ def _how(analysis: Analysis) -> str:
 
 
 def accuracy_figures(analysis: Analysis) -> tuple[Figure, ...]:
-    return tuple(_figure(analysis, scenario) for scenario in analysis.scenarios if analysis.finished(scenario))
-
-
-def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
-    finished = analysis.finished(scenario)
-    rows = [row for row in analysis.published if row.scenario == scenario and row.comparison is not None]
-    published = {row.method: row.number.mean for row in reversed(rows)}  # of several numbers the first source's
-    reached = ", ".join(f"{result.method} {points(result.accuracy.mean)}" for result in finished)
-    alt = f"Average accuracy in percent, {scenario}-incremental: {reached}."
-    caption = (
-        f"Average accuracy, {scenario}-incremental: means with 95% intervals, a small dot a seed"
-        f"{', hollow diamonds published means' if published else ''}."
-    )
-    name = f"accuracy-{scenario}"
-    return Figure(name, caption, alt, accuracy_figure(name, alt, finished, looks(analysis.protocol.methods), published))
+    figures = []
+    for scenario in analysis.scenarios:
+        rows = [row for row in analysis.published if row.scenario == scenario and row.comparison is not None]
+        published = {row.method: row.number.mean for row in reversed(rows)}  # of several numbers the first source's
+        if finished := analysis.finished(scenario):
+            figures.append(accuracy_figure(scenario, finished, looks(analysis.protocol.methods), published))
+    return tuple(figures)
 
 
 def _table(analysis: Analysis, scenario: Scenario) -> Table:
@@ -86,7 +78,7 @@ def _notes(analysis: Analysis, scenario: Scenario) -> list[str]:
     if any(result.finished and not result.is_sequential for result in results):
         notes.append(f"{NOTHING}: training on all experiences at once has no forgetting and no transfer.")
     if references := [f"`{result.method}`" for result in results if result.is_reference]:
-        notes.append(f"See all data again, upper references and no continual learners: {enumeration(references)}.")
+        notes.append(f"Upper references, which see all data again: {enumeration(references)}.")
     there = {result.method for result in results}
     if not_run := [f"`{method}`" for method in analysis.protocol.methods if method not in there]:
         notes.append(f"Not run: {enumeration(not_run)}.")
