@@ -15,7 +15,7 @@ from clreg_plugins.diagnostics import Agreement, agreement
 from clreg_plugins.importance.engine.data import drawn_rows
 from study.errors import ProtocolError
 from study.protocol.schema import Protocol
-from study.protocol.settings import EWC, Naive, OnlineEWC, Scenario
+from study.protocol.settings import EWC, OnlineEWC, Scenario
 from study.protocol.validation_messages import validation_messages
 from study.records.importance_agreement import IN_THE_PASS, AgreementError, ImportanceAgreement, settings_of
 from study.run.batches import Columns, InMemoryLoader, columns_of
@@ -24,8 +24,7 @@ from study.run.run_environment import RunEnvironment
 from study.run.seeds import derived_seed
 from study.run.specification import Run
 from study.run.system import git_commit, processor
-from study.run.threads import torch_threads
-from study.run.trainer import Learner
+from study.run.trainer import Learner, torch_threads
 
 Pass = Callable[[], Mapping[str, Tensor]]
 
@@ -78,7 +77,7 @@ def measure_agreement(
 
 
 def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
-    naive = [method for method, settings in protocol.methods.items() if isinstance(settings, Naive)]
+    naive = [method for method, settings in protocol.methods.items() if settings.kind == "naive"]
     methods = [method for method, settings in protocol.methods.items() if isinstance(settings, EWC | OnlineEWC)]
     exact = [m for m in methods if protocol.methods[m].fisher == "exact" and protocol.methods[m].n_samples is None]
     if not naive or not exact:

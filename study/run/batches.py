@@ -17,12 +17,7 @@ ROWS_AT_A_TIME = 256  # small enough for the processor's cache, and no second co
 
 
 def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = None) -> Columns:
-    """All samples of a dataset as one batch, transforms applied once, on ``device``.
-
-    Args:
-        dataset: of samples that can be collated.
-        device: of the columns.
-        encoding: stores the inputs as bytes, a quarter of the memory; None keeps them as they are.
+    """All samples of a dataset as one batch on ``device``, transforms applied once; inputs as bytes with ``encoding``.
 
     Raises:
         ValueError: the dataset is empty.
@@ -46,20 +41,18 @@ def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = N
 class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
     """Feeds a strategy from memory (on a GPU: from its memory), in an order that only the seed decides.
 
-    Avalanche's loader reads one sample at a time in every epoch, about the cost of a training step of a small
-    network. Here every sample is read once an experience, and a batch indexes tensors. The order has its own generator,
-    so all methods see the same batches. For data that fits in memory without random augmentation. Samples of several
-    tasks are shuffled together, where Avalanche's loader balances them in every batch.
-
-    Other plugins may add samples to :attr:`columns` between ``before_train_dataset_adaptation`` and
-    ``before_training_exp``, as replay does.
+    Every sample is read once an experience, where Avalanche's loader reads each in every epoch, and a batch indexes
+    tensors. The order has its own generator, so all methods see the same batches. For data that fits in memory without
+    random augmentation. Samples of several tasks are shuffled together, not balanced in every batch.
 
     Args:
         seed: of the order.
-        iterations: batches of a training call in total, only full ones, reshuffled when too few samples are left; None
-            for whole epochs.
+        iterations: see :class:`Batches`.
         encoding: of the inputs. On a CPU they are kept as bytes, a quarter of the memory, and decoded batch by batch to
             the same bits; None keeps them as they are.
+
+    Attributes:
+        columns: the data of the current experience; replay adds to them in ``before_training_exp``.
     """
 
     def __init__(self, seed: int, iterations: int | None = None, encoding: Encoding | None = None) -> None:
@@ -79,11 +72,15 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         Raises:
             ValueError: this or a later experience is smaller than a batch, if only full batches count.
         """
-        if self.iterations is not None:
-            _check_sizes(strategy)
-        strategy.dataloader = Batches(
-            self.columns, strategy.train_mb_size, self._generator, self.iterations, self._encoding
-        )
+        size = strategy.train_mb_size
+        if self.iterations is not None and not isinstance(strategy, Cumulative | JointTraining):  # whose data grows
+            sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]
+            if size > min(sizes):
+                raise ValueError(
+                    f"training.batch_size = {size}: experience {sizes.index(min(sizes))} has {min(sizes)} samples, and "
+                    f"iterations have full batches only; allowed: at most {min(sizes)}"
+                )
+        strategy.dataloader = Batches(self.columns, size, self._generator, self.iterations, self._encoding)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.columns = []
@@ -95,24 +92,12 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         strategy.dataloader = Batches(self._evaluated[key], strategy.eval_mb_size, encoding=self._encoding)
 
     def _read(self, strategy: Any) -> Columns:
-        # a GPU divides by a constant in another way than a CPU: decoded there, inputs would differ in their last bit
+        # inputs decoded on a GPU would differ in their last bit: it divides by a constant in another way
         encoding = self._encoding if strategy.device.type == "cpu" else None
         return columns_of(strategy.adapted_dataset, strategy.device, encoding)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_evaluated": {}, "columns": []}
-
-
-def _check_sizes(strategy: Any) -> None:
-    """Check at the first experience that every experience fills a batch."""
-    if isinstance(strategy, Cumulative | JointTraining):
-        return  # what they train on never shrinks
-    sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]
-    if strategy.train_mb_size > min(sizes):
-        raise ValueError(
-            f"training.batch_size = {strategy.train_mb_size}: experience {sizes.index(min(sizes))} has {min(sizes)} "
-            f"samples, and iterations have full batches only; allowed: at most {min(sizes)}"
-        )
 
 
 class Batches:
@@ -121,7 +106,7 @@ class Batches:
     Args:
         columns: each with N rows.
         batch_size: rows in a batch; the last of an epoch may be smaller.
-        generator: draws a new order each time; None keeps the order of the rows.
+        generator: draws a new order for each epoch; None keeps the order of the rows.
         iterations: how many batches, only full ones, over as many epochs as needed; None for one epoch.
         encoding: of the first column, if it holds bytes.
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import torch
 from avalanche.core import BasePlugin, SupervisedPlugin
-from avalanche.training.plugins import EWCPlugin as AvalancheEWCPlugin
-from avalanche.training.plugins import LwFPlugin, SynapticIntelligencePlugin
-from avalanche.training.supervised import Cumulative as CumulativeTraining
-from avalanche.training.supervised import JointTraining, Naive
+from avalanche.training import plugins as avalanche_plugins
+from avalanche.training.supervised import Cumulative, JointTraining, Naive
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.templates.base import BaseTemplate
 from torch import nn
@@ -16,23 +14,7 @@ from torch import nn
 from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
 from study.errors import ProtocolError
 from study.protocol.own_code import build, resolve
-from study.protocol.settings import (
-    EWC,
-    L2,
-    MAS,
-    SI,
-    AvalancheEWC,
-    AvalancheSI,
-    Cumulative,
-    Joint,
-    LwF,
-    Method,
-    OnlineEWC,
-    OwnMethod,
-    Replay,
-    Training,
-    takes_strength,
-)
+from study.protocol.settings import EWC, MAS, Method, OnlineEWC, OwnMethod, Training
 from study.run.baselines import ReplayMemory
 from study.run.batches import InMemoryBatches
 from study.run.data import Encoding
@@ -41,19 +23,19 @@ from study.run.peers import SynapticIntelligenceOnCopies
 
 PASS_BATCH = 256
 """Samples at a time of an importance pass over single samples, where a protocol does not say: with the plugins' own
-default, which may change, sums would be formed in another order than in records from before."""
+default, which may change, sums would be formed in another order than in earlier records."""
 
-PLUGIN = {  # each takes λ first
-    L2: L2Plugin,
-    EWC: EWCPlugin,
-    OnlineEWC: OnlineEWCPlugin,
-    MAS: MASPlugin,
-    SI: SIPlugin,
-    LwF: LwFPlugin,
-    AvalancheEWC: AvalancheEWCPlugin,
-    AvalancheSI: SynapticIntelligencePlugin,
+PLUGIN = {  # by kind; each takes λ first
+    "l2": L2Plugin,
+    "ewc": EWCPlugin,
+    "online_ewc": OnlineEWCPlugin,
+    "mas": MASPlugin,
+    "si": SIPlugin,
+    "lwf": avalanche_plugins.LwFPlugin,
+    "avalanche_ewc": avalanche_plugins.EWCPlugin,
+    "avalanche_si": avalanche_plugins.SynapticIntelligencePlugin,
 }
-STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
+STRATEGY = {"joint": JointTraining, "cumulative": Cumulative}
 
 
 def build_strategy(
@@ -67,7 +49,7 @@ def build_strategy(
     """
     if _is_own_strategy(method, key, folder):
         return build(method, key, folder, {"seed": seed}, {**common, **_strength(method, strength)})
-    return STRATEGY.get(type(method), Naive)(**common)
+    return STRATEGY.get(method.kind, Naive)(**common)
 
 
 def _is_own_strategy(method: Method, key: str, folder: Path) -> bool:
@@ -124,17 +106,17 @@ def build_plugin(
             allowed = "allowed: a plugin or a strategy's class of Avalanche's"
             raise ProtocolError(f"{key}.kind = {method.kind!r}: it gives a {type(plugin).__name__}; {allowed}")
         return plugin
-    if isinstance(method, Replay):
+    if method.kind == "replay":
         return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)
-    if not takes_strength(method):
+    if method.kind not in PLUGIN:
         return None
     options = method.model_dump(exclude={"kind", "mended"})
     if isinstance(method, EWC | OnlineEWC):
         options["seed"] = seed
     if isinstance(method, EWC | OnlineEWC | MAS):
         options["batch_size"] = pass_batch(method)
-    mended = isinstance(method, AvalancheSI) and method.mended
-    return (SynapticIntelligenceOnCopies if mended else PLUGIN[type(method)])(strength, **options)
+    mended = method.kind == "avalanche_si" and method.mended
+    return (SynapticIntelligenceOnCopies if mended else PLUGIN[method.kind])(strength, **options)
 
 
 def pass_batch(method: EWC | OnlineEWC | MAS) -> int | None:

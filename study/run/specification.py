@@ -59,14 +59,7 @@ class Run(Frozen):
         strength: float | None = None,
         device: Literal["cpu", "cuda"] = "cpu",
     ) -> Self:
-        """The run of a protocol for a scenario, a method and a seed.
-
-        Args:
-            name, protocol: the protocol.
-            scenario, method, seed: which run.
-            settings, strength: in place of the protocol's, if a search chose them.
-            device: "cpu" or "cuda".
-        """
+        """The run of a protocol; ``settings`` and ``strength`` take the place of its own, if a search chose them."""
         return cls(
             protocol=name,
             label=method,
@@ -98,7 +91,6 @@ class Run(Frozen):
 
     @property
     def file_name(self) -> str:
-        """The name of the record's file."""
         return self.file_name_with(self.id)
 
     def file_name_with(self, identity: str) -> str:
