@@ -133,7 +133,7 @@ def test_verdicts_follow_from_the_tests(complete, method, mean, sd, verdict):
     assert found["margin"] == "2.00"
 
 
-def test_how_margins_were_chosen_is_said_beside_their_source(complete):
+def test_how_margins_were_chosen_is_said_with_their_source(complete):
     text = (complete / "README.md").read_text()
     assert "± is the standard deviation over 10 runs. Margins: As wide as others have it.\n" in text
     assert text.count("Margins:") == 1, "the other source gives no reason"

@@ -24,7 +24,7 @@ class Stopped(BaseException):
     """As Ctrl-C, or worse."""
 
 
-def what_came_of(record: RunResult) -> tuple:
+def numbers_of(record: RunResult) -> tuple:
     assert record.finished, record.error
     return record.accuracy, record.loss, record.training_loss
 
@@ -54,7 +54,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(run_of, tmp_p
                 perform(run, environment)
     resumed = perform(run, environment)
     whole = perform(run, RunEnvironment(Path()))
-    assert what_came_of(resumed) == what_came_of(whole)
+    assert numbers_of(resumed) == numbers_of(whole)
     assert (resumed.resumed, whole.resumed) == (2, 0)
     assert resumed.memory_examples == whole.memory_examples
     assert [len(times) for _, times in resumed.seconds] == [5, 5, 5]
@@ -75,7 +75,7 @@ def test_dropouts_random_numbers_go_on_too(run_of, tmp_path, monkeypatch):
         stop_before(1, patched)
         with pytest.raises(Stopped):
             perform(run, environment)
-    assert what_came_of(perform(run, environment)) == what_came_of(perform(run, RunEnvironment(Path())))
+    assert numbers_of(perform(run, environment)) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
 def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_beginning(run_of, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_be
         checkpoint.path.write_bytes(damaged)
         record = perform(run, environment)
         assert record.resumed == 0
-        assert what_came_of(record) == what_came_of(perform(run, RunEnvironment(Path())))
+        assert numbers_of(record) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
 def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkey
             perform(run, environment)
     record = perform(run, environment)
     assert record.resumed == 0
-    assert what_came_of(record) == what_came_of(perform(run, RunEnvironment(Path())))
+    assert numbers_of(record) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
 def test_a_full_disk_ends_the_study_and_not_the_run(run_of, tmp_path, monkeypatch):
@@ -147,14 +147,14 @@ def test_runs_killed_at_ten_random_moments_equal_those_left_alone(run_of, tmp_pa
     attempt(run_of(), None)  # which imports what there is to import
     began = time.monotonic()
     attempt(run_of("si", "task", 1000, training=longer, benchmark=five), None)
-    whole = time.monotonic() - began  # so that kills come amid a run however fast the machine is now
+    whole = time.monotonic() - began  # so that kills come during a run however fast the machine is
     seed = 0
     while kills < 10:
         run = run_of(["si", "ewc", "replay-matched"][seed % 3], "task", seed, training=longer, benchmark=five)
         while store.read(run) is None:
             gone_on_from.add((seed, experiences_done(store, run)))
             kills += attempt(run, moments.uniform(0.1, 0.9) * whole if kills < 10 else None)
-        assert what_came_of(store.read(run)) == what_came_of(perform(run, RunEnvironment(Path()))), f"seed {seed}"
+        assert numbers_of(store.read(run)) == numbers_of(perform(run, RunEnvironment(Path()))), f"seed {seed}"
         seed += 1
     assert not any(store.under_way.glob("*.pt")), "checkpoints of runs that have ended are left"
     assert any(done > 0 for _, done in gone_on_from), "no run went on from a checkpoint: this shows nothing"

@@ -139,7 +139,9 @@ def test_only_the_missing_files_are_named(tmp_path, monkeypatch, offline):
         load_images("split_mnist", tmp_path)
 
 
-def test_a_damaged_file_beside_a_missing_one_is_named_before_anything_is_downloaded(tmp_path, monkeypatch, no_download):
+def test_a_damaged_file_next_to_a_missing_one_is_named_before_anything_is_downloaded(
+    tmp_path, monkeypatch, no_download
+):
     write_mnist(tmp_path, monkeypatch)
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
     damage(tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte")

@@ -100,7 +100,7 @@ def test_the_published_mlps_have_the_published_numbers_of_parameters(name, param
 def residual_network(widths: list[int], blocks: int, stem: int, batchnorm_before: bool) -> int:
     """Parameters of a residual network for 3 channels: blocks of two 3 x 3 convolutions without bias, with batch norm
     before each (Zagoruyko and Komodakis 2016) or after each (He et al. 2016), the first of a stage with a 1 x 1
-    convolution beside it wherever the shape changes, which is normalised in the latter case only.
+    convolution in the shortcut where the shape changes, which is normalised in the latter case only.
     """
     total, n_in = 3 * 9 * stem + (0 if batchnorm_before else 2 * stem), stem
     for stage, width in enumerate(widths):
