@@ -53,11 +53,9 @@ class StrategyStub(SimpleNamespace):
 
     @property
     def mb_y(self) -> Tensor:
-        """Targets of the minibatch."""
         return self.mbatch[1]
 
     def forward(self) -> Tensor:
-        """Outputs of the model for the minibatch."""
         return self.model(self.mbatch[0])
 
 
