@@ -16,8 +16,8 @@ import torch
 
 from clreg_plugins import fisher_diagonal
 from clreg_plugins.importance.engine import data, general_path, layer_rules, memory, moments
-from study.bench.timing import Turn, clock_of, interleave, over
 from study.bench.workloads import CNN, MLP_400, REDUCED_RESNET, Workload
+from study.run.timing import Turn, clock_of, interleave, over
 
 UNLIMITED = 2**50
 NEUTRAL = {

@@ -26,9 +26,9 @@ Cotangents = Callable[[Tensor, Tensor], list[Tensor]]
 def other_libraries() -> tuple[list[Pass], dict[str, str]]:
     """The passes of all libraries that are installed, and for each missing one the reason."""
     found, missing = torch_func(), {}
-    for name, module, passes in (("BackPACK", "backpack", backpack), ("curvlinops", "curvlinops", curvlinops)):
+    for name, passes in (("BackPACK", backpack), ("curvlinops", curvlinops)):
         try:
-            found += passes(_imported(module))
+            found += passes(_imported(name.lower()))
         except ImportError as error:
             missing[name] = f"not installed ({error}); `pip install -e '.[bench]'` installs it"
     return found, missing

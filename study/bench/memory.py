@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from clreg_plugins import fisher_diagonal
-from study.bench.plugins import PLUGINS, strategy_stub
+from study.bench.plugins import PLUGINS, StrategyStub
 from study.bench.record import CLREG, Measurement
 from study.bench.step import FEW, prepared_step
 from study.bench.workloads import Workload
@@ -30,7 +30,7 @@ def measure_held(
     for by, plugins in PLUGINS.items():
         for experience in experiences if method in plugins else ():
             model, plugin = workload.model(10, device), plugins[method]()
-            prepared_step(plugin, strategy_stub(model), images, experience)()
+            prepared_step(plugin, StrategyStub(model), images, experience)()
             held = held_bytes(plugin, model)
             yield Measurement(
                 model=workload.name,

@@ -11,8 +11,8 @@ from torch import nn
 from study.bench.libraries import other_libraries
 from study.bench.passes import Importance, Pass, avalanche, ours
 from study.bench.record import CLREG, Measurement, reason_of
-from study.bench.timing import Clock, Turn, clock_of, interleave, long_turn, over, seconds_of
 from study.bench.workloads import Workload, training_epoch
+from study.run.timing import Clock, Turn, clock_of, interleave, long_turn, over, seconds_of
 
 EPOCHS = "training epochs"
 RATE = "of a matrix product's rate"

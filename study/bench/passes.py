@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clreg_plugins import fisher_diagonal, mas_importance
-from study.bench.plugins import AVALANCHE, THEIRS, strategy_stub
+from study.bench.plugins import AVALANCHE, THEIRS, StrategyStub
 from study.bench.record import CLREG
 from study.bench.workloads import Images
 from study.run.batches import InMemoryLoader
@@ -74,7 +74,7 @@ def avalanche() -> list[Pass]:
 
 
 def _avalanche(model: nn.Module, images: Images, _: int, *, method: str) -> Importance:
-    plugin, strategy = THEIRS[method](), strategy_stub(model, batch=STEP_BATCH)
+    plugin, strategy = THEIRS[method](), StrategyStub(model, batch=STEP_BATCH)
     strategy.experience.dataset = images.dataset
     if method == "MAS":
         found = plugin._get_importance(strategy)

@@ -44,9 +44,19 @@ NOTES = {
 
 
 class StrategyStub(SimpleNamespace):
-    """The attributes of a strategy that plugins read."""
+    """The attributes of a strategy that plugins read: a fused Adam and cross-entropy; no dataset yet."""
 
-    mbatch: list[Tensor]
+    def __init__(self, model: nn.Module, *, batch: int = 128) -> None:
+        super().__init__(
+            model=model,
+            optimizer=torch.optim.Adam(model.parameters(), lr=1e-4, fused=True),
+            device=next(model.parameters()).device,
+            experience=SimpleNamespace(dataset=None),
+            clock=SimpleNamespace(train_exp_counter=0),
+            train_mb_size=batch,
+            _criterion=nn.CrossEntropyLoss(),
+            loss=None,
+        )
 
     def _unpack_minibatch(self) -> None:
         self.mbatch = [part.to(self.device) for part in self.mbatch]
@@ -57,20 +67,6 @@ class StrategyStub(SimpleNamespace):
 
     def forward(self) -> Tensor:
         return self.model(self.mbatch[0])
-
-
-def strategy_stub(model: nn.Module, *, batch: int = 128) -> StrategyStub:
-    """A strategy with the model, a fused Adam and cross-entropy; its experience has no dataset yet."""
-    return StrategyStub(
-        model=model,
-        optimizer=torch.optim.Adam(model.parameters(), lr=1e-4, fused=True),
-        device=next(model.parameters()).device,
-        experience=SimpleNamespace(dataset=None),
-        clock=SimpleNamespace(train_exp_counter=0),
-        train_mb_size=batch,
-        _criterion=nn.CrossEntropyLoss(),
-        loss=None,
-    )
 
 
 def training_step(

@@ -6,10 +6,10 @@ from statistics import median
 import torch
 from avalanche.core import SupervisedPlugin
 
-from study.bench.plugins import NOTES, PLUGINS, StrategyStub, learn, strategy_stub, training_step
+from study.bench.plugins import NOTES, PLUGINS, StrategyStub, learn, training_step
 from study.bench.record import Measurement
-from study.bench.timing import clock_of, interleave, long_turn, over
 from study.bench.workloads import Images, Workload
+from study.run.timing import clock_of, interleave, long_turn, over
 
 STEP = "× Naive's step"
 
@@ -29,11 +29,11 @@ def measure_step(
     """
     clock, model = clock_of(device), workload.model(10, device)
     images = workload.images(workload.batch, 10, device)
-    naive = training_step(strategy_stub(model), SupervisedPlugin(), images.inputs, images.targets)
+    naive = training_step(StrategyStub(model), SupervisedPlugin(), images.inputs, images.targets)
     turns = {("Naive", 0): long_turn(naive, clock)}
     for by in (by for by, plugins in PLUGINS.items() if method in plugins):
         for experience in experiences:
-            step = prepared_step(PLUGINS[by][method](), strategy_stub(model), images, experience)
+            step = prepared_step(PLUGINS[by][method](), StrategyStub(model), images, experience)
             turns[by, experience] = long_turn(step, clock)
     seconds = interleave(turns, rounds, clock, PATIENCE)
     for (by, experience), found in list(seconds.items())[1:]:

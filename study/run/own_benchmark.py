@@ -72,16 +72,12 @@ def _check(key: str, scenario: Scenario, streams: Sequence[Sequence[Any]], targe
         expected = index if scenario == "task" else 0
         tasks = set(getattr(dataset, "targets_task_labels", [expected]))
         if tasks != {expected}:
-            raise ProtocolError(
-                f"{key}: experience {index} has the task labels {sorted(tasks)}; allowed in the scenario {scenario!r}: "
-                f"{expected}, or none"
-            )
+            problem = f"experience {index} has the task labels {sorted(tasks)}"
+            raise ProtocolError(f"{key}: {problem}; allowed in the scenario {scenario!r}: {expected}, or none")
     for i in range(min(LOOKED_AT, len(streams[0][0]))):
         once, again = streams[0][0][i][0], streams[0][0][i][0]
         if not isinstance(once, torch.Tensor) or once.dtype != torch.float32:
             raise ProtocolError(f"{key}: an input is {getattr(once, 'dtype', type(once))}; allowed: float32 tensors")
         if not torch.equal(once, again):
-            raise ProtocolError(
-                f"{key}: a sample differs each time it is read, as with random augmentation; allowed: fixed samples, "
-                "since each is read once"
-            )
+            problem = "a sample differs each time it is read, as with random augmentation"
+            raise ProtocolError(f"{key}: {problem}; allowed: fixed samples, since each is read once")

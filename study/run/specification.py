@@ -23,13 +23,11 @@ class Run(Frozen):
 
     Attributes:
         protocol, label: names, which determine nothing.
-        benchmark, model, training: as in the protocol; the user's own code with the hash of its source.
-        scenario: "task", "domain" or "class".
-        method: its kind and options.
+        benchmark, model, training, scenario, method: as in the protocol.
         strength: λ; None for a method without one.
         seed: of initialisation, data order and permutations, each with its own generator.
-        device: "cpu" or "cuda"; results differ in the last bits.
-        evaluated_on: "test", or "validation": a held-out part of the training data.
+        device: results of the two differ in the last bits.
+        evaluated_on: "validation" is a held-out part of the training data.
         validation_fraction: the share of that part; None for "test".
     """
 

@@ -174,9 +174,8 @@ class WandbLogger:
 
         Args:
             experience: index of the latest experience, the row's step.
-            accuracy, loss: shape (T,), on every experience; the accuracy in [0, 1].
-            training_loss: mean over the steps, without the penalty.
-            seconds: wall-clock time by phase.
+            accuracy, loss: shape (T,), on every experience.
+            training_loss, seconds: as in the record.
             importance: Ω by parameter name; None for methods without.
         """
         if self._run is None:
