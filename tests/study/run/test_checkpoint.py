@@ -29,7 +29,8 @@ def numbers_of(record: RunResult) -> tuple:
     return record.accuracy, record.loss, record.training_loss
 
 
-def stop_before(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_before(index: int, run: Run, environment: RunEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perform a run up to an experience."""
     learn = training.Learner.learn
 
     def stopping(self: training.Learner, at: int) -> None:
@@ -37,7 +38,10 @@ def stop_before(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Stopped
         learn(self, at)
 
-    monkeypatch.setattr(training.Learner, "learn", stopping)
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Learner, "learn", stopping)
+        with pytest.raises(Stopped):
+            perform(run, environment)
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
@@ -48,10 +52,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(run_of, tmp_p
     run = run_of(method, scenario, benchmark=five, training=kept)
     environment = RunEnvironment(Path(), checkpoints=tmp_path)
     for index in (1, 3):
-        with monkeypatch.context() as patched:
-            stop_before(index, patched)
-            with pytest.raises(Stopped):
-                perform(run, environment)
+        stop_before(index, run, environment, monkeypatch)
     resumed = perform(run, environment)
     whole = perform(run, RunEnvironment(Path()))
     assert numbers_of(resumed) == numbers_of(whole)
@@ -71,19 +72,13 @@ def test_dropouts_random_numbers_go_on_too(run_of, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "build_model", with_dropout)
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
-    with monkeypatch.context() as patched:
-        stop_before(1, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
+    stop_before(1, run, environment, monkeypatch)
     assert numbers_of(perform(run, environment)) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
 def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_beginning(run_of, tmp_path, monkeypatch):
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
-    with monkeypatch.context() as patched:
-        stop_before(1, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
+    stop_before(1, run, environment, monkeypatch)
     checkpoint = Checkpoint(tmp_path, run)
     whole = checkpoint.path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"nothing"):
@@ -96,10 +91,8 @@ def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_be
 def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkeypatch):
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
     with monkeypatch.context() as patched:
-        stop_before(1, patched)
         patched.setattr("study.run.checkpoint.code_hash", lambda: "another")
-        with pytest.raises(Stopped):
-            perform(run, environment)
+        stop_before(1, run, environment, monkeypatch)
     record = perform(run, environment)
     assert record.resumed == 0
     assert numbers_of(record) == numbers_of(perform(run, RunEnvironment(Path())))

@@ -16,7 +16,7 @@ from study.run.batches import InMemoryBatches, columns_of
 from study.run.benchmarks import build_benchmark
 from study.run.models import MultiHead, build_model, parameter_bytes
 from tests.study.images import write_cifar, write_mnist
-from tests.study.recording import learner
+from tests.study.recording import learner, train_on
 
 DIGITS = Benchmark(name="split_digits", experiences=5, test_fraction=0.25)
 MLP = Model(name="mlp", hidden=[16])
@@ -207,8 +207,7 @@ def gradients(unseen_classes: str, seen: int) -> tuple[Tensor, Tensor, Tensor]:
     benchmark = digits("class")
     model = build_model(MLP.model_copy(update={"unseen_classes": unseen_classes}), "class", benchmark)
     strategy = learner(benchmark, "class", [], model=model)
-    for experience in benchmark.train_stream[:seen]:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream[:seen])
     inputs, targets, _ = batch(benchmark.train_stream[seen - 1])
     model.zero_grad()
     out = model(inputs)

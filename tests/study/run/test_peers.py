@@ -17,7 +17,7 @@ from study.run.peers import SynapticIntelligenceOnCopies
 from study.run.run_environment import RunEnvironment
 from study.run.trainer import perform
 from tests.study.recording import learner
-from tests.study.run.test_checkpoint import Stopped, numbers_of, stop_before
+from tests.study.run.test_checkpoint import numbers_of, stop_before
 
 EPS = 0.1
 
@@ -110,10 +110,7 @@ def test_a_resumed_run_of_theirs_equals_an_uninterrupted_one(run_of, tmp_path, m
     five = run_of().benchmark.model_copy(update={"experiences": 5})
     run = run_of(method=method, strength=strength, benchmark=five)
     environment = RunEnvironment(Path(), checkpoints=tmp_path)
-    with monkeypatch.context() as patched:
-        stop_before(2, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
+    stop_before(2, run, environment, monkeypatch)
     resumed, whole = perform(run, environment), perform(run, RunEnvironment(Path()))
     assert numbers_of(resumed) == numbers_of(whole)
     assert resumed.resumed == 1
