@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
 from study.bench.record import CLREG
 from study.bench.workloads import Images
-from study.run.peers import SynapticIntelligenceOnCopies
+from study.run.methods import SynapticIntelligenceOnCopies
 
 AVALANCHE, CORRECTED = "Avalanche", "Avalanche, corrected"
 

@@ -238,7 +238,7 @@ class AvalancheSI(Table):
 
     Attributes:
         eps: its damping.
-        mended: see :class:`study.run.peers.SynapticIntelligenceOnCopies`; false has no effect on a CPU.
+        mended: see :class:`study.run.methods.SynapticIntelligenceOnCopies`; false has no effect on a CPU.
     """
 
     kind: Literal["avalanche_si"]

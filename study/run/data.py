@@ -58,12 +58,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Maps bytes to inputs and back: ``(byte / levels - mean) / std``.
-
-    Attributes:
-        levels: the byte that stands for 1.
-        mean, std: shape (channels, 1, 1), or (1, 1, 1) for all channels.
-    """
+    """Maps bytes to inputs and back: ``(byte / levels - mean) / std``, with shape (channels or 1, 1, 1)."""
 
     levels: int
     mean: Tensor
@@ -76,7 +71,7 @@ class Encoding:
 
     def decode(self, pixels: Tensor) -> Tensor:
         """Inputs as float32 from bytes, shapes (…, channels, height, width)."""
-        inputs = pixels.to(torch.float32, copy=True)  # worked on in place, which takes half the time
+        inputs = pixels.to(torch.float32, copy=True)  # in-place operations take half the time
         return inputs.div_(self.levels).sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
 
     def is_exact(self) -> bool:
@@ -154,8 +149,8 @@ def _sums(dataset: type, root: Path) -> dict[Path, str]:
     return {root / dataset.base_folder / file: md5 for file, md5 in files}
 
 
-def _missing(dataset: type, root: Path) -> list[Path]:
-    return [path for path in _sums(dataset, root) if not path.is_file()]
+def _missing(dataset: type, root: Path) -> list[str]:
+    return [path.name for path in _sums(dataset, root) if not path.is_file()]
 
 
 def _check_sums(dataset: type, root: Path) -> None:
@@ -174,7 +169,7 @@ def _download(dataset: type, root: Path) -> None:
             if _missing(dataset, root):
                 dataset(root, download=True)
     except (RuntimeError, OSError) as error:  # how torchvision, and the system, say what went wrong
-        missing = ", ".join(path.name for path in _missing(dataset, root))
+        missing = ", ".join(_missing(dataset, root))
         if not missing:
             return  # the sums tell what is wrong with the files
         problem = " ".join(f"{type(error).__name__}: {error}".split())  # torchvision's errors have several lines

@@ -1,5 +1,6 @@
 """Methods in a protocol -> Avalanche strategies and plugins."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from avalanche.training import plugins as avalanche_plugins
 from avalanche.training.supervised import Cumulative, JointTraining, Naive
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.templates.base import BaseTemplate
+from avalanche.training.utils import ParamData
 from torch import nn
 
 from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
@@ -19,7 +21,27 @@ from study.run.baselines import ReplayMemory
 from study.run.batches import InMemoryBatches
 from study.run.data import Encoding
 from study.run.models import parameter_bytes
-from study.run.peers import SynapticIntelligenceOnCopies
+
+
+class SynapticIntelligenceOnCopies(avalanche_plugins.SynapticIntelligencePlugin):
+    """Avalanche's SI with the same behaviour on a CPU as on a GPU.
+
+    Avalanche stores parameters by ``.cpu()``, which copies on a GPU but returns the parameters themselves on a CPU,
+    where importance is then 0 and the anchor moves along. Here the stored parameters are copies; nothing else changes.
+    """
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_exp(strategy, **kwargs)
+        self._copy(self.ewc_data[0])
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_iteration(strategy, **kwargs)
+        self._copy(self.syn_data["old_theta"])
+
+    def _copy(self, stored: Mapping[str, ParamData]) -> None:
+        for entry in stored.values():
+            entry.data = entry.data.clone()
+
 
 PASS_BATCH = 256
 """Samples at a time of an importance pass over single samples, where a protocol does not say: with the plugins' own

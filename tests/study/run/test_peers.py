@@ -13,7 +13,7 @@ from study.errors import ProtocolError
 from study.protocol.load import parse_protocol
 from study.protocol.settings import AvalancheEWC, AvalancheSI, Benchmark
 from study.run.benchmarks import build_benchmark
-from study.run.peers import SynapticIntelligenceOnCopies
+from study.run.methods import SynapticIntelligenceOnCopies
 from study.run.run_environment import RunEnvironment
 from study.run.trainer import perform
 from tests.study.recording import learner
