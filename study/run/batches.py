@@ -1,6 +1,7 @@
 """In-memory batches in place of Avalanche's loader."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -100,6 +101,7 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         return {**self.__dict__, "_evaluated": {}, "columns": []}
 
 
+@dataclass(frozen=True)
 class Batches:
     """Iterates over the rows of columns in batches.
 
@@ -114,41 +116,36 @@ class Batches:
         ValueError: fewer rows than a batch, if only full batches count.
     """
 
-    def __init__(
-        self,
-        columns: Columns,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        iterations: int | None = None,
-        encoding: Encoding | None = None,
-    ) -> None:
-        if iterations is not None and len(columns[0]) < batch_size:
-            raise ValueError(f"an experience has {len(columns[0])} samples, fewer than a batch of {batch_size}")
-        self._columns = columns
-        self._batch_size = batch_size
-        self._generator = generator
-        self._iterations = iterations
-        self._encoding = encoding if columns[0].dtype == torch.uint8 else None
+    columns: Columns
+    batch_size: int
+    generator: torch.Generator | None = None
+    iterations: int | None = None
+    encoding: Encoding | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations is not None and len(self.columns[0]) < self.batch_size:
+            n = len(self.columns[0])
+            raise ValueError(f"an experience has {n} samples, fewer than a batch of {self.batch_size}")
 
     def __len__(self) -> int:
-        return self._iterations or -(-len(self._columns[0]) // self._batch_size)
+        return self.iterations or -(-len(self.columns[0]) // self.batch_size)
 
     def __iter__(self) -> Iterator[Columns]:
-        for rows in self._epoch() if self._iterations is None else self._full_batches():
-            batch = [column[rows] for column in self._columns]
-            if self._encoding is not None:
-                batch[0] = self._encoding.decode(batch[0])
+        for rows in self._epoch() if self.iterations is None else self._full_batches():
+            batch = [column[rows] for column in self.columns]
+            if self.encoding is not None and batch[0].dtype == torch.uint8:
+                batch[0] = self.encoding.decode(batch[0])
             yield batch
 
     def _epoch(self) -> tuple[Tensor, ...]:
-        n, device = len(self._columns[0]), self._columns[0].device
-        order = torch.arange(n) if self._generator is None else torch.randperm(n, generator=self._generator)
-        return order.to(device).split(self._batch_size)
+        n, device = len(self.columns[0]), self.columns[0].device
+        order = torch.arange(n) if self.generator is None else torch.randperm(n, generator=self.generator)
+        return order.to(device).split(self.batch_size)
 
     def _full_batches(self) -> Iterator[Tensor]:
-        left = self._iterations
+        left = self.iterations
         while left:
-            for rows in self._epoch()[: min(left, len(self._columns[0]) // self._batch_size)]:
+            for rows in self._epoch()[: min(left, len(self.columns[0]) // self.batch_size)]:
                 left -= 1
                 yield rows
 

@@ -1,6 +1,7 @@
 """Names in a protocol -> Avalanche benchmarks, from images in memory."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +17,13 @@ from study.protocol.settings import Benchmark, Scenario
 from study.run.data import DataError, Encoding, Images, load_images
 
 
+@dataclass(frozen=True, eq=False)
 class Inputs(Dataset):
-    """Inputs and their labels, in memory.
+    """Inputs (N, channels, height, width) and labels (N,), with a permutation (height · width,) of the pixels."""
 
-    Args:
-        inputs: shape (N, channels, height, width).
-        labels: shape (N,).
-        permutation: of the pixels, shape (height · width,), the same for each channel; None for none.
-    """
-
-    def __init__(self, inputs: Tensor, labels: Tensor, permutation: Tensor | None = None) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.permutation = permutation
+    inputs: Tensor
+    labels: Tensor
+    permutation: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
