@@ -44,7 +44,7 @@ def work(monkeypatch):
 
 
 def test_everything_is_measured_kept_and_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr("study.bench.timing.TURN", 0.0)
+    monkeypatch.setattr("study.run.timing.TURN", 0.0)
     monkeypatch.setitem(PLANS, "cpu", SMALL)
     result = call("--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
