@@ -111,12 +111,17 @@ def _highlights(found: Sequence[Performance]) -> Iterator[str]:
 
 
 def _origin(found: Sequence[Performance]) -> str:
-    parts = [part.circumstances for performance in found for part in performance.parts.values()]
-    versions = sorted({each.versions.get("clreg", "unknown") for each in parts})
-    days = sorted({each.started[:10] for each in parts})
-    commits = list(dict.fromkeys((each.commit or "unknown")[:10] for each in parts))
-    first_to_last = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return f"Measured with clreg {', '.join(versions)}, {first_to_last}, commits {', '.join(commits)}."
+    measured = []
+    for performance in found:
+        parts = [part.circumstances for part in performance.parts.values()]
+        versions = sorted({each.versions.get("clreg", "unknown") for each in parts})
+        days = sorted({each.started[:10] for each in parts})
+        commits = list(dict.fromkeys((each.commit or "unknown")[:10] for each in parts))
+        first_to_last = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        measured.append(
+            f"{DEVICES[performance.device]}: clreg {', '.join(versions)}, {first_to_last}, {', '.join(commits)}"
+        )
+    return f"Measured on the {'; on the '.join(measured)}."
 
 
 def _device(performance: Performance, figures: dict[str, str]) -> Iterator[str]:

@@ -166,4 +166,4 @@ def test_the_first_screen_is_a_sentence_a_figure_and_one_short_table():
     assert "experience 50" in sentence
     assert figure.startswith("![")
     assert len(table.splitlines()) - 2 <= len(HIGHLIGHTS) <= 8
-    assert origin.startswith("Measured with clreg ")
+    assert origin.startswith("Measured on the CPU: clreg ")
