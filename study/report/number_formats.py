@@ -9,6 +9,8 @@ Example:
     ('+1.00', '−1.00', '0.00')
     >>> with_bounds("93.00", 92.104, 94.3), with_bounds("93.00", float("nan"), float("nan"))
     ('93.00 [92.10, 94.30]', '93.00')
+    >>> with_bounds("20.00", -107.06, 147.06)
+    '20.00 [−100.00, 100.00]'
     >>> p_value(0.0312), p_value(0.0002), p_equals(0.0312), p_equals(0.0002)
     ('0.031', '<0.001', 'p = 0.031', 'p < 0.001')
     >>> strength(None), strength(100.0), strength(1e6), strength(0.01), strength(2.5e-4)
@@ -56,8 +58,10 @@ def signed_points(value: float) -> str:
 
 
 def with_bounds(text: str, low: float, high: float) -> str:
-    """A number's text with its interval in percentage points; a single run has none."""
-    return text if math.isnan(low) or math.isnan(high) else f"{text} [{points(low)}, {points(high)}]"
+    """A number's text with its interval in percentage points, within ±100; a single run has none."""
+    if math.isnan(low) or math.isnan(high):
+        return text
+    return f"{text} [{points(max(low, -100.0))}, {points(min(high, 100.0))}]"
 
 
 def with_interval(summary: Summary) -> str:

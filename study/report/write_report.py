@@ -108,7 +108,7 @@ def compose(analysis: Analysis) -> Document:
     stated = tuple((entry.lead, "", entry.text) for entry in analysis.conclusions.stated)
     sections = (
         Section("conclusions", "Conclusions", (Bullets(stated),)) if stated else None,
-        Section("protocol", "The protocol", tuple(map(Paragraph, description))),
+        Section("protocol", "The protocol", tuple(map(Paragraph, description))) if any(description) else None,
         published_section(analysis),
         results_section(analysis, others(accuracy_figures(analysis))),
         pairs_section(analysis),
