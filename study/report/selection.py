@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.campaign.strength_search import Choice, choose, content_on_any_device, resolve, tuning_runs
-from study.errors import ProtocolError, StudyError
+from study.errors import MissingRecords, StudyError
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario
 from study.records.deduplicate import deduplicate
@@ -70,7 +70,8 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
         records, tuning: any records; those of the protocol's search choose λ.
 
     Raises:
-        ReportError: no record belongs to it, or the search has not chosen a λ.
+        ReportError: no record belongs to it.
+        MissingRecords: the search has not chosen the λ of a record's method.
     """
     found_by_search, outside = _of_the_search(name, protocol, tuning)
     choices = tuple(choose(name, protocol, found_by_search))
@@ -78,7 +79,7 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
     for record in records:
         missing = undecided.get((record.run.scenario, record.run.label))
         if missing is not None and record.run.evaluated_on == "test":
-            raise ReportError(f"a record of {record.run} is there, but {missing}")
+            raise MissingRecords(f"a record of {record.run} is there, but {missing}", missing.written_by)
     there: dict[tuple[Scenario, str], list[RunRecord]] = {}
     reasons: list[str] = []
     for record in records:
@@ -95,7 +96,7 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
     if not there:
         raise ReportError(_why_none(name, protocol, records, choices))
     results = tuple(
-        MethodResult(scenario, method, *resolve(name, protocol, scenario, method, choices), _of_one_device(candidates))
+        MethodResult(scenario, method, *resolve(protocol, scenario, method, choices), _of_one_device(candidates))
         for (scenario, method), candidates in sorted(there.items(), key=lambda item: _order(protocol, item[0]))
     )
     used = {record.id: record for result in results for record in result.records}
@@ -106,16 +107,16 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
 
 def _meant(
     name: str, protocol: Protocol, choices: Sequence[Choice]
-) -> tuple[dict[str, list[tuple[Scenario, str]]], dict[tuple[Scenario, str], str]]:
+) -> tuple[dict[str, list[tuple[Scenario, str]]], dict[tuple[Scenario, str], MissingRecords]]:
     """Scenarios and methods by run content (two methods may be equal), and what the search has not chosen."""
     meant: dict[str, list[tuple[Scenario, str]]] = {}
-    undecided: dict[tuple[Scenario, str], str] = {}
+    undecided: dict[tuple[Scenario, str], MissingRecords] = {}
     for scenario in protocol.scenarios:
         for method in protocol.methods:
             try:
-                settings, strength = resolve(name, protocol, scenario, method, choices)
-            except ProtocolError as error:
-                undecided[scenario, method] = str(error)
+                settings, strength = resolve(protocol, scenario, method, choices)
+            except MissingRecords as error:
+                undecided[scenario, method] = error
                 continue
             run = Run.of(name, protocol, scenario, method, 0, settings=settings, strength=strength)
             meant.setdefault(_regardless_of_seed(run), []).append((scenario, method))
@@ -167,8 +168,8 @@ def _of_the_search(
     for content, same in runs.items():
         if content in counting:
             record = counting[content]
-            names = ({"protocol": run.protocol, "label": run.label} for run in same)
-            found += [record.model_copy(update={"run": record.run.model_copy(update=these)}) for these in names]
+            labels = (record.run.model_copy(update={"label": run.label}) for run in same)
+            found += [record.model_copy(update={"run": run}) for run in labels]
     return tuple(found), reasons
 
 
@@ -179,14 +180,14 @@ def _regardless_of_seed(run: Run) -> str:
 def _why_none(name: str, protocol: Protocol, records: Sequence[RunRecord], choices: Sequence[Choice]) -> str:
     """Why no record belongs to the protocol, with the differences of the first that could."""
     if not records:
-        return f"there are no records to report on; `clreg-study run {name}` writes them"
+        return "there are no records to report on"
     message = f"none of the {count(len(records), 'record')} given belongs to {name}"
     for record in records:
         run = record.run
         if run.scenario in protocol.scenarios and run.label in protocol.methods:
             try:
-                settings, strength = resolve(name, protocol, run.scenario, run.label, choices)
-            except ProtocolError:
+                settings, strength = resolve(protocol, run.scenario, run.label, choices)
+            except MissingRecords:
                 continue
             ours = Run.of(name, protocol, run.scenario, run.label, run.seed, settings=settings, strength=strength)
             differences = list_differences(differing([run, ours], (*NAMES, "device")), "in the protocol ")

@@ -1,9 +1,11 @@
 """How to get the same numbers: commands, versions, machines, commits, and the protocol."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from study.records.run_record import Hardware
 from study.report.analysis import Analysis
+from study.report.attachments import own_file
 from study.report.document import Code, Column, Paragraph, Section, number, table_of, word
 from study.report.number_formats import count, enumeration
 from study.report.provenance import changed_settings, is_packaged, protocol_text
@@ -57,7 +59,15 @@ def _where(analysis: Analysis, packaged: bool) -> str:
         origin = "as it comes with the package"
     else:
         origin = f"which differs from the packaged one in {changed}" if changed else "which is not a packaged one"
-    return f"`{PROTOCOL}` is the protocol, {origin}. In the folder of this report:"
+    code = "".join(_code(analysis, file, version) for file, version in analysis.protocol.own_code.items())
+    return f"`{PROTOCOL}` is the protocol, {origin}. {code}In the folder of this report:"
+
+
+def _code(analysis: Analysis, file: str, version: str | None) -> str:
+    """Where the user's own code is."""
+    if own_file(file) in analysis.attachments.files:
+        return f"It names `{file}`, which is here in the version of the runs; what that imports is not. "
+    return f"It names `{file}`, which is not here: the runs used the version with the hash {version}. "
 
 
 def _commands(analysis: Analysis, packaged: bool) -> list[str]:
@@ -82,13 +92,21 @@ def _provenance(analysis: Analysis) -> str:
     records = analysis.selection.records
     days = sorted(record.ended[:10] for record in records)
     when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+    held, asked = sorted({record.run.seed for record in records}), analysis.protocol.seeds
     commits = Counter(record.commit or "no commit known" for record in records)
     said = [f"{count(len(records), 'run')}, ended {when}. Code: {_counted(commits)}."]
+    if held != list(range(asked)):
+        said.append(f"The protocol asks for {_seeds(range(asked))}; the records hold {_seeds(held)}.")
     if any(commit.endswith("+") for commit in commits):
         said.append('A "+" says that files differed from the commit.')
     if resumed := sum(record.resumed > 0 for record in records):
         said.append(f"{count(resumed, 'run')} went on from a checkpoint.")
     return " ".join([*said, analysis.selection.left_out_sentence]).strip()
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    several = len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{count(len(seeds), 'seed')}, {f'{seeds[0]} to {seeds[-1]}' if several else enumeration(map(str, seeds))}"
 
 
 def _counted(counter: Counter[str]) -> str:
