@@ -22,17 +22,10 @@ LOOKS = {
 
 
 def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, Measurement]]]) -> str:
-    """The time of a step over Naive's against the experience, a line for each library, both axes logarithmic.
-
-    Args:
-        name, alt: of the SVG.
-        lines: by library, pairs of experience and measurement in the order of experiences.
-    """
+    """The time of a step over Naive's against the experience, a line for each library, both axes logarithmic."""
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes = figure.add_subplot(xscale="log", yscale="log", xlabel="experience", ylabel="training step, × Naive's")
         for by, points in lines.items():
             x, y = [experience for experience, _ in points], [each.median for _, each in points]
             errors = _bars([each for _, each in points])
@@ -44,20 +37,13 @@ def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, M
         axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50, 100]))
         for axis in (axes.xaxis, axes.yaxis):
             _plain_numbers(axis)
-        axes.set_xlabel("experience")
-        axes.set_ylabel("training step, × Naive's")
         figure.legend(loc="outside upper left", ncols=3)
 
     return draw(name, alt, 2.8, paint)
 
 
 def pass_figure(name: str, alt: str, models: Mapping[str, Sequence[Measurement]]) -> str:
-    """Passes in training epochs on a logarithmic axis: a panel for each model, a row for each importance.
-
-    Args:
-        name, alt: of the SVG.
-        models: measurements by model.
-    """
+    """Passes in training epochs on a logarithmic axis: a panel for each model, a row for each importance."""
     rows = {model: list(dict.fromkeys(each.method for each in found)) for model, found in models.items()}
     by_whom = [by for by in LOOKS if any(each.by == by for found in models.values() for each in found)]
 
@@ -91,10 +77,7 @@ def _paint_panel(axes: Axes, model: str, rows: Sequence[str], found: Sequence[Me
 
 def _bars(found: Sequence[Measurement]) -> list[list[float]]:
     """Distances from the medians to the quartiles."""
-    return [
-        [each.median - each.quartiles[0] for each in found],
-        [each.quartiles[1] - each.median for each in found],
-    ]
+    return [[abs(each.quartiles[side] - each.median) for each in found] for side in (0, 1)]
 
 
 def _plain_numbers(axis: Axis) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validato
 
 
 def suggestion(name: str, allowed: Iterable[str], all_of_them: str = "") -> str:
-    """``; did you mean …? allowed: …`` for a name that is not allowed; all that begin with it, if several do.
+    """``; did you mean …? allowed: …`` for a name that is not allowed; all names that begin with it, if several do.
 
     ``all_of_them`` says where they are listed, if they are too many for a message.
     """
@@ -40,8 +40,7 @@ class Own(Table):
 
     Attributes:
         kind: "package.module:Name", or "./file.py:Name" relative to the protocol file.
-        source_hash: of the file that defines it, put in when the protocol is loaded. Given in a protocol file, only
-            that version is run.
+        source_hash: of its file, put in when the protocol is loaded; one in the protocol file allows only that version.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -52,9 +51,8 @@ class Own(Table):
     @model_validator(mode="before")
     @classmethod
     def _a_name_may_say_it(cls, data: Any) -> Any:
-        if own_kind(data) != "name":
-            return data
-        return {"kind" if key == "name" else key: value for key, value in data.items()}
+        renamed = own_kind(data) == "name"
+        return {"kind" if key == "name" else key: value for key, value in data.items()} if renamed else data
 
     @property
     def name(self) -> str:
@@ -79,8 +77,4 @@ def own_kind(table: Any) -> Literal["kind", "name"] | None:
     return None
 
 
-def _whose(table: Any) -> str:
-    return "(own)" if own_kind(table) else "(built-in)"
-
-
-OWN_OR_BUILT_IN = Discriminator(_whose)
+OWN_OR_BUILT_IN = Discriminator(lambda table: "(own)" if own_kind(table) else "(built-in)")

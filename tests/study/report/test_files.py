@@ -114,7 +114,7 @@ def test_a_folder_with_anything_but_a_report_is_left_as_it_is(tmp_path):
 # ------------------------------------------------------------------------------- the protocol
 
 
-def test_the_protocol_is_beside_the_report_and_gives_the_same_report(tmp_path, without_figures):
+def test_the_protocol_is_next_to_the_report_and_gives_the_same_report(tmp_path, without_figures):
     records = all_records(toy())
     first = written(tmp_path / "first", records)
     protocol = load_protocol(str(first / "protocol.toml"))
