@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study.bench.record import CLREG, Measurement
-from study.report.figures.style import INK, MUTED, PALETTE, Look, draw, label_ends, margin_for
+from study.report.figures.style import INK, MUTED, PALETTE, Look, draw
 
 LOOKS = {
     CLREG: Look(PALETTE[0], "o", "-"),
@@ -26,22 +26,20 @@ def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, M
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xscale="log", yscale="log", xlabel="experience", ylabel="training step, × Naive's")
-        ends = []
         for by, points in lines.items():
             x, y = [experience for experience, _ in points], [each.median for _, each in points]
             errors = _bars([each for _, each in points])
             look = LOOKS[by]
-            axes.errorbar(x, y, errors, color=look.color, marker=look.marker, linestyle=look.dashes, elinewidth=1)
-            ends.append((by, y[-1], look, x[-1]))
+            style = {"color": look.color, "marker": look.marker, "linestyle": look.dashes, "elinewidth": 1}
+            axes.errorbar(x, y, errors, label=by, **style)
         axes.axhline(1, color=INK, linewidth=0.8)
         axes.xaxis.set_major_locator(FixedLocator(sorted({x for points in lines.values() for x, _ in points})))
         axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50, 100]))
         for axis in (axes.xaxis, axes.yaxis):
             _plain_numbers(axis)
-        figure.subplots_adjust(left=0.13, right=1 - margin_for(list(lines)), bottom=0.17, top=0.95)
-        label_ends(axes, ends, 0.11)
+        figure.legend(loc="outside upper left", ncols=3)
 
-    return draw(name, alt, 2.6, paint, layout=None)
+    return draw(name, alt, 2.8, paint)
 
 
 def pass_figure(name: str, alt: str, models: Mapping[str, Sequence[Measurement]]) -> str:

@@ -18,7 +18,7 @@ def test_a_report_is_written_from_the_records_and_again_from_its_own_archive(pro
     result = call("report", protocol_file, "--records", out)
     assert result.exit_code == 0, result.output
     first = {path.relative_to(out / "report"): path.read_bytes() for path in (out / "report").rglob("*.*")}
-    assert {"README.md", "index.html", "tables.tex", "records.jsonl.gz"} <= set(map(str, first))
+    assert {"README.md", "index.html", "results.csv", "records.jsonl.gz"} <= set(map(str, first))
     copied = tmp_path / "copied"
     shutil.copytree(out / "report", copied)
     assert call("report", protocol_file, "--records", copied, "--out", copied).exit_code == 0

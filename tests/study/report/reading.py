@@ -6,21 +6,6 @@ from pathlib import Path
 
 Rows = list[list[str]]  # the headings first
 
-_LATEX = {
-    r"\textbackslash{}": "\\",
-    r"\textasciitilde{}": "~",
-    r"\textasciicircum{}": "^",
-    r"\textquotedbl{}": '"',
-    r"\texttt{": "",
-    "$<$": "<",
-    "$>$": ">",
-    "$-$": "−",
-    r"$\pm$": "±",
-    r"$\lambda$": "λ",
-    r"$\infty$": "∞",
-    "--": "–",
-}
-
 
 def markdown_tables(folder: Path) -> dict[str, Rows]:
     """By caption: the tables of README.md."""
@@ -37,25 +22,6 @@ def markdown_tables(folder: Path) -> dict[str, Rows]:
 
 def _from_markdown(text: str) -> str:
     return re.sub(r"\\([^\w\s])", r"\1", text)
-
-
-def latex_tables(folder: Path) -> dict[str, Rows]:
-    """By caption, up to its first full stop: the tables of tables.tex."""
-    tables: dict[str, Rows] = {}
-    caption = ""
-    for line in (folder / "tables.tex").read_text(encoding="utf-8").splitlines():
-        if match := re.fullmatch(r"\s*\\caption\{(.*)\}", line):
-            caption = _from_latex(match[1]).partition(".")[0]
-        elif line.endswith(r" \\"):
-            cells = re.split(r"(?<!\\) & ", line.strip().removesuffix(r"\\"))
-            tables.setdefault(caption, []).append([_from_latex(cell).strip() for cell in cells])
-    return tables
-
-
-def _from_latex(text: str) -> str:
-    for latex, plain in _LATEX.items():
-        text = text.replace(latex, plain)
-    return re.sub(r"\\([&%$#_{}])", r"\1", text)
 
 
 def html_tables(folder: Path) -> dict[str, Rows]:

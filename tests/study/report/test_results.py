@@ -40,14 +40,13 @@ def test_curves_and_matrices_are_means_over_the_seeds_that_finished():
     first, second = 100 * np.array(LAST["ewc"]).T
     learned = 100 * np.mean(LEARNED_FIRST)
     assert [summary.mean for summary in ewc.curve] == pytest.approx([learned, (first + second).mean() / 2])
-    assert [summary.mean for summary in ewc.first_experience] == pytest.approx([learned, first.mean()])
     assert ewc.matrix == pytest.approx(np.array([[learned, 0.0], [first.mean(), second.mean()]]))
     assert {summary.n for summary in ewc.curve} == {4}
 
 
 def test_joint_training_has_a_row_and_no_curve():
     joint = result("joint")
-    assert joint.curve == joint.first_experience == []
+    assert joint.curve == []
     assert joint.matrix.shape == (1, 2)
     assert not joint.is_sequential
 
