@@ -9,3 +9,11 @@ class StudyError(ValueError):
 
 class ProtocolError(StudyError):
     """The protocol cannot be used."""
+
+
+class MissingRecords(StudyError):
+    """There are no records; ``written_by`` is the command that writes them, "run" or "tune"."""
+
+    def __init__(self, message: str, written_by: str) -> None:
+        super().__init__(message)
+        self.written_by = written_by

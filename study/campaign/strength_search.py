@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from study.errors import ProtocolError
+from study.errors import MissingRecords, ProtocolError
 from study.protocol.schema import Protocol
 from study.protocol.settings import Method, Scenario
 from study.records.deduplicate import deduplicate
@@ -47,7 +47,7 @@ def tuning_runs(
     tuning = protocol.tuning
     searched = [method for method in methods if tuning is not None and method in tuning.grid]
     if not searched:
-        raise ProtocolError(f"{name} has no grid to search for {', '.join(methods)}; see [tuning.grid] of its file")
+        raise ProtocolError(f"tuning.grid has no values to try for {', '.join(methods)}")
     validation = {"evaluated_on": "validation", "validation_fraction": tuning.validation_fraction}
     runs = []
     for scenario in scenarios:
@@ -109,12 +109,12 @@ def _best(
 
 
 def resolve(
-    name: str, protocol: Protocol, scenario: Scenario, method: str, choices: Sequence[Choice]
+    protocol: Protocol, scenario: Scenario, method: str, choices: Sequence[Choice]
 ) -> tuple[Method, float | None]:
     """The settings and λ of a method, with those of the search where the protocol says "tuned".
 
     Raises:
-        ProtocolError: λ is "tuned" and the search has not been done.
+        MissingRecords: λ is "tuned" and the search has not been done.
     """
     strength = protocol.strength_of(method, scenario)
     if strength != "tuned":
@@ -122,7 +122,9 @@ def resolve(
     for choice in choices:
         if (choice.scenario, choice.method) == (scenario, method):
             return choice.best_method, choice.strength
-    raise ProtocolError(
-        f"strength.{method}.{scenario} = 'tuned': no search of these settings and this code has chosen it yet; run "
-        f"`clreg-study tune {name}` first, or give it a value: --set strength.{method}.{scenario}=100"
+    key = f"strength.{method}.{scenario}"
+    raise MissingRecords(
+        f"{key} = 'tuned': no search of these settings and this code has chosen it yet (--set {key}=100 would give it "
+        "a value)",
+        "tune",
     )

@@ -1,22 +1,24 @@
 """``clreg-study``: the commands."""
 
+from importlib import resources
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from study.bench.command import bench
+from study.cli.folders import command_line
 from study.cli.options import Name, Overrides
-from study.cli.protocol_commands import new
 from study.cli.record_commands import agreement, compare, overview, repeat, report
 from study.cli.run_commands import run, tune
 from study.cli.status_command import status
 from study.cli.terminal import console, print_table
-from study.cli.user_errors import Commands
+from study.cli.user_errors import Command
+from study.errors import ProtocolError
 from study.protocol.load import load_protocol, packaged_text, protocol_names
 
 app = typer.Typer(
-    cls=Commands,
     help="Continual-learning protocols over seeds, with the methods of clreg.",
     no_args_is_help=True,
     add_completion=False,
@@ -39,14 +41,14 @@ def options(
     """Continual-learning protocols over seeds, with the methods of clreg."""
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_protocols() -> None:
     """Name the protocols that come with clreg."""
     for name in protocol_names():
         typer.echo(f"{name}: {load_protocol(name).title}")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     name: Name,
     overrides: Overrides = None,
@@ -56,7 +58,7 @@ def show(
     if toml:
         typer.echo(packaged_text(name), nl=False)
         return
-    from study.report.terminal_tables import protocol_table
+    from study.report.terminal_tables import protocol_table, settings_text
 
     protocol = load_protocol(name, overrides or ())
     to = console()
@@ -64,14 +66,29 @@ def show(
     if protocol.description:
         to.print(" ".join(protocol.description.split()) + "\n", markup=False)
     for key in ("benchmark", "model", "training"):
-        settings = getattr(protocol, key).model_dump(exclude_none=True).items()
-        to.print(f"{key}: " + ", ".join(f"{option} = {value}" for option, value in settings), markup=False)
+        to.print(f"{key}: {settings_text(getattr(protocol, key))}", markup=False)
+    for file, found in protocol.own_code.items():
+        to.print(f"code: {file} ({f'hash {found}' if found else 'there is no such file'})", markup=False)
     to.print(f"scenarios: {', '.join(protocol.scenarios)}; seeds: {protocol.seeds}")
-    to.print(f"λ: {protocol.strength_source}\n", markup=False)
+    to.print(f"source of λ: {protocol.strength_source}\n", markup=False)
     print_table(protocol_table(protocol))
     for table in protocol.published:
         to.print(f"published: {table.source} ({sum(map(len, table.results.values()))} numbers)", markup=False)
 
 
-for command in (new, run, tune, status, report, overview, compare, agreement, repeat, bench):
-    app.command()(command)
+@app.command(cls=Command)
+def new(path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, ending in .toml.")]) -> None:
+    """Write a short protocol of your own to start from; it runs as it is."""
+    if path.suffix != ".toml":
+        raise ProtocolError(f"{path}: allowed: a file name that ends in .toml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write((resources.files("study.cli") / "new_protocol.toml").read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise ProtocolError(f"{path} exists already; name another file") from None
+    typer.echo(f"written: {path}; next: {command_line('run', str(path))}")
+
+
+for command in (run, tune, status, report, overview, compare, agreement, repeat, bench):
+    app.command(cls=Command)(command)

@@ -1,17 +1,19 @@
 """Folders of records: their defaults, and what commands read from them."""
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import typer
 
-from study.errors import ProtocolError
+from study.errors import MissingRecords, ProtocolError
 from study.protocol.load import load_protocol
 from study.protocol.schema import Protocol
 from study.protocol.table import suggestion
+from study.records.code_versions import of_one_version
 from study.records.request import Request, read_request
 from study.records.run_record import RunRecord
-from study.records.store import TUNING_ARCHIVE, RecordError, RunStore, kept_search
+from study.records.store import ARCHIVE, TUNING_ARCHIVE, RecordError, RunStore, kept_search
 
 
 def stem(name: str) -> str:
@@ -20,7 +22,9 @@ def stem(name: str) -> str:
 
 
 def code_folder(name: str) -> Path:
-    """What files of the user's own code are relative to: the folder of the protocol file, or else the current one."""
+    """What files of the user's own code are relative to: the folder of the protocol file, of a report, or this one."""
+    if (Path(name) / ARCHIVE).is_file():
+        return Path(name).absolute()
     return (Path(name).parent if name.endswith(".toml") else Path()).absolute()
 
 
@@ -32,6 +36,26 @@ def records_folder(name: str) -> Path:
 def tuning_folder(name: str) -> Path:
     """Where ``tune`` writes by default."""
     return Path("runs") / f"{stem(name)}-tuning"
+
+
+def command_line(
+    command: str,
+    name: str,
+    *,
+    records: Path | None = None,
+    tuning: Path | None = None,
+    overrides: Sequence[str] | None = None,
+    device: str = "cpu",
+) -> str:
+    """``run``, ``tune`` or ``report`` of a protocol, to copy into a shell, with the options that are needed."""
+    folders = {
+        "tune": {"--out": tuning},
+        "run": {"--out": records, "--tuning": tuning},
+        "report": {"--records": records, "--tuning": tuning},
+    }[command]
+    options = [(option, str(folder)) for option, folder in folders.items() if folder is not None]
+    options += [("--set", override) for override in overrides or ()] + [("--device", device)] * (device != "cpu")
+    return shlex.join(["clreg-study", command, name, *(word for option in options for word in option)])
 
 
 def protocol_as_run(name: str, overrides: Sequence[str] | None, folder: Path) -> tuple[Protocol, Request | None]:
@@ -59,14 +83,15 @@ def tuning_records(name: str, folder: Path | None, archived_in: Path | None = No
         archived_in: a folder of records that takes precedence over the default if it is a report with its search.
 
     Raises:
-        RecordError: a record is damaged, or the named folder has none of a search.
+        RecordError: a record is damaged.
+        MissingRecords: the named folder has none of a search.
     """
     archived = archived_in is not None and (archived_in / TUNING_ARCHIVE).is_file()
     source = folder or (archived_in if archived else tuning_folder(name))
     every = kept_search(source) or RunStore(source).read_all(or_none=True)
     found = [record for record in every if record.run.evaluated_on == "validation"]
     if folder is not None and not found:
-        raise RecordError(f"there are no records of a search in {folder}; `clreg-study tune {name}` writes them")
+        raise MissingRecords(f"there are no records of a search in {folder}", "tune")
     return found
 
 
@@ -85,15 +110,24 @@ def reusable_records(folders: Iterable[Path]) -> list[RunRecord]:
     return found
 
 
-def records_saying_what_is_left_out(folder: Path) -> list[RunRecord]:
-    """Every record in a folder; other JSON files are named on the terminal.
+def command_to_repeat(name: str, protocol: Protocol, **options: object) -> str:
+    """As :func:`command_line`, for all runs of a protocol, with the search before them if it has one."""
+    tuned = any("tuned" in by_scenario.values() for by_scenario in protocol.strength.values())
+    return " && ".join(command_line(command, name, **options) for command in [*["tune"] * tuned, "run"])
+
+
+def records_saying_what_is_left_out(
+    folder: Path, current: Mapping[str, str | None] | None = None, again: str = ""
+) -> list[RunRecord]:
+    """The records in a folder, see :func:`of_one_version`; what is left out is named on the terminal.
 
     Raises:
-        RecordError: a record is damaged, or there is none.
+        RecordError: a record is damaged.
+        MissingRecords: there is none.
     """
     there = RunStore(folder).contents()
-    records = there.whole()
-    for sentence in there.left_out:
+    records, sentences = of_one_version(there.whole(), current, again)
+    for sentence in [*there.left_out, *sentences]:
         typer.echo(sentence, err=True)
     return records
 
@@ -107,7 +141,7 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     """The records and method that ``PROTOCOL[:METHOD]`` or ``FOLDER[:METHOD]`` names.
 
     Raises:
-        RecordError: there are no records.
+        MissingRecords: there are no records.
         ProtocolError: there are none of that method.
     """
     name, colon, method = argument.rpartition(":") if ":" in argument else (argument, "", "")

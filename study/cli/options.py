@@ -28,7 +28,9 @@ class Mode(StrEnum):
     disabled = "disabled"
 
 
-Name = Annotated[str, typer.Argument(help="A protocol's name (see `clreg-study list`) or a path to a .toml file.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A protocol's name (see `clreg-study list`) or a path to a .toml file.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

@@ -11,6 +11,7 @@ from study.campaign.repetition import difference
 from study.cli import options
 from study.cli.folders import (
     code_folder,
+    command_to_repeat,
     folder_named,
     protocol_as_run,
     records_and_method,
@@ -19,6 +20,7 @@ from study.cli.folders import (
     stem,
     tuning_records,
 )
+from study.cli.run_commands import check_own_code
 from study.cli.terminal import print_table
 from study.errors import SOME_RUNS_FAILED, ProtocolError
 from study.records.store import RecordError
@@ -37,14 +39,16 @@ def report(
     JSON files that are not records are named and left out; a damaged record is an error.
     """
     folder = records or records_folder(name)
-    protocol, _ = protocol_as_run(name, overrides, folder)
-    found = records_saying_what_is_left_out(folder)
+    protocol, request = protocol_as_run(name, overrides, folder)
+    given = request.overrides if request else overrides
+    again = command_to_repeat(name, protocol, records=records, tuning=tuning, overrides=given)
+    found = records_saying_what_is_left_out(folder, protocol.own_code, again)
     searched = tuning_records(name, tuning, archived_in=folder)
     from study.report.attachments import read_attachments
     from study.report.write_report import write_report  # here, since other commands need not wait for matplotlib
 
     target = out or folder / "report"
-    attachments = read_attachments([target, folder], protocol)
+    attachments = read_attachments([target, folder], protocol, code_folder(name))
     written = write_report(stem(name), protocol, found, searched, target, attachments)
     typer.echo(f"written: {written.page}")
     if written.left_out:
@@ -52,7 +56,7 @@ def report(
 
 
 def overview(
-    folder: Annotated[Path, typer.Argument(help="Folder with reports below it.")] = Path("reports"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with reports below it.")] = Path("reports"),
 ) -> None:
     """Write one page on all reports below a folder: every number published for them, and ours."""
     from study.report.overview import write_overview
@@ -63,7 +67,7 @@ def overview(
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A protocol or a folder of records, with :METHOD for one.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
-    more: Annotated[list[str] | None, typer.Argument(help="Further ones, with --ranks.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="MORE", help="Further ones, with --ranks.")] = None,
     ranks: Annotated[
         Path | None,
         typer.Option(help="SVG file: rank the methods that all share over all studies and scenarios, and draw it."),
@@ -136,9 +140,7 @@ def agreement(
 
 
 def repeat(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A protocol's name, or a folder of records or of a report.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A protocol, or a folder of records or of a report.")],
     methods: options.Methods = None,
     scenario: options.Scenarios = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
@@ -158,6 +160,7 @@ def repeat(
     for benchmark in {record.run.benchmark.name for record in records}:
         root = options.checked_data(benchmark, device, data_root)
     environment = RunEnvironment(root, code_folder=code_folder(name))
+    check_own_code(name, [record.run for record in records], environment)
     others = 0
     for number, record in enumerate(records, 1):
         before = f"which took {quantity(record.seconds.total, SECONDS)}"

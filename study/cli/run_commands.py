@@ -12,7 +12,15 @@ from study.campaign.local_pool import usable_cpus
 from study.campaign.ray_cluster import check_cluster
 from study.campaign.strength_search import choose, resolve, tuning_runs
 from study.cli import options
-from study.cli.folders import code_folder, records_folder, reusable_records, stem, tuning_folder, tuning_records
+from study.cli.folders import (
+    code_folder,
+    command_line,
+    records_folder,
+    reusable_records,
+    stem,
+    tuning_folder,
+    tuning_records,
+)
 from study.cli.terminal import console, print_table
 from study.errors import INTERRUPTED, SOME_RUNS_FAILED, ProtocolError
 from study.protocol.load import load_protocol
@@ -54,7 +62,7 @@ def run(
     for seed in protocol.run_seeds(seeds):
         for kind in scenarios:
             for method in chosen:
-                settings, strength = resolve(name, protocol, kind, method, choices)
+                settings, strength = resolve(protocol, kind, method, choices)
                 more = {"settings": settings, "strength": strength, "device": device.value}
                 runs.append(Run.of(stem(name), protocol, kind, method, seed, **more))
     folder = out or records_folder(name)
@@ -62,8 +70,7 @@ def run(
     ordered = sorted(records, key=lambda record: chosen.index(record.run.label))
     for kind in scenarios:
         print_table(scenario_table(protocol.title, kind, method_results(ordered, kind)))
-    read = [*(["--records", folder] if out else []), *(["--tuning", tuning] if tuning else [])]
-    _say_what_is_where(folder, shlex.join(map(str, ["clreg-study", "report", name, *read])))
+    _say_what_is_where(folder, f"next: {command_line('report', name, records=out, tuning=tuning)}")
     _exit_if_any_failed(records)
 
 
@@ -93,9 +100,8 @@ def tune(
     choices = choose(stem(name), protocol, records)
     print_table(choice_table(protocol.title, choices))
     typer.echo(f"[strength]\n{strength_toml(choices)}")
-    more = [*(["--tuning", folder] if out else []), *(f"--set={override}" for override in overrides or ())]
-    command = shlex.join(map(str, ["clreg-study", "run", name, *more]))
-    _say_what_is_where(folder, f'{command}, which takes these λ where the protocol says "tuned"')
+    command = command_line("run", name, tuning=out, overrides=overrides, device=device.value)
+    _say_what_is_where(folder, f'next, with these λ where the protocol says "tuned": {command}')
     _exit_if_any_failed(records)
 
 
@@ -125,7 +131,7 @@ def _perform(
     check_tracking(tracking)
     store = RunStore(folder)
     environment = RunEnvironment(root, store.under_way.absolute(), tracking, code_folder(name))
-    _check_own_code(name, runs, environment)
+    check_own_code(name, runs, environment)
     try:
         return carry_out(
             runs,
@@ -147,7 +153,7 @@ def _perform(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _check_own_code(name: str, runs: Sequence[Run], environment: RunEnvironment) -> None:
+def check_own_code(name: str, runs: Sequence[Run], environment: RunEnvironment) -> None:
     """Check that the user's own code in a protocol can be run; without any, nothing is imported."""
     if any(run.own_code for run in runs):
         from study.run import dry_run
@@ -164,14 +170,14 @@ def _jobs(device: options.Device, ray: str | None, runs: int) -> int:
     return 1 if device is options.Device.cuda else usable_cpus()  # one run does not share a GPU's memory with another
 
 
-def _say_what_is_where(folder: Path, command: str) -> None:
+def _say_what_is_where(folder: Path, then: str) -> None:
     typer.echo(f"records: {folder}", err=True)
     if any(folder.glob("wandb/offline-run-*")):
         typer.echo(
             f"W&B: {folder / 'wandb'}; to send them: wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*",
             err=True,
         )
-    typer.echo(f"next: {command}", err=True)
+    typer.echo(then, err=True)
 
 
 def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:

@@ -7,10 +7,17 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from study.campaign.progress import runs_under_way, under_way_table
-from study.cli.folders import protocol_as_run, records_folder, stem
+from study.cli.folders import (
+    command_line,
+    command_to_repeat,
+    protocol_as_run,
+    records_folder,
+    stem,
+)
 from study.cli.options import Name, Overrides, Records
 from study.cli.terminal import print_table
 from study.protocol.schema import Protocol
+from study.records.code_versions import of_one_version
 from study.records.deduplicate import deduplicate
 from study.records.request import Request
 from study.records.run_record import RunRecord
@@ -30,8 +37,14 @@ def status(name: Name, records: Records = None, overrides: Overrides = None) -> 
     running, there = runs_under_way(store.under_way), store.contents()
     if not running and not there.damaged:
         there.whole()  # nothing at all is an error that says what to do
-    print_table(_status_table(protocol, request or Request.whole(stem(name), protocol), there.records))
-    for sentence in there.left_out:
+    request = request or Request.whole(stem(name), protocol)
+    given = overrides or request.overrides
+    again = command_to_repeat(name, protocol, records=records, overrides=given)
+    if request.evaluated_on == "validation":
+        again = command_line("tune", name, tuning=records, overrides=given)
+    found, others = of_one_version(there.records, protocol.own_code, again)
+    print_table(_status_table(protocol, request, found))
+    for sentence in [*there.left_out, *others]:
         typer.echo(sentence)
     if running:
         typer.echo("begun and not ended:")
@@ -60,9 +73,8 @@ def _status_table(protocol: Protocol, request: Request, records: list[RunRecord]
 
 def _belongs(run: Run, protocol: Protocol, request: Request) -> bool:
     """Whether a run was asked for, whatever λ and options a search chose."""
-    if run.label not in request.runs.get(run.scenario, {}) or run.label not in protocol.methods:
-        return False
-    if run.evaluated_on != request.evaluated_on:
+    asked = request.runs.get(run.scenario, {}).keys() & protocol.methods.keys()
+    if run.label not in asked or run.evaluated_on != request.evaluated_on:
         return False
     strength = protocol.strength_of(run.label, run.scenario)
     chosen = strength == "tuned" or run.evaluated_on == "validation"

@@ -1,13 +1,16 @@
 """User errors without a traceback."""
 
+from pathlib import Path
+
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand
 
-from study.errors import CANNOT_GO_ON, StudyError
+from study.cli.folders import command_line
+from study.errors import CANNOT_GO_ON, MissingRecords, StudyError
 
 
-class Commands(TyperGroup):
-    """Commands whose user errors are printed without a traceback and exit with code 2."""
+class Command(TyperCommand):
+    """A command whose user errors are printed without a traceback, and with what to run next; exit code 2."""
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
@@ -15,5 +18,14 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise  # typer ends quietly where nobody reads on, as after `| head`
         except (StudyError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {error}{_next(error, ctx.params)}", err=True)
             raise typer.Exit(CANNOT_GO_ON) from None
+
+
+def _next(error: Exception, given: dict) -> str:
+    """The command that writes what is missing; empty if that is not known."""
+    name = given.get("name")
+    if not isinstance(error, MissingRecords) or name is None or Path(name).is_dir():
+        return ""
+    options = {option: given.get(option) for option in ("records", "tuning", "overrides")}
+    return f"; next: {command_line(error.written_by, name, **options)}"

@@ -45,7 +45,9 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
 def packaged_text(name: str) -> str:
     """The file of a protocol that comes with the package; ProtocolError if there is none of that name."""
     if name not in protocol_names():
-        raise ProtocolError(f"unknown protocol {name!r}{suggestion(name, protocol_names())}, or a path to a .toml file")
+        names = [*protocol_names(), *([f"{name}.toml"] if Path(f"{name}.toml").is_file() else [])]
+        where = "those of `clreg-study list`, or a path to a .toml file"
+        raise ProtocolError(f"unknown protocol {name!r}{suggestion(name, names, where)}")
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
 

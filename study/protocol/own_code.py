@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ def source_hash(kind: str, folder: Path) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def versions(tables: Iterable[object]) -> dict[str, str | None]:
+    """The hash of each file or module that tables of a protocol name as the user's own code."""
+    return {table.file: table.source_hash for table in tables if isinstance(table, Own)}
+
+
 def resolve(settings: Own, key: str, folder: Path) -> Any:
     """Import the class or function that a protocol names.
 
@@ -47,7 +52,10 @@ def resolve(settings: Own, key: str, folder: Path) -> Any:
         where = f"file {folder / place}" if place.endswith(".py") else f"module {place} that has a file"
         raise ProtocolError(f"{said}: there is no {where}; allowed: package.module:Name or ./file.py:Name")
     if found != settings.source_hash:
-        raise ProtocolError(f"{said}: {path.name} has changed, its hash is {found} and not {settings.source_hash}")
+        raise ProtocolError(
+            f"{said}: {path.name} has changed, its hash is {found} and not {settings.source_hash}; allowed: that "
+            "version, or a protocol without this source_hash"
+        )
     if str(folder.resolve()) not in sys.path:
         sys.path.append(str(folder.resolve()))
     try:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import ProtocolError
+from study.protocol.own_code import versions
 from study.protocol.settings import (
     AnyBenchmark,
     AnyModel,
@@ -139,7 +140,7 @@ class Protocol(Table):
     training: Training
     methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
     strength: dict[str, dict[Scenario, NonNegative | Literal["tuned"]]] = Field(default_factory=dict)
-    strength_source: Text = "the protocol file, or its search for what it calls 'tuned'"
+    strength_source: Text = "the protocol file; where it says 'tuned', the search by clreg-study tune"
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
     comparisons: Comparisons | None = None
@@ -233,6 +234,11 @@ class Protocol(Table):
                 "allowed: seeds that no run uses"
             )
         return seeds
+
+    @property
+    def own_code(self) -> dict[str, str | None]:
+        """The hash of each file or module that it names as the user's own code; None if there is no such file."""
+        return versions((self.benchmark, self.model, *self.methods.values()))
 
     def strength_of(self, method: str, scenario: Scenario) -> float | Literal["tuned"] | None:
         """λ of a method in a scenario, or "tuned"; None for a method that has none."""

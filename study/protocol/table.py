@@ -7,15 +7,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
 
 
-def suggestion(name: str, allowed: Iterable[str]) -> str:
-    """``; did you mean …? allowed: …`` for a name that is not allowed; all names that begin with it, if several do."""
+def suggestion(name: str, allowed: Iterable[str], all_of_them: str = "") -> str:
+    """``; did you mean …? allowed: …`` for a name that is not allowed; all names that begin with it, if several do.
+
+    ``all_of_them`` says where they are listed, if they are too many for a message.
+    """
     allowed = list(allowed)
     starting = [each for each in allowed if name and each.startswith(name)]
     if len(starting) > 1:
         return f"; names that begin with it: {', '.join(starting)}"
     close = starting or difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     meant = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{meant} allowed: {', '.join(allowed)}"
+    return f"{meant} allowed: {all_of_them or ', '.join(allowed)}"
 
 
 class Table(BaseModel):
@@ -54,6 +57,11 @@ class Own(Table):
     @property
     def name(self) -> str:
         return self.kind
+
+    @property
+    def file(self) -> str:
+        """What ``kind`` has before the colon: "./file.py" or "package.module"."""
+        return self.kind.partition(":")[0]
 
     @property
     def options(self) -> dict[str, Any]:

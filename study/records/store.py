@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from study.atomic import write_atomically
-from study.errors import StudyError
+from study.errors import MissingRecords, StudyError
 from study.records.run_record import RECORD_NAME, RunRecord
 from study.run.specification import Run
 
@@ -42,12 +42,13 @@ class Contents:
         """The records, if none is damaged.
 
         Raises:
-            RecordError: one is damaged; or there is none, unless ``or_none``.
+            RecordError: one is damaged.
+            MissingRecords: there is none, unless ``or_none``.
         """
         if self.damaged:
             raise _no_record(self.damaged[0])
         if not self.records and not or_none:
-            raise RecordError(f"there are no records in {self.folder}; `clreg-study run` writes them")
+            raise MissingRecords(f"there are no records in {self.folder}", "run")
         return self.records
 
     @property
@@ -93,7 +94,7 @@ class RunStore:
         """Every record of the folder and its archive, by file name; other JSON files are left out.
 
         Raises:
-            RecordError: one is damaged; or there is none, unless ``or_none``.
+            RecordError, MissingRecords: as :meth:`Contents.whole`.
         """
         return self.contents().whole(or_none=or_none)
 

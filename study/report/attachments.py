@@ -1,9 +1,9 @@
-"""Files that a report includes: conclusions, written by hand, and agreement of importances."""
+"""Files that a report includes: conclusions, written by hand, agreement of importances, and the user's own code."""
 
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from study.atomic import write_atomically
 from study.errors import StudyError
+from study.protocol.own_code import source_hash
 from study.protocol.schema import Protocol, Text
 from study.protocol.settings import Scenario, Table
 from study.protocol.validation_messages import validation_messages
@@ -88,12 +89,13 @@ class Attachments:
             write_atomically(folder / name, text)
 
 
-def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments:
-    """Conclusions from the first folder that has them, agreement from the last.
+def read_attachments(folders: Sequence[Path], protocol: Protocol, code_folder: Path | None = None) -> Attachments:
+    """Conclusions from the first folder that has them, agreement from the last, and the user's own code.
 
     Args:
         folders: of the report, then of the records, where measurements are newer.
         protocol: of the report.
+        code_folder: what files of the user's own code are relative to; without it they are left out.
 
     Raises:
         ConclusionError, AgreementError: a file is not valid, or of another protocol.
@@ -106,7 +108,24 @@ def read_attachments(folders: Sequence[Path], protocol: Protocol) -> Attachments
         files[AGREEMENT_FILE] = path.read_bytes()
         agreement = read_agreement(path)
         check_agreement(agreement, protocol, path)
+    if code_folder is not None:
+        files |= _own_code(protocol, code_folder)
     return Attachments(conclusions, agreement, files)
+
+
+def _own_code(protocol: Protocol, folder: Path) -> dict[str, bytes]:
+    """The files below a folder that the protocol names, in the version that it names; nothing is imported."""
+    return {
+        own_file(file): (folder / file).read_bytes()
+        for file, version in protocol.own_code.items()
+        if own_file(file) and source_hash(file, folder) == version is not None
+    }
+
+
+def own_file(file: str) -> str:
+    """The path within a report's folder of a file of the user's own; empty for a module, and outside of the folder."""
+    path = PurePosixPath(file)
+    return "" if path.suffix != ".py" or path.is_absolute() or ".." in path.parts else str(path)
 
 
 def _first(name: str, folders: Sequence[Path]) -> Path | None:

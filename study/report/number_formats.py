@@ -5,6 +5,8 @@ Example:
     ('93.46', '0.00', '+1.00', '−1.00', '0.00')
     >>> with_interval(93.0, 92.104, 94.3), with_interval(93.0, float("nan"), float("nan"))
     ('93.00 [92.10, 94.30]', '93.00')
+    >>> with_interval(20.0, -107.06, 147.06)
+    '20.00 [−100.00, 100.00]'
     >>> p_value(0.0312), p_value(0.0002), p_equals(0.0312), p_equals(0.0002)
     ('0.031', '<0.001', 'p = 0.031', 'p < 0.001')
     >>> [option(value) for value in (None, 100.0, 1e6, 0.01, 2.5e-4, True, "exact")]
@@ -42,7 +44,8 @@ def signed_points(value: float) -> str:
 
 
 def with_interval(value: float, low: float, high: float, text: Callable[[float], str] = points) -> str:
-    """A number in percent or percentage points with its interval; a single run has none."""
+    """A number in percent or percentage points with its interval, within ±100; a single run has none."""
+    low, high = max(low, -100.0), min(high, 100.0)
     return text(value) if math.isnan(low) else f"{text(value)} [{points(low)}, {points(high)}]"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from study.campaign.strength_search import Choice, choose, content_on_any_device, resolve, tuning_runs
-from study.errors import ProtocolError, StudyError
+from study.errors import MissingRecords, StudyError
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario
 from study.records.deduplicate import deduplicate
@@ -69,7 +69,8 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
         records, tuning: any records; those of the protocol's search choose λ.
 
     Raises:
-        ReportError: no record belongs to it, or the search has not chosen a λ.
+        ReportError: no record belongs to it.
+        MissingRecords: the search has not chosen the λ of a record's method.
     """
     found_by_search, reasons = _of_the_search(name, protocol, tuning)
     choices = tuple(choose(name, protocol, found_by_search))
@@ -80,7 +81,8 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
         if run.evaluated_on == "validation":
             reasons.append(VALIDATION)
         elif (run.scenario, run.label) in undecided:
-            raise ReportError(f"a record of {run} is there, but {undecided[run.scenario, run.label]}")
+            missing = undecided[run.scenario, run.label]
+            raise MissingRecords(f"a record of {run} is there, but {missing}", missing.written_by)
         elif protocol.tuning and run.seed in protocol.tuning.seeds:
             reasons.append(TUNING_SEED)
         elif content not in there:
@@ -101,15 +103,15 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
 
 def _meant(
     name: str, protocol: Protocol, choices: Sequence[Choice]
-) -> tuple[list[Run], dict[tuple[Scenario, str], str]]:
+) -> tuple[list[Run], dict[tuple[Scenario, str], MissingRecords]]:
     """A run of each scenario and method, in the protocol's order, and what the search has not chosen."""
     runs: list[Run] = []
-    undecided: dict[tuple[Scenario, str], str] = {}
+    undecided: dict[tuple[Scenario, str], MissingRecords] = {}
     for scenario, method in product(protocol.scenarios, protocol.methods):
         try:
-            settings, strength = resolve(name, protocol, scenario, method, choices)
-        except ProtocolError as error:
-            undecided[scenario, method] = str(error)
+            settings, strength = resolve(protocol, scenario, method, choices)
+        except MissingRecords as error:
+            undecided[scenario, method] = error
         else:
             runs.append(Run.of(name, protocol, scenario, method, 0, settings=settings, strength=strength))
     return runs, undecided
@@ -144,15 +146,15 @@ def _of_the_search(
     for content, same in runs.items():
         if content in counting:
             record = counting[content]
-            names = ({"protocol": run.protocol, "label": run.label} for run in same)
-            found += [record.model_copy(update={"run": record.run.model_copy(update=these)}) for these in names]
+            labels = (record.run.model_copy(update={"label": run.label}) for run in same)
+            found += [record.model_copy(update={"run": run}) for run in labels]
     return tuple(found), reasons
 
 
 def _why_none(name: str, runs: Sequence[Run], records: Sequence[RunRecord]) -> str:
     """Why no record belongs to the protocol, with the differences of the first that could."""
     if not records:
-        return f"there are no records to report on; `clreg-study run {name}` writes them"
+        return "there are no records to report on"
     message = f"none of the {count(len(records), 'record')} given belongs to {name}"
     by_place = {(run.scenario, run.label): run for run in runs}
     for run in (record.run for record in records):

@@ -6,12 +6,12 @@ from rich.table import Table
 
 from study.campaign.strength_search import Choice
 from study.protocol.schema import Protocol
-from study.protocol.settings import Method, Scenario, takes_strength
-from study.protocol.table import Own
+from study.protocol.settings import Scenario, takes_strength
+from study.protocol.table import Table as Settings
 from study.records.run_record import RunRecord
 from study.report.document import Column, table_of
 from study.report.method_results import MethodResult
-from study.report.number_formats import combination, strength
+from study.report.number_formats import combination, option, strength
 from study.report.rich_tables import to_terminal
 
 
@@ -67,14 +67,17 @@ def strength_toml(choices: Sequence[Choice]) -> str:
     return "\n".join(f"{method} = {{ {', '.join(entries)} }}" for method, entries in by_method.items())
 
 
+def settings_text(settings: Settings) -> str:
+    """A table of a protocol on one line."""
+    values = settings.model_dump(exclude={"source_hash", "strength_argument"}, exclude_none=True)
+    keyword = getattr(settings, "strength_argument", None)
+    return ", ".join(
+        [f"{key} = {option(value)}" for key, value in values.items()] + [f"λ as {keyword}"] * bool(keyword)
+    )
+
+
 def protocol_table(protocol: Protocol) -> Table:
     """Each method's kind and options, and its λ in each scenario."""
-
-    def options(method: Method) -> str:
-        hidden = set() if isinstance(method, Own) else {"kind"}
-        return ", ".join(
-            f"{key} = {value}" for key, value in method.model_dump(exclude=hidden, exclude_none=True).items()
-        )
 
     def strength_in(scenario: Scenario) -> Column[str]:
         def value(name: str) -> float | str | None:
@@ -84,7 +87,7 @@ def protocol_table(protocol: Protocol) -> Table:
 
     columns: tuple[Column[str], ...] = (
         Column("method", str),
-        Column("options", lambda name: options(protocol.methods[name])),
+        Column("options", lambda name: settings_text(protocol.methods[name])),
         *map(strength_in, protocol.scenarios),
     )
     return to_terminal(table_of("methods", "methods", protocol.methods, *columns))

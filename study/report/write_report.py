@@ -103,7 +103,7 @@ def compose(analysis: Analysis) -> Document:
     stated = tuple((entry.lead, "", entry.text) for entry in analysis.conclusions.stated)
     sections = (
         Section("conclusions", "Conclusions", (Bullets(stated),)) if stated else None,
-        Section("protocol", "The protocol", tuple(description)),
+        Section("protocol", "The protocol", tuple(description)) if any(description) else None,
         published_section(analysis),
         results_section(analysis, () if pictures is accuracy else accuracy),
         pairs_section(analysis),

@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from netrc import NetrcParseError, netrc
 from numbers import Real
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from study.errors import StudyError
 from study.run.tracked_contents import accuracy_matrix, importance_statistics
@@ -84,16 +86,19 @@ def check_tracking(tracking: Tracking) -> None:
 
 
 def _has_key() -> bool:
-    """Whether the environment, or a file that `wandb login` writes, holds a key."""
-    from wandb.errors import AuthenticationError
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib.wbauth import authenticate_session
+    """Whether the environment, wandb's settings file or netrc holds a key: where `wandb login` puts it."""
+    import wandb
 
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    settings = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings"
+    if settings.is_file() and "api_key" in settings.read_text(encoding="utf-8"):
+        return True
     try:
-        host = wandb_setup.singleton().settings.base_url
-        return authenticate_session(host=host, source="", prompt=False, update_session=False) is not None
-    except AuthenticationError as error:
-        raise TrackingError(f"the API key for W&B cannot be used: {error}") from error
+        host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname
+        return netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 class WandbLogger:

@@ -1,8 +1,10 @@
 """How to get the same numbers: commands, versions, machines, commits, and the protocol."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from study.report.analysis import Analysis
+from study.report.attachments import own_file
 from study.report.document import Code, Column, Section, table_of
 from study.report.number_formats import count, enumeration
 from study.report.provenance import changed_settings, is_packaged, protocol_text
@@ -60,7 +62,15 @@ def _where(analysis: Analysis, packaged: bool) -> str:
     origin = "a packaged one" if packaged else "not a packaged one"
     if changed:
         origin = f"the packaged one except for {changed}"
-    return f"`{PROTOCOL}` is the protocol, {origin}. In the folder of this report:"
+    code = "".join(_code(analysis, file, version) for file, version in analysis.protocol.own_code.items())
+    return f"`{PROTOCOL}` is the protocol, {origin}. {code}In the folder of this report:"
+
+
+def _code(analysis: Analysis, file: str, version: str | None) -> str:
+    """Where the user's own code is."""
+    if own_file(file) in analysis.attachments.files:
+        return f"It names `{file}`, which is here in the version of the runs; what that imports is not. "
+    return f"It names `{file}`, which is not here: the runs used the version with the hash {version}. "
 
 
 def _commands(analysis: Analysis, packaged: bool) -> list[str]:
@@ -86,14 +96,21 @@ def _provenance(analysis: Analysis) -> str:
     days = sorted(record.ended[:10] for record in records)
     when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
     commits = Counter(record.commit or "no commit known" for record in records)
+    held, asked = sorted({record.run.seed for record in records}), range(analysis.protocol.seeds)
     resumed = sum(record.resumed > 0 for record in records)
     said = (
         f"{count(len(records), 'run')}, ended {when}. Code: {_counted(commits)}.",
+        "" if held == [*asked] else f"The protocol asks for {_seeds(asked)}; the records hold {_seeds(held)}.",
         'A "+" marks a commit with local changes.' if any(commit.endswith("+") for commit in commits) else "",
         f"{count(resumed, 'run')} resumed from a checkpoint." if resumed else "",
         analysis.selection.left_out_sentence,
     )
     return " ".join(filter(None, said))
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    several = len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{count(len(seeds), 'seed')}, {f'{seeds[0]} to {seeds[-1]}' if several else enumeration(map(str, seeds))}"
 
 
 def _counted(counter: Counter[str]) -> str:

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from study.campaign.strength_search import choose, resolve, tuning_runs
 from study.cli.app import app
-from study.errors import ProtocolError
+from study.errors import MissingRecords, ProtocolError
 from study.protocol.load import parse_protocol
 from study.protocol.schema import Protocol
 from study.records.run_record import RunRecord, record_of
@@ -27,9 +27,9 @@ def test_the_search_never_uses_a_reports_seeds_or_its_test_data(protocol):
 
 
 def test_a_protocol_without_a_grid_for_a_method_says_so(protocol):
-    with pytest.raises(ProtocolError, match="tiny has no grid to search for naive, joint"):
+    with pytest.raises(ProtocolError, match=r"tuning\.grid has no values to try for naive, joint"):
         tuning_runs("tiny", protocol, ["task"], ["naive", "joint"])
-    with pytest.raises(ProtocolError, match="no grid"):
+    with pytest.raises(ProtocolError, match=r"tuning\.grid has no values"):
         tuning_runs("tiny", protocol.model_copy(update={"tuning": None}), ["task"], ["ewc"])
 
 
@@ -65,7 +65,7 @@ def test_the_best_mean_over_the_seeds_is_chosen_and_what_diverged_is_not(searchi
     assert not choice.at_edge
     assert list(choice.accuracy) == [(1.0,), (10.0,), (100.0,)]
     assert choice.accuracy[10.0,] == pytest.approx(0.65)
-    assert resolve("tiny", searching, "class", "ewc", [choice]) == (searching.methods["ewc"], 10.0)
+    assert resolve(searching, "class", "ewc", [choice]) == (searching.methods["ewc"], 10.0)
 
 
 def test_of_equals_the_weakest_is_chosen_and_the_edge_of_the_grid_is_named(searching):
@@ -81,7 +81,7 @@ def test_options_are_searched_over_together_with_the_strength(searching):
     (choice,) = choose("tiny", searching, records)
     assert choice.options == ("strength", "gamma")
     assert choice.best == (10.0, 0.5)
-    method, strength = resolve("tiny", searching, "class", "online_ewc", [choice])
+    method, strength = resolve(searching, "class", "online_ewc", [choice])
     assert (method.gamma, strength) == (0.5, 10.0)
     assert searching.methods["online_ewc"].gamma == 1.0
 
@@ -103,9 +103,9 @@ def test_of_several_records_of_one_run_the_latest_counts(searching):
 
 
 def test_a_strength_that_no_search_has_chosen_is_asked_for(searching):
-    with pytest.raises(ProtocolError, match=r"strength\.ewc\.class = 'tuned'.*run `clreg-study tune tiny` first"):
-        resolve("tiny", searching, "class", "ewc", [])
-    assert resolve("tiny", searching, "class", "mas", [])[1] == searching.strength["mas"]["class"]
+    with pytest.raises(MissingRecords, match=r"^strength\.ewc\.class = 'tuned'.*--set strength\.ewc\.class=100 "):
+        resolve(searching, "class", "ewc", [])
+    assert resolve(searching, "class", "mas", [])[1] == searching.strength["mas"]["class"]
 
 
 def test_the_command_prints_what_a_protocol_file_needs_and_run_uses_it(protocol_file, tmp_path, monkeypatch):

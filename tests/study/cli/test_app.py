@@ -290,7 +290,8 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["show", "digit"], "unknown protocol 'digit'; did you mean 'digits'?"),
+        (["show", "digit"], "unknown protocol 'digit'; did you mean 'digits'? allowed: those of `clreg-study list`"),
+        (["show", "here"], "unknown protocol 'here'; did you mean 'here.toml'?"),
         (
             ["show", "hsu2018-split-mnist-"],
             "unknown protocol 'hsu2018-split-mnist-'; names that begin with it: hsu2018-split-mnist-class, "
@@ -309,13 +310,27 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
         (["run", "digits", "--device", "cuda"], "--device cuda: this machine has no GPU"),
         (["run", "hsu2018-split-mnist-task", "--data-root", "nowhere"], "--data-root: nowhere is not there"),
         (["run", "digits", "--ray", "localhost:1"], "no Ray cluster at 'localhost:1'"),
-        (["status", "digits", "--records", "nowhere"], "there are no records in nowhere"),
+        (
+            ["status", "digits", "--records", "no where"],
+            "there are no records in no where; next: clreg-study run digits --out 'no where'",
+        ),
+        (
+            ["run", "digits", "--set", "strength.si.task=tuned", "--tuning", "nowhere"],
+            "no records of a search in nowhere; "
+            "next: clreg-study tune digits --out nowhere --set strength.si.task=tuned",
+        ),
+        (
+            ["run", "digits", "--set", "strength.si.task=tuned"],
+            "chosen it yet (--set strength.si.task=100 would give it a value); "
+            "next: clreg-study tune digits --set strength.si.task=tuned",
+        ),
         (["report", "digits", "--records", "nowhere"], "there are no records in nowhere"),
         (["compare", "nowhere", "digits"], "there are no records in"),
     ],
 )
 def test_wrong_input_ends_with_status_2_and_one_line(arguments: list[str], said: str, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.toml").write_text("")
     monkeypatch.setattr(training, "perform", never)
     result = call(*arguments)
     assert result.exit_code == 2

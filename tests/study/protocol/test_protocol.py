@@ -182,7 +182,7 @@ def test_description_and_source_of_lambda_are_optional(text: str):
     assert "description" not in without
     assert "strength_source" not in without
     protocol = parse_protocol(without, "my.toml")
-    assert (protocol.description, protocol.strength_source.split(",")[0]) == ("", "the protocol file")
+    assert (protocol.description, protocol.strength_source.split(";")[0]) == ("", "the protocol file")
 
 
 def test_a_tuned_lambda_needs_a_grid(text: str):

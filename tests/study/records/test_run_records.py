@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from study.errors import MissingRecords
 from study.records import store as stores
 from study.records.run_record import RunRecord, record_of
 from study.records.store import ARCHIVE, RecordError, RunStore, read_archive, write_archive
@@ -77,7 +78,7 @@ def test_what_is_no_record_is_named(run_of, tmp_path):
 
 
 def test_a_folder_without_records_is_named(tmp_path):
-    with pytest.raises(RecordError, match=r"there are no records in .*nowhere"):
+    with pytest.raises(MissingRecords, match=r"there are no records in .*nowhere"):
         RunStore(tmp_path / "nowhere").read_all()
 
 

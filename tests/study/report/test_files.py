@@ -40,6 +40,7 @@ def test_versions_machines_commits_and_commands_are_those_of_the_records(tmp_pat
     text = (folder / "README.md").read_text()
     assert "Code: 0123456789abcdef0123456789abcdef01234567 (5 runs) and fedcba+ (1 run)." in text
     assert 'A "+" marks a commit with local changes. 1 run resumed from a checkpoint.' in text
+    assert "The protocol asks for 4 seeds, 0 to 3; the records hold 3 seeds, 0 to 2." in text
     assert "clreg-study run protocol.toml --seeds 3 --methods naive,ewc --scenario class\n" in text
     assert "Times of 2 kinds of machines (see below) are not comparable." in text
 

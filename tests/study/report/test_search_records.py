@@ -3,7 +3,8 @@
 import pytest
 
 from study.cli.folders import tuning_records
-from study.records.store import RecordError, RunStore
+from study.errors import MissingRecords
+from study.records.store import RunStore
 from tests.study.report.synthetic import all_records, search_records, toy, written
 
 
@@ -30,10 +31,11 @@ def test_the_default_folder_may_be_missing_or_empty_and_goes_after_a_reports_own
     assert len(tuning_records("toy", None, archived_in=searched)) > 1
 
 
-def test_a_named_folder_without_a_search_is_an_error_that_names_the_command(searched, tmp_path):
+def test_a_named_folder_without_a_search_is_an_error(searched, tmp_path):
     (tmp_path / "empty").mkdir()
     for record in all_records(toy(), 1):
         RunStore(tmp_path / "runs").write(record)
     for folder in ("nowhere", "empty", "runs"):
-        with pytest.raises(RecordError, match=rf"no records of a search in .*{folder}; `clreg-study tune toy` writes"):
+        with pytest.raises(MissingRecords, match=rf"no records of a search in .*{folder}$") as error:
             tuning_records("toy", tmp_path / folder)
+        assert error.value.written_by == "tune"

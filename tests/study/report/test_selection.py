@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from study.campaign.strength_search import choose
+from study.errors import MissingRecords
 from study.protocol.load import load_protocol, parse_protocol
 from study.records.run_record import RunRecord
 from study.report.provenance import protocol_text
@@ -149,11 +150,11 @@ def test_options_that_the_search_chose_count_too():
     assert selection.results[0].settings.gamma == 0.5
 
 
-def test_a_tuned_strength_without_the_search_is_an_error_that_names_the_command_if_it_was_run():
+def test_a_tuned_strength_without_the_search_is_an_error_if_it_was_run():
     protocol = toy(TUNED)
     chosen = record(protocol, "ewc", run={"strength": 10.0})
     partly = [found for found in search_records(protocol) if (found.run.scenario, found.run.seed) != ("class", 1000)]
-    with pytest.raises(ReportError, match=r"class-incremental ewc, seed 0 is there, but .*run `clreg-study tune toy`"):
+    with pytest.raises(MissingRecords, match=r"class-incremental ewc, seed 0 is there, but strength\.ewc\.class"):
         select("toy", protocol, [chosen, record(protocol, "naive")], partly)
     assert len(select("toy", protocol, [record(protocol, "naive")], []).results) == 1
 
