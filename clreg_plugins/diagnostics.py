@@ -184,6 +184,7 @@ def quadratic_picture(
     parameters = {name: p for name, p in named_parameters(model).items() if name in anchor}
     numbered = {f"points[{i}]": point for i, point in enumerate(points)}
     _same_names_and_shapes({"anchor": anchor, "model": parameters, **numbered})
+    anchor, *points = _apart(model, [anchor, *points])
     present = {name: p.detach() for name, p in named_parameters(model).items()}
     predicted = {name: _quadratic(name, c, present | dict(anchor), anchor, points) for name, c in curvatures.items()}
 
@@ -277,17 +278,26 @@ def _quadratic(
     if missing := [n for n in anchor if n not in known]:
         raise ValueError(f"curvatures[{name!r}] has no {_listed(missing)}, but anchor has")
     penalty = KroneckerPenalty() if factored else QuadraticPenalty()
-    at = {n: value.detach().cpu().double() for n, value in centre.items() if n in known}
+    at = {n: value.cpu().double() for n, value in centre.items() if n in known}
     try:
         penalty.grow(at)
         penalty.recenter(curvature, at, clip=None)
     except (ValueError, FloatingPointError) as error:
         raise type(error)(f"curvatures[{name!r}]: {error}") from error
-    return np.array([float(penalty.step({n: point[n].detach().cpu() for n in anchor}, 1.0).value) for point in points])
+    return np.array([float(penalty.step({n: point[n].cpu() for n in anchor}, 1.0).value) for point in points])
+
+
+def _apart(model: nn.Module, values: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Parameters by name, with copies of those that the model itself holds: it is moved."""
+    held = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return [
+        {name: t.detach().clone() if t.untyped_storage().data_ptr() in held else t.detach() for name, t in each.items()}
+        for each in values
+    ]
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> float:
-    return float((a.detach().cpu().double() - b.detach().cpu().double()).square().sum())
+    return float((a.cpu().double() - b.cpu().double()).square().sum())
 
 
 # ------------------------------------------------------------------------- the loss
@@ -379,7 +389,7 @@ def _derivatives(
 
 
 def _difference(point: Tensor, anchor: Tensor, p: nn.Parameter) -> Tensor:
-    return (point.detach().to(p.device) - anchor.detach().to(p.device)).to(p.dtype)
+    return (point.to(p.device) - anchor.to(p.device)).to(p.dtype)
 
 
 @torch.no_grad()

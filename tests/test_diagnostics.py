@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd.functional import hessian as hessian_of
 from torch.autograd.functional import jacobian as jacobian_of
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
 from clreg_plugins import KroneckerFactors, agreement, fisher_diagonal, kronecker_factors, quadratic_picture
@@ -104,7 +105,8 @@ def flattened(model: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]
 
 
 LOSSES = {
-    "categorical": lambda z, y: nn.functional.cross_entropy(z, y),
+    "categorical": nn.functional.cross_entropy,
+    "categorical, soft labels": nn.functional.cross_entropy,
     "gaussian": lambda z, y: 0.5 * (z - y).square().sum() / len(z),
     "bernoulli": lambda z, y: nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum") / len(z),
 }
@@ -127,15 +129,16 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = torch.stack([x, x.flip(1), x**2], dim=1)
-        return self.out(self.attention(tokens, tokens, tokens)[0].mean(dim=1))
+        return self.out(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(dim=1))
 
 
-@pytest.mark.parametrize("likelihood", LOSSES)
+@pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("make", [dense_model, convolutional_model, Attention])
-def test_the_picture_is_that_of_the_whole_jacobian_and_hessian(make, likelihood: str):
-    model = make()
+def test_the_picture_is_that_of_the_whole_jacobian_and_hessian(make, kind: str):
+    model, likelihood = make(), kind.partition(",")[0]
     inputs, noise = torch.randn(11, 5), torch.randn(11, 3)
-    targets = {"categorical": torch.randint(0, 3, (11,)), "gaussian": noise, "bernoulli": noise.sigmoid()}[likelihood]
+    targets = {"categorical": torch.randint(0, 3, (11,)), "gaussian": noise, "bernoulli": noise.sigmoid()}
+    targets = targets.get(kind, noise.softmax(dim=1))
     model(inputs)  # moves the statistics of a normalisation
     anchor = values(model)
     points = [moved(anchor, 0.01), moved(anchor, 1.0)]
@@ -149,12 +152,13 @@ def test_the_picture_is_that_of_the_whole_jacobian_and_hessian(make, likelihood:
     assert whole(model) == before
 
     y = targets if targets.dtype == torch.int64 else targets.double()
-    loss = flattened(model, lambda z: LOSSES[likelihood](z, y), inputs)
+    loss = flattened(model, lambda z: LOSSES[kind](z, y), inputs)
     outputs = flattened(model, torch.Tensor.flatten, inputs)
     theta = torch.cat([value.flatten() for value in anchor.values()]).double()
     z = outputs(theta)
-    of_outputs = hessian_of(lambda z: LOSSES[likelihood](z.view(11, 3), y), z)
-    jacobian, slope, hessian = jacobian_of(outputs, theta), jacobian_of(loss, theta), hessian_of(loss, theta)
+    of_outputs = hessian_of(lambda z: LOSSES[kind](z.view(11, 3), y), z)
+    with sdpa_kernel(SDPBackend.MATH):
+        jacobian, slope, hessian = jacobian_of(outputs, theta), jacobian_of(loss, theta), hessian_of(loss, theta)
     diagonal = torch.cat([curvatures["exact"][name].flatten() for name in anchor]).double()
     for i, point in enumerate(points):
         delta = torch.cat([value.flatten() for value in point.values()]).double() - theta
@@ -217,25 +221,27 @@ def test_correlated_inputs_are_what_a_diagonal_misses():
     model = nn.Linear(2, 1, bias=False)
     data = TensorDataset(torch.ones(3, 2), torch.zeros(3, 1))
     points = [{"weight": torch.tensor([[1.0, sign]])} for sign in (-1.0, 1.0)]
-    curvatures = {"diagonal": {"weight": torch.ones(1, 2)}}
+    curvatures = {"diagonal": {"weight": torch.ones(1, 2)}, "negative": {"weight": torch.tensor([[-3.0, 1.0]])}}
     picture = quadratic_picture(model, data, {"weight": torch.zeros(1, 2)}, points, curvatures, likelihood="gaussian")
     assert (picture.actual.tolist(), picture.predicted["diagonal"].tolist()) == ([0.0, 2.0], [1.0, 1.0])
     assert picture.share["diagonal"].tolist() == [math.inf, 0.5]
+    assert picture.predicted["negative"].tolist() == [-1.0, -1.0]
 
 
 def test_positions_that_are_ignored_do_not_count():
     model = nn.Sequential(nn.Embedding(6, 5), nn.Linear(5, 4))
     tokens, labels = torch.randint(0, 6, (5, 3)), torch.randint(0, 4, (5, 3))
-    labels[0, :2] = labels[3] = -100
+    labels[0, :2] = labels[3] = -1
     anchor = values(model)
     points, kept = [moved(anchor, 0.3)], [0, 1, 2, 4]
-    picture = quadratic_picture(model, TensorDataset(tokens, labels), anchor, points, {}, class_dim=-1)
-    model.load_state_dict(points[0])
-    after = float(nn.functional.cross_entropy(model(tokens[kept]).mT, labels[kept], reduction="sum").detach())
-    model.load_state_dict(anchor)
-    before = float(nn.functional.cross_entropy(model(tokens[kept]).mT, labels[kept], reduction="sum").detach())
-    assert picture.actual[0] == pytest.approx((after - before) / len(kept), rel=1e-5)
-    again = quadratic_picture(model, TensorDataset(tokens[kept], labels[kept]), anchor, points, {}, class_dim=-1)
+    options = {"class_dim": -1, "ignore_index": -1}
+    picture = quadratic_picture(model, TensorDataset(tokens, labels), anchor, points, {}, **options)
+    losses = []
+    for parameters in (anchor, points[0]):
+        z = functional_call(model, parameters, (tokens[kept],)).mT
+        losses.append(float(nn.functional.cross_entropy(z, labels[kept], ignore_index=-1, reduction="sum")))
+    assert picture.actual[0] == pytest.approx((losses[1] - losses[0]) / len(kept), rel=1e-5)
+    again = quadratic_picture(model, TensorDataset(tokens[kept], labels[kept]), anchor, points, {}, **options)
     assert picture.gauss_newton[0] == pytest.approx(again.gauss_newton[0], rel=1e-6)
 
 
@@ -255,6 +261,28 @@ def test_a_part_of_the_parameters_moves_also_one_that_is_frozen_by_now():
         assert getattr(part, name)[0] == pytest.approx(getattr(full, name)[0], rel=1e-6), name
         assert getattr(part, name)[0] != 0, name
     assert part.predicted["factors"][0] == pytest.approx(full.predicted["factors"][0], rel=1e-12)
+
+
+def test_anchor_and_points_may_be_the_models_own_parameters():
+    model, data = dense_model().eval(), TensorDataset(torch.randn(9, 5), torch.randint(0, 3, (9,)))
+    own, before = dict(model.named_parameters()), values(model)
+    far = moved(before, 1.0)
+    for anchor, points in ((own, [far, before, far]), (far, [own, before, own])):
+        copies = [{name: value.detach().clone() for name, value in each.items()} for each in (anchor, *points)]
+        want = quadratic_picture(model, data, copies[0], copies[1:], {}, batch_size=4)
+        found = quadratic_picture(model, data, anchor, points, {}, batch_size=4)
+        for name in ("actual", "first_order", "gauss_newton"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(want, name), name)
+            assert getattr(found, name)[0] == getattr(found, name)[2], name
+
+
+@pytest.mark.parametrize(
+    "forward", [lambda model, x, _: model(x + torch.randn_like(x)), lambda model, x, _: model(x.mul_(0.5))]
+)
+def test_points_meet_the_same_draws_and_inputs(forward):
+    model, data = nn.Linear(4, 3), TensorDataset(torch.randn(9, 4), torch.randint(0, 3, (9,)))
+    anchor = values(model)
+    assert quadratic_picture(model, data, anchor, [anchor, anchor], {}, forward=forward).actual.tolist() == [0, 0]
 
 
 def test_all_is_left_as_it_was_even_after_an_error():

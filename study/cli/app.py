@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from study.bench.command import bench
+from study.cli.curvature_command import curvature
 from study.cli.options import Name, Overrides
 from study.cli.protocol_commands import new
 from study.cli.record_commands import agreement, compare, overview, repeat, report
@@ -73,5 +74,5 @@ def show(
         to.print(f"published: {table.source} ({sum(map(len, table.results.values()))} numbers)", markup=False)
 
 
-for command in (new, run, tune, status, report, overview, compare, agreement, repeat, bench):
+for command in (new, run, tune, status, report, overview, compare, agreement, curvature, repeat, bench):
     app.command()(command)
