@@ -24,8 +24,8 @@ def curvature(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods whose paths are measured, separated by commas; by default none, and the first ones with "
-            "Kronecker factors and with the exact diagonal."
+            help="Methods whose paths are measured, separated by commas; by default plain training, and the first with "
+            "Kronecker factors and with the exact Fisher."
         ),
     ] = None,
     scenario: Annotated[str | None, typer.Option(help="The scenario; by default the protocol's first.")] = None,
@@ -47,38 +47,51 @@ def curvature(
     It is compared with what the Gauss-Newton matrix, the Hessian, Kronecker factors and diagonals predict.
     """
     folder = out or records_folder(name) / "curvature"
+    if not rebuild:
+        protocol = load_protocol(name, overrides or ())
+        runs = _runs(name, protocol, _chosen(protocol, methods), scenario, seed, device, tuning)
+        root = options.checked_data(protocol.benchmark.name, device, data_root)
     from study.report.curvature_page import check_folder, curvature_table, read_curvature, write_curvature
 
     check_folder(folder)
     if rebuild:
         found = read_curvature(folder)
     else:
-        protocol = load_protocol(name, overrides or ())
-        kind = options.selected("--scenario", scenario, protocol.scenarios)
-        if scenario is not None and len(kind) > 1:
-            raise ProtocolError(f"--scenario {scenario}: allowed: one of {', '.join(protocol.scenarios)}")
+        from study.run.curvature import measure_curvature
+
         given = {"--methods": methods, "--scenario": scenario, "--seed": seed or None, "--samples": samples}
         words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
         sets = [word for override in overrides or () for word in ("--set", override)]
         command = shlex.join(["clreg-study", "curvature", name, *words, *sets])
-        chosen = _chosen(protocol, methods)
-        choices = choose(stem(name), protocol, tuning_records(name, tuning))
-        runs = []
-        for method in chosen:
-            settings, strength = ({"kind": "naive"}, None)
-            if method in protocol.methods:
-                settings, strength = resolve(name, protocol, kind[0], method, choices)
-            more = {"settings": settings, "strength": strength, "device": device.value}
-            runs.append(Run.of(stem(name), protocol, kind[0], method, seed, **more))
-        root = options.checked_data(protocol.benchmark.name, device, data_root)
-        from study.run.curvature import measure_curvature
-
-        found = measure_curvature(
-            protocol.title, command, runs, RunEnvironment(root, code_folder=code_folder(name)), samples
-        )
+        environment = RunEnvironment(root, code_folder=code_folder(name))
+        found = measure_curvature(protocol.title, command, runs, environment, samples)
     page = write_curvature(found, folder)
     print_table(curvature_table(found))
     typer.echo(f"written: {page}")
+
+
+def _runs(
+    name: str,
+    protocol: Protocol,
+    methods: Sequence[str],
+    scenario: str | None,
+    seed: int,
+    device: options.Device,
+    tuning: Path | None,
+) -> list[Run]:
+    """The run of each method."""
+    kind = options.selected("--scenario", scenario, protocol.scenarios)
+    if scenario is not None and len(kind) > 1:
+        raise ProtocolError(f"--scenario {scenario}: allowed: one of {', '.join(protocol.scenarios)}")
+    choices = choose(stem(name), protocol, tuning_records(name, tuning))
+    runs = []
+    for method in methods:
+        settings, strength = {"kind": "naive"}, None
+        if method in protocol.methods:
+            settings, strength = resolve(name, protocol, kind[0], method, choices)
+        more = {"settings": settings, "strength": strength, "device": device.value}
+        runs.append(Run.of(stem(name), protocol, kind[0], method, seed, **more))
+    return runs
 
 
 def _chosen(protocol: Protocol, methods: str | None) -> Sequence[str]:
