@@ -3,6 +3,7 @@
 :class:`KroneckerPenalty` is :class:`QuadraticPenalty` with a second kind of term, one of a whole layer.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -181,7 +182,8 @@ class KroneckerPenalty(QuadraticPenalty):
         bare = {n for n in factored if n not in diagonal and not (n in self.importance and self.importance[n].any())}
         before = self.importance, self.anchor
         try:
-            self._arrange(self.anchor.places, bare)
+            if bare != {name for name in self.anchor if name not in self.importance}:
+                self._arrange(self.anchor.places, bare)
             super().recenter(diagonal, anchor, keep=keep, weight=weight, clip=clip)
         except BaseException:
             self.importance, self.anchor = before
@@ -301,16 +303,24 @@ def _layer_of(name: str, entry: Any) -> LayerCurvature:
     expected = {*Factors._fields, "term_weight", "merge_errors"}
     if not isinstance(entry, Mapping) or set(entry) != expected:
         raise ValueError(f"the layer {name!r} in the state needs the keys {sorted(expected)}")
-    for kind in ("weight", "bias"):
-        if not isinstance(entry[kind], str | None):
-            raise ValueError(f"{kind} of the layer {name!r} in the state is {entry[kind]!r}; allowed: a name, or None")
-    for kind in ("inputs", "outputs"):
+    names = entry["weight"], entry["bias"]
+    if not all(isinstance(parameter, str | None) for parameter in names) or names == (None, None):
+        raise ValueError(
+            f"weight and bias of the layer {name!r} in the state are {names}; allowed: names, one perhaps None"
+        )
+    for kind, dimensions in (("inputs", (1, 3) if entry["bias"] is None else (3,)), ("outputs", (3,))):
         factor = entry[kind]
         if not (isinstance(factor, Tensor) and factor.is_floating_point() and torch.isfinite(factor).all()):
             raise ValueError(f"{kind} of the layer {name!r} in the state is not a tensor of finite numbers")
+        if factor.ndim not in dimensions:
+            raise ValueError(
+                f"{kind} of the layer {name!r} in the state has {factor.ndim} dimensions; allowed: "
+                f"{' or '.join(map(str, dimensions))}"
+            )
     errors, weight = entry["merge_errors"], entry["term_weight"]
-    if not isinstance(errors, list) or not all(isinstance(e, float) for e in (*errors, weight)) or not weight >= 0:
-        raise ValueError(f"term_weight and merge_errors of the layer {name!r} in the state must be numbers >= 0")
+    numbers = [*errors, weight] if isinstance(errors, list) else [None]
+    if not all(isinstance(number, float) and 0 <= number < math.inf for number in numbers):
+        raise ValueError(f"term_weight and merge_errors of the layer {name!r} in the state must be finite numbers >= 0")
     factors = Factors(entry["weight"], entry["bias"], entry["inputs"].clone(), entry["outputs"].clone())
     return LayerCurvature(factors, weight, tuple(errors))
 
@@ -335,9 +345,9 @@ def _fitted(name: str, factors: Factors, names: tuple[str | None, str | None], p
     place = places[bias if weight is None else weight]
     shape, kind = place.shape, {"dtype": place.dtype, "device": place.device}
     if inputs.ndim == 1:
-        sizes = (shape[0],), (1, shape[1], shape[1])
+        sizes = shape[:1], (1, *2 * shape[1:])
     else:
-        groups = 1 if len(outputs) == 1 else shape[0] // outputs.shape[1]
+        groups = 1 if len(outputs) == 1 else shape[0] // max(outputs.shape[1], 1)
         rows = (bias is not None) + (0 if weight is None else shape[1:].numel())
         sizes = (groups, rows, rows), (groups, *2 * (shape[0] // max(groups, 1),))
     ahead = int(bias is not None and factors.bias is None)
@@ -386,14 +396,18 @@ def _nearest(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor) -> tuple[Ten
         scales: c.
     """
     root_a, root_g = _root(of_inputs), _root(of_outputs)
-    u, sigma, v = torch.linalg.svd(root_a @ torch.diag(scales) @ root_g)
+    joint = root_a @ torch.diag(scales) @ root_g
+    if not torch.isfinite(joint).all():  # of finite factors: a sum that overflows
+        overflow = torch.full_like(joint[:, 0], math.nan)
+        return overflow, overflow
+    u, sigma, v = torch.linalg.svd(joint)
     # they have one sign (Perron and Frobenius), since inner products of semidefinite matrices are not negative
     alpha = scales * _times(root_g, v[:, 0]).abs()
     gamma = scales * _times(root_a, u[:, :, 0]).abs()
     # the split between the two is free: A keeps the size of an A
     size = of_inputs.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt()
-    largest = sigma[:, 0].clamp(min=torch.finfo(sigma.dtype).tiny)
-    return alpha * (size / largest)[:, None], gamma / size.clamp(min=torch.finfo(size.dtype).tiny)[:, None]
+    left = torch.where(sigma[:, 0] > 0, size / sigma[:, 0], 0)
+    return alpha * left[:, None], gamma / size.clamp(min=torch.finfo(size.dtype).tiny)[:, None]
 
 
 def _root(matrix: Tensor) -> Tensor:

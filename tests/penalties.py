@@ -1,4 +1,4 @@
-"""Parameters, terms and penalties that the tests of :class:`QuadraticPenalty` share."""
+"""Parameters, terms and penalties that the tests of penalties share."""
 
 import copy
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from clreg_plugins.penalty import QuadraticPenalty
+from tests import oracles
 
 SHAPES = {"weight": (6, 5), "bias": (6,), "kernel": (2, 3, 2, 2), "scale": ()}
 
@@ -45,17 +46,36 @@ def gradient(penalty: QuadraticPenalty, theta: dict[str, Tensor]) -> dict[str, T
     return dict(zip(theta, values, strict=True))
 
 
+def written_out(penalty: QuadraticPenalty, theta: dict[str, Tensor], strength: float) -> Tensor:
+    """The penalty over the parameters given as an expression in float64 that autograd differentiates by itself."""
+    given = [name for name in penalty.active if name in theta]
+    difference = {name: theta[name].double() - penalty.anchor[name].double() for name in given}
+    layers = [layer.factors for layer in getattr(penalty, "layers", {}).values()]
+    total = oracles.kronecker_quadratics([factors for factors in layers if factors.outputs.any()], difference)
+    for name in given:
+        total = total + penalty.constant[name].double()
+        if name in penalty.importance:
+            total = total + (penalty.importance[name].double() * difference[name].square()).sum()
+    return strength / 2 * total
+
+
 def everything(penalty: QuadraticPenalty) -> dict:
     return copy.deepcopy(penalty.state_dict())
 
 
 def assert_unchanged(penalty: QuadraticPenalty, before: dict) -> None:
-    after = penalty.state_dict()
-    assert after["n_terms"] == before["n_terms"]
-    for kind in ("importance", "anchor", "constant"):
-        assert after[kind].keys() == before[kind].keys()
-        for name, tensor in before[kind].items():
-            assert torch.equal(after[kind][name], tensor), f"{kind} of {name} changed"
+    assert_equal(penalty.state_dict(), before, "state")
+
+
+def assert_equal(after: object, before: object, what: str) -> None:
+    if isinstance(before, dict):
+        assert after.keys() == before.keys(), f"{what}: {list(after)}, before {list(before)}"
+        for name in before:
+            assert_equal(after[name], before[name], f"{what}, {name}")
+    elif isinstance(before, Tensor):
+        assert torch.equal(after, before), f"{what} changed"
+    else:
+        assert after == before, f"{what} is {after!r}, before {before!r}"
 
 
 def consolidated(dtype: torch.dtype = torch.float64) -> QuadraticPenalty:

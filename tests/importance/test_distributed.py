@@ -6,8 +6,14 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from clreg_plugins.importance import fisher_diagonal, mas_importance
+from clreg_plugins.importance import fisher_diagonal, kronecker_factors, mas_importance
 from tests import oracles
+
+
+def factors(*args, **options) -> dict[str, torch.Tensor]:
+    found = kronecker_factors(*args, max_width=6, **options)
+    named = {f"{kind} of {name}": getattr(f, kind) for name, f in found.items() for kind in ("inputs", "outputs")}
+    return named | found.diagonal
 
 
 def measure(distributed: bool, n: int = 11) -> dict[str, dict[str, torch.Tensor]]:
@@ -20,6 +26,11 @@ def measure(distributed: bool, n: int = 11) -> dict[str, dict[str, torch.Tensor]
         "sample": dict(fisher_diagonal(model, data, variant="sample", draws=2, **options)),
         "batched": dict(fisher_diagonal(model, data, variant="batched", **options)),
         "some samples": dict(fisher_diagonal(model, data, n_samples=8, **options)),
+        "factors": factors(model, data, **options),
+        "factors of counted samples": factors(
+            model, TensorDataset(data.tensors[0], torch.arange(n) % 3 - 1), variant="sample", ignore_index=-1, **options
+        ),
+        "factors of one batch": factors(model, data, n_samples=2, **options),
         "mas": dict(mas_importance(model, data, **options)),
         "one batch": dict(mas_importance(model, data, n_samples=2, **options)),
     }

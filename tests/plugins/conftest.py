@@ -1,4 +1,4 @@
-"""Every test over the five plugins takes the fixture ``plugin``."""
+"""Every test over the plugins takes the fixture ``plugin``."""
 
 import pytest
 
@@ -14,5 +14,5 @@ def plugin_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def plugin(plugin_name: str) -> RegularizationPlugin:
-    """Each of the five plugins in turn, with moderate strength."""
+    """Each plugin in turn, with moderate strength."""
     return PLUGINS[plugin_name]()

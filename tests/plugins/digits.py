@@ -12,17 +12,56 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
+from clreg_plugins import (
+    EWCPlugin,
+    KFACPlugin,
+    KroneckerFactors,
+    KroneckerPenalty,
+    L2Plugin,
+    MASPlugin,
+    OnlineEWCPlugin,
+    RegularizationPlugin,
+    SIPlugin,
+    fisher_diagonal,
+    kronecker_factors,
+    mas_importance,
+)
+from clreg_plugins.importance.engine.model import named_parameters
 
 Tensors = dict[str, Tensor]
 
 PLUGINS: dict[str, Callable[..., RegularizationPlugin]] = {
     "EWC": lambda **options: EWCPlugin(20.0, **options),
     "OnlineEWC": lambda **options: OnlineEWCPlugin(20.0, gamma=0.9, **options),
+    "KFAC": lambda **options: KFACPlugin(2.0, gamma=0.9, **options),
     "MAS": lambda **options: MASPlugin(1.0, **options),
     "SI": lambda **options: SIPlugin(2.0, **options),
     "L2": lambda **options: L2Plugin(0.1, **options),
 }
+
+
+MEASURES = {
+    "EWC": fisher_diagonal,
+    "OnlineEWC": fisher_diagonal,
+    "KFAC": kronecker_factors,
+    "MAS": mas_importance,
+}
+"""What the plugins that measure an importance on data measure."""
+
+
+def diagonal_of(importance: Tensors | KroneckerFactors, model: nn.Module) -> Tensors:
+    """A copy of an importance by parameter name, of Kronecker factors the diagonal."""
+    if not isinstance(importance, KroneckerFactors):
+        return {name: value.clone() for name, value in importance.items()}
+    penalty, parameters = KroneckerPenalty(), {name: p.detach() for name, p in named_parameters(model).items()}
+    penalty.grow(parameters)
+    penalty.recenter(importance, parameters)
+    return penalty.diagonal()
+
+
+def measured(plugin_name: str, model: nn.Module, data: Any) -> Tensors:
+    """The importance of one experience by functions that need no strategy, of Kronecker factors the diagonal."""
+    return diagonal_of(MEASURES[plugin_name](model, data), model)
 
 
 class Digits(TensorDataset):
@@ -188,7 +227,7 @@ class Counted:
                     "experience": experience,
                     "data": data if data is not None or experience is None else experience.dataset,
                     "anchor": parameters_of(strategy.model),
-                    "importance": {name: value.clone() for name, value in importance.items()},
+                    "importance": diagonal_of(importance, strategy.model),
                 }
             )
             return importance

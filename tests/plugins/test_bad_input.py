@@ -11,8 +11,9 @@ from avalanche.training.supervised import Naive, StreamingLDA
 from avalanche.training.templates import SupervisedMetaLearningTemplate
 from torch import nn
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
+from clreg_plugins import EWCPlugin, KFACPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
 from tests.plugins.digits import (
+    MEASURES,
     PLUGINS,
     assert_identical,
     class_incremental,
@@ -22,7 +23,14 @@ from tests.plugins.digits import (
     strategy_for,
 )
 
-ALL = {"EWC": EWCPlugin, "OnlineEWC": OnlineEWCPlugin, "MAS": MASPlugin, "SI": SIPlugin, "L2": L2Plugin}
+ALL = {
+    "EWC": EWCPlugin,
+    "OnlineEWC": OnlineEWCPlugin,
+    "KFAC": KFACPlugin,
+    "MAS": MASPlugin,
+    "SI": SIPlugin,
+    "L2": L2Plugin,
+}
 NOT_A_STRENGTH = [
     *(-1, -1e-9, math.nan, math.inf, 1e40, "x", b"ab", b"", None, True, [], (), torch.tensor([1.0, 2.0]), {"a": 1})
 ]
@@ -43,7 +51,7 @@ def test_methods_with_one_strength_take_no_sequence(name):
         ALL[name]([1.0, 2.0])
 
 
-@pytest.mark.parametrize("name", ["EWC", "OnlineEWC"])
+@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "KFAC"])
 def test_every_strength_of_a_sequence_is_checked(name):
     with pytest.raises(ValueError, match=r"reg_lambda\[1\] is -2.0; allowed: a finite number >= 0"):
         ALL[name]([1.0, -2.0])
@@ -78,6 +86,12 @@ REFUSED = [
         {"likelihood": "poisson"},
         r"likelihood is 'poisson'; allowed: categorical, gaussian, bernoulli",
     ),
+    (KFACPlugin, {"fisher": "batched"}, r"fisher is 'batched'; allowed: exact, sample, predicted, empirical$"),
+    (KFACPlugin, {"merge": "mean"}, r"merge is 'mean'; allowed: nearest, sum"),
+    (KFACPlugin, {"weight_sharing": None}, r"weight_sharing is None; allowed: expand, reduce"),
+    (KFACPlugin, {"max_width": 0.5}, r"max_width is 0.5; allowed: a whole number >= 1"),
+    (KFACPlugin, {"gamma": 2}, r"gamma is 2; allowed: a finite number >= 0 and <= 1"),
+    (KFACPlugin, {"n_samples": 0}, r"n_samples is 0; allowed"),
     (EWCPlugin, {"draws": 0}, r"draws is 0; allowed: a whole number >= 1"),
     (EWCPlugin, {"n_samples": 0}, r"n_samples is 0; allowed: a whole number >= 1"),
     (EWCPlugin, {"n_samples": 2.5}, r"n_samples is 2.5; allowed: a whole number >= 1"),
@@ -205,7 +219,7 @@ class Overflowing(nn.Module):
         return self.inner(x) * math.nan if self.trained and not self.training else self.inner(x)
 
 
-@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "MAS"])
+@pytest.mark.parametrize("name", MEASURES)
 def test_an_importance_that_is_not_finite_changes_nothing(name):
     plugin = PLUGINS[name]()
     strategy = strategy_for(Overflowing(), [plugin])
@@ -216,7 +230,7 @@ def test_an_importance_that_is_not_finite_changes_nothing(name):
             state.append(plugin.state_dict())
 
     strategy.plugins.insert(0, Look())
-    with pytest.raises(FloatingPointError, match=r"importance of .* holds nan; every entry must be finite"):
+    with pytest.raises(FloatingPointError, match=r"(importance|factor A) of .* nan; every entry must be finite"):
         strategy.train(class_incremental(1).train_stream, eval_streams=[])
     assert_identical(plugin.state_dict(), state[0])
     assert plugin.paths == {}, "paths are those of a measurement that was refused"
@@ -247,7 +261,7 @@ def test_a_path_integral_that_is_not_finite_changes_nothing():
     assert_identical({n: plugin.state_dict()[n] for n in names}, {n: state[0][n] for n in names})
 
 
-@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "MAS"])
+@pytest.mark.parametrize("name", MEASURES)
 def test_empty_data_is_refused(name):
     plugin = PLUGINS[name](consolidation="manual")
     strategy = strategy_for(mlp(), [plugin])

@@ -5,13 +5,15 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, fisher_diagonal, mas_importance
+from clreg_plugins import EWCPlugin, KFACPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, fisher_diagonal
 from tests.plugins.digits import (
+    MEASURES,
     PLUGINS,
     Counted,
     assert_close,
     assert_identical,
     class_incremental,
+    measured,
     mlp,
     parameters_of,
     strategy_for,
@@ -82,7 +84,7 @@ def test_equal_lambdas_are_one_lambda():
     assert_close(results[1], results[0], rtol=1e-5, what="parameters")
 
 
-@pytest.mark.parametrize("kind", [EWCPlugin, OnlineEWCPlugin])
+@pytest.mark.parametrize("kind", [EWCPlugin, OnlineEWCPlugin, KFACPlugin])
 def test_lambdas_that_run_out_stop_training_at_the_start_of_that_experience(kind):
     plugin = kind([1.0, 2.0])
     strategy = strategy_for(mlp(), [plugin])
@@ -151,16 +153,12 @@ def test_manual_consolidation_waits_for_the_call(plugin_name):
     assert plugin.penalty.n_terms == 0, "consolidated without being asked"
     plugin.consolidate(strategy, stream[1].dataset)
     assert plugin.penalty.n_terms == 1
-    expected = {
-        "EWC": lambda: fisher_diagonal(strategy.model, stream[1].dataset),
-        "OnlineEWC": lambda: fisher_diagonal(strategy.model, stream[1].dataset),
-        "MAS": lambda: mas_importance(strategy.model, stream[1].dataset),
-    }.get(plugin_name)
-    if expected:
-        assert_close(counted.terms[0]["importance"], expected(), what="importance")
+    if plugin_name in MEASURES:
+        expected = measured(plugin_name, strategy.model, stream[1].dataset)
+        assert_close(counted.terms[0]["importance"], expected, what="importance")
 
 
-@pytest.mark.parametrize("name", ["EWC", "MAS"])
+@pytest.mark.parametrize("name", MEASURES)
 def test_manual_consolidation_on_a_loader_of_ones_own(name):
     plugin = PLUGINS[name](consolidation="manual")
     strategy = strategy_for(mlp(), [plugin])
@@ -168,11 +166,10 @@ def test_manual_consolidation_on_a_loader_of_ones_own(name):
     strategy.train(stream[0], eval_streams=[])
     loader = torch.utils.data.DataLoader(stream[0].dataset.eval(), batch_size=7)
     plugin.consolidate(strategy, loader)
-    measure = fisher_diagonal if name == "EWC" else mas_importance
-    assert_close(plugin.importance, measure(strategy.model, stream[0].dataset), what="importance")
+    assert_close(plugin.importance, measured(name, strategy.model, stream[0].dataset), what="importance")
 
 
-@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "MAS"])
+@pytest.mark.parametrize("name", MEASURES)
 def test_manual_consolidation_without_data_or_experience(name):
     plugin = PLUGINS[name](consolidation="manual")
     strategy = strategy_for(mlp(), [plugin])
@@ -184,7 +181,7 @@ def test_manual_consolidation_without_data_or_experience(name):
 
 
 def test_consolidation_by_a_trigger_of_ones_own(plugin_name):
-    """Another plugin consolidates amid an experience, on its data: the penalty acts from there."""
+    """Another plugin consolidates within an experience, on its data: the penalty acts from then on."""
 
     class AtIteration(SupervisedPlugin):
         def after_training_iteration(self, strategy, **kwargs):
@@ -199,7 +196,7 @@ def test_consolidation_by_a_trigger_of_ones_own(plugin_name):
 
 
 def test_only_the_samples_asked_for():
-    """``n_samples`` are drawn from the experience, by the plugin's own seed, anew in each experience."""
+    """``n_samples`` are drawn from the experience, by the plugin's own seed, again in each experience."""
     seen = []
 
     class Seen(EWCPlugin):

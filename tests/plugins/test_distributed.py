@@ -8,6 +8,7 @@ from avalanche.models.dynamic_modules import avalanche_model_adaptation
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.plugins.digits import (
+    MEASURES,
     PLUGINS,
     MultiHead,
     assert_close,
@@ -106,13 +107,13 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
     jobs = {f"train {name}": ("train", name) for name in PLUGINS}
     jobs |= {f"heads {name}": ("heads", name) for name in PLUGINS}
-    jobs |= {f"{job} {name}": (job, name) for job in ("measure", "few") for name in ("EWC", "OnlineEWC", "MAS")}
+    jobs |= {f"{job} {name}": (job, name) for job in ("measure", "few") for name in MEASURES}
     mp.start_processes(process, args=(str(folder), jobs), nprocs=2, start_method="spawn")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("job", ["measure", "few"])
-@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "MAS"])
+@pytest.mark.parametrize("name", MEASURES)
 def test_a_shared_pass_is_the_pass_of_one_process(results, job, name):
     alone = JOBS[job](0, name)
     for rank in (0, 1):

@@ -1,5 +1,7 @@
 """After ``backward()`` the gradient is that of the whole loss, penalty included, whatever happens to it."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,8 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import LwFPlugin, MIRPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 
-from clreg_plugins import EWCPlugin
-from clreg_plugins.flat import FlatTensors
+from clreg_plugins import EWCPlugin, KFACPlugin
+from tests import oracles
 from tests.plugins.digits import (
     PLUGINS,
     Counted,
@@ -52,7 +54,7 @@ class Scaling(SupervisedPlugin):
 
 
 def penalty_of(plugin, theta, terms, term_weights=None):
-    """``λ/2 Σ Ω (θ − θ*)²``, written out; for EWC the sum over terms, each at its own anchor."""
+    """``λ/2 Σ Ω (θ − θ*)²``, or with Kronecker factors; for EWC the sum over terms, each at its own anchor."""
     if isinstance(plugin, EWCPlugin) and type(plugin) is EWCPlugin:
         weights = term_weights or [plugin.reg_lambda] * len(terms)
         return sum(
@@ -61,12 +63,14 @@ def penalty_of(plugin, theta, terms, term_weights=None):
             * sum((t["importance"][n].double() * (p - t["anchor"][n].double()) ** 2).sum() for n, p in theta.items())
             for w, t in zip(weights, terms, strict=True)
         )
-    anchor, importance = terms[-1]["anchor"], plugin.importance
-    return (
-        plugin.reg_lambda
-        / 2
-        * sum((importance[n].double() * (p - anchor[n].double()) ** 2).sum() for n, p in theta.items())
-    )
+    anchor = terms[-1]["anchor"]
+    difference = {n: p - anchor[n].double() for n, p in theta.items()}
+    if isinstance(plugin, KFACPlugin):
+        layers = [layer.factors for layer in plugin.penalty.layers.values()]
+        assert {n for layer in layers for n in layer.parameters} == set(theta)
+        return plugin.reg_lambda / 2 * oracles.kronecker_quadratics(layers, difference)
+    importance = plugin.importance
+    return plugin.reg_lambda / 2 * sum((importance[n].double() * d**2).sum() for n, d in difference.items())
 
 
 def explicit_gradient(step, task_loss, penalty):
@@ -95,9 +99,9 @@ def run(plugins, plugin, *, experiences=3, kind=Watched, **options):
     for experience in stream:
         strategy.steps = []
         counted.before_last = list(counted.terms)
-        frozen_state = {n: v.clone() for n, v in plugin.importance.items()}
+        before = copy.deepcopy(plugin.penalty)
         strategy.train(experience, eval_streams=[])
-    plugin.penalty.importance = FlatTensors.of(frozen_state)  # as it was while the recorded steps were made
+    plugin.penalty = before  # as it was while the recorded steps were made
     return counted.before_last, strategy.steps, strategy
 
 
@@ -196,7 +200,7 @@ def test_the_virtual_step_of_retrieval_sees_the_penalty_if_it_comes_after(plugin
 
     class Recorded(Watched):
         def optimizer_step(self):
-            """Keep MIR's gradient beside the step."""
+            """Keep MIR's gradient apart from the step."""
             virtual.append(dict(zip(dict(self.model.named_parameters()), self.virtual, strict=True)))
             super().optimizer_step()
 

@@ -14,9 +14,10 @@ from avalanche.training.plugins import ReplayPlugin
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from clreg_plugins import EWCPlugin, MASPlugin, OnlineEWCPlugin, fisher_diagonal, mas_importance
+from clreg_plugins import EWCPlugin, KFACPlugin, MASPlugin, OnlineEWCPlugin, fisher_diagonal, mas_importance
 from clreg_plugins.importance.engine.moments import CHECKED_SAMPLES
 from tests.plugins.digits import (
+    MEASURES,
     PLUGINS,
     Counted,
     assert_close,
@@ -24,17 +25,18 @@ from tests.plugins.digits import (
     class_incremental,
     cnn,
     digits,
+    measured,
     mlp,
     parameters_of,
     strategy_for,
 )
 
-MEASURING = ("EWC", "OnlineEWC", "MAS")
 VARIANTS = {
     "exact": lambda: EWCPlugin(1.0),
     "sample": lambda: EWCPlugin(1.0, fisher="sample", n_samples=10),
     "empirical": lambda: OnlineEWCPlugin(1.0, fisher="empirical"),
     "batched": lambda: EWCPlugin(1.0, fisher="batched"),
+    "factors": lambda: KFACPlugin(1.0),
     "MAS": lambda: MASPlugin(1.0),
     "MAS batched": lambda: MASPlugin(1.0, per_sample=False, n_samples=10),
 }
@@ -117,7 +119,7 @@ def augmented_stream(noise):
     return benchmark_from_datasets(train=experiences).train_stream, shout
 
 
-@pytest.mark.parametrize("name", MEASURING)
+@pytest.mark.parametrize("name", MEASURES)
 def test_eval_transforms_are_used(name):
     stream, shout = augmented_stream(noise=5.0)
     plugin = PLUGINS[name]()
@@ -137,12 +139,11 @@ def test_eval_transforms_are_used(name):
     assert calls == [0], f"the training transform ran {calls[0]} times in the importance pass"
     x = torch.stack([stream[0].dataset.eval()[i][0] for i in range(40)])
     y = torch.tensor([int(stream[0].dataset.eval()[i][1]) for i in range(40)])
-    measure = mas_importance if name == "MAS" else fisher_diagonal
-    plain = measure(strategy.model, torch.utils.data.TensorDataset(x, y))
+    plain = measured(name, strategy.model, torch.utils.data.TensorDataset(x, y))
     assert_close(plugin.importance, plain, what="importance")
 
 
-@pytest.mark.parametrize("name", MEASURING)
+@pytest.mark.parametrize("name", MEASURES)
 def test_replayed_samples_are_not_measured(name):
     plugin = PLUGINS[name]()
     counted = Counted(plugin)
@@ -152,8 +153,7 @@ def test_replayed_samples_are_not_measured(name):
     for experience in stream:
         strategy.train(experience, eval_streams=[])
         rows.append(len(counted.terms[-1]["data"]))
-        measure = mas_importance if name == "MAS" else fisher_diagonal
-        expected = measure(strategy.model, experience.dataset)
+        expected = measured(name, strategy.model, experience.dataset)
         assert_close(counted.terms[-1]["importance"], expected, what="importance")
     assert rows == [40, 40, 40], f"samples measured on: {rows}"
 
@@ -226,7 +226,7 @@ def test_samples_are_read_in_large_batches_where_batches_make_no_difference(name
     assert at_most - CHECKED_SAMPLES <= max(seen) <= at_most
 
 
-@pytest.mark.parametrize("kind", [EWCPlugin, OnlineEWCPlugin])
+@pytest.mark.parametrize("kind", [EWCPlugin, OnlineEWCPlugin, KFACPlugin])
 def test_a_criterion_without_likelihood_is_refused_before_training(kind):
     plugin = kind(1.0)
     model = mlp(3)

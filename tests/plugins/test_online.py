@@ -11,11 +11,13 @@ from avalanche.training.supervised import Cumulative, LwF, Naive, OnlineNaive, R
 
 from clreg_plugins import EWCPlugin, L2Plugin, SIPlugin, fisher_diagonal
 from tests.plugins.digits import (
+    MEASURES,
     Counted,
     Growing,
     MultiHead,
     assert_close,
     class_incremental,
+    measured,
     mlp,
     parameters_of,
     strategy_for,
@@ -84,9 +86,10 @@ def test_importance_is_that_of_the_origins_data(plugin_name, plugin, strategy_na
     strategy = online_strategy(plugin, strategy_name)
     for part in parts_of(stream, size, strategy_name != "Cumulative"):
         strategy.train(part, eval_streams=[])
-        if len(counted.terms) and plugin_name in ("EWC", "OnlineEWC") and "checked" not in counted.terms[-1]:
-            expected = fisher_diagonal(strategy.model, stream[len(counted.terms) - 1].dataset)
-            assert_close(counted.terms[-1]["importance"], expected, what=f"Fisher of origin {len(counted.terms) - 1}")
+        if len(counted.terms) and plugin_name in MEASURES and "checked" not in counted.terms[-1]:
+            expected = measured(plugin_name, strategy.model, stream[len(counted.terms) - 1].dataset)
+            what = f"importance of origin {len(counted.terms) - 1}"
+            assert_close(counted.terms[-1]["importance"], expected, what=what)
             counted.terms[-1]["checked"] = True
     assert len(counted.terms) == 2, f"{len(counted.terms)} consolidations of 2 origins under {strategy_name}"
 

@@ -27,16 +27,19 @@ OURS = {"EWC": 12, "OnlineEWC": 12, "MAS": 12, "L2": 12, "SI": 20}
 
 
 class Counting(TorchDispatchMode):
-    """Counts operations by name, views apart."""
+    """Counts operations by name, views apart, and the entries of the tensors that they give."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.entries = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
         if function.overloadpacket.__name__ not in VIEWS:
             self.counts[function.overloadpacket.__name__] += 1
-        return function(*args, **(kwargs or {}))
+            self.entries += result.numel() if isinstance(result, torch.Tensor) else 0
+        return result
 
 
 class OneStepCounted(Naive):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
+from clreg_plugins import EWCPlugin, KFACPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
 from tests.plugins.digits import (
     PLUGINS,
     MultiHead,
@@ -27,6 +27,8 @@ VARIANTS = {
     "EWC batched": lambda: EWCPlugin(20.0, fisher="batched"),
     "EWC sequence": lambda: EWCPlugin([20.0, 10.0, 5.0]),
     "OnlineEWC sample": lambda: OnlineEWCPlugin(20.0, gamma=0.5, fisher="sample", n_samples=16),
+    "KFAC sample": lambda: KFACPlugin(20.0, fisher="sample", merge="sum", weight_sharing="reduce", n_samples=16),
+    "KFAC sequence": lambda: KFACPlugin([20.0, 10.0, 5.0], gamma=0.5, max_width=64),
     "MAS subset": lambda: MASPlugin(1.0, n_samples=16),
     "SI unclipped": lambda: SIPlugin(2.0, clip=False, gradient="total"),
 }
@@ -225,7 +227,7 @@ BROKEN = {
     "parts_seen is no number": lambda s: {**s, "parts_seen": "many"},
     "importance is no tensor": lambda s: {
         **s,
-        "penalty": {**s["penalty"], "importance": dict.fromkeys(s["penalty"]["importance"], 1.0)},
+        "penalty": {**s["penalty"], "importance": dict.fromkeys(s["penalty"]["anchor"], 1.0)},
     },
     "n_terms is no number": lambda s: {**s, "penalty": {**s["penalty"], "n_terms": "many"}},
 }
@@ -263,7 +265,8 @@ def test_a_state_of_one_method_is_not_another_ones():
 def test_a_plugin_says_how_to_make_it(name):
     plugin = VARIANTS[name]()
     again = eval(repr(plugin), {type(plugin).__name__: type(plugin)})
-    for option in ("reg_lambda", "gamma", "fisher", "draws", "output", "clip", "gradient"):
+    options = ("reg_lambda", "gamma", "fisher", "merge", "weight_sharing", "max_width", "draws", "output", "clip")
+    for option in (*options, "gradient"):
         assert getattr(again, option, None) == getattr(plugin, option, None)
     if hasattr(plugin, "reading"):
         assert again.reading.options == plugin.reading.options
@@ -283,7 +286,7 @@ def test_frozen_parameters_take_no_memory_until_they_are_trained(plugin_name, be
     strategy = strategy_for(model, [plugin, Unfreezing()] if behind else [plugin])
     stream = class_incremental().train_stream
     strategy.train(stream[0], eval_streams=[])
-    assert set(plugin.penalty.importance) == {"2.weight", "2.bias"}
+    assert set(plugin.penalty.anchor) == {"2.weight", "2.bias"}
     assert not plugin.importance["0.weight"].any()
     model[0].requires_grad_(not behind)
     frozen = model[0].weight.detach().clone()

@@ -1,4 +1,4 @@
-"""What version 0.1 wrote, amid the second of two experiences in parts, goes on in this version."""
+"""What version 0.1 wrote within the second of two experiences in parts continues in this version."""
 
 import gzip
 import io
@@ -27,6 +27,7 @@ def from_state(name):
 
 
 @pytest.mark.parametrize("load", [unpickled, from_state])
+@pytest.mark.parametrize("plugin_name", WRITTEN)
 def test_a_plugin_goes_on(plugin_name, load):
     plugin = load(plugin_name)
     assert_identical(plugin.state_dict(), WRITTEN[plugin_name]["state"])

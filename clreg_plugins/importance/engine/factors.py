@@ -182,7 +182,7 @@ class FactorPath(LayerPath):
             name = own_names.get(
                 module, (weight or bias or "").removesuffix("weight").removesuffix("bias").rstrip("_.")
             )
-            self._layers[module] = plain_name(name)
+            self._layers[module] = plain_name(f"{name}.").removesuffix(".")
         self._sums: dict[nn.Module, FactorSums] = {}
 
     def no_sums(self) -> dict[str, FactorSums]:
@@ -199,7 +199,8 @@ class FactorPath(LayerPath):
     @torch.no_grad()
     def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor]) -> Found:
         """The factors' sums of the layers that have them, and the diagonal of the others."""
-        self._sums = {module: self._no_sums(module) for module in calls if module in self._layers}
+        reached = [module for module, call in calls.items() if len(call.inputs)]
+        self._sums = {module: self._no_sums(module) for module in reached if module in self._layers}
         for module, sums in self._sums.items():
             sums.add_inputs(calls[module].inputs)
         found = super().moments(calls, z, vectors)

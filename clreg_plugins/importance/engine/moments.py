@@ -173,34 +173,39 @@ class Pass:
         while start < batch.size:
             size = self._plan(batch)
             stop = min(batch.size, start + size)
-            state = self.generator.get_state()
-            try:
-                found = self._piece(batch.rows(start, stop))
-            except Exception as error:
-                if not is_out_of_memory(error) or stop - start == 1 or not self._divisible:
-                    raise
-                self._size = (stop - start) // 2
-                self.generator.set_state(state)
-                continue
-            # added when all is known, so that a piece that ran out of memory has left nothing here
-            for count, by_rule, general, path in found:
+            piece = self._piece(batch.rows(start, stop))
+            while start < stop:
+                state = self.generator.get_state()
+                try:
+                    samples, count, by_rule, general, path = next(piece)
+                except Exception as error:
+                    if not is_out_of_memory(error) or stop - start == 1 or not self._divisible:
+                        raise
+                    self._size = (stop - start) // 2
+                    self.generator.set_state(state)
+                    break
+                # added when all is known, so that what ran out of memory has left nothing here
                 self.totals.add(by_rule.moments, "rule")
                 self.totals.add(general, path)
                 self.totals.add_factors(by_rule.factors)
                 self.totals.terms += count
-            start = stop
+                start += samples
 
-    def _piece(self, batch: Batch) -> list[tuple[int, Found, Moments, str]]:
-        """How many samples count, what the layers' rules find, and what the general path does, by which of its ways."""
+    def _piece(self, batch: Batch) -> Iterator[tuple[int, int, Found, Moments, str]]:
+        """A piece at once or by stretches: how many samples there are, and how many count; what the layers' rules find,
+        and what the general path does, by which of its ways."""
         state = self.generator.get_state()
         z = self.run(batch, record=True)
         by_data, branches, values = self.run.by_data, self.run.branches, z.detach()
         count = self._counted(z, batch)
         if self._factored and 0 < count < batch.size:
             # a sample that does not count has no gradient, but inputs: it must not be among those of A
-            counted = self.cotangents.counted(values, batch.targets)
-            self.generator.set_state(state)
-            return [found for start, stop in _runs(counted) for found in self._piece(batch.rows(start, stop))]
+            start = 0
+            del z
+            for stretch in _stretches(self.cotangents.counted(values, batch.targets)):
+                yield from self._piece(batch.rows(start, start + stretch))
+                start += stretch
+            return
         graph = Graph(z)
         for p in self.trainable.values():
             p.grad = None  # of a forward that goes backward itself
@@ -209,7 +214,8 @@ class Pass:
         if not reached or not count:
             if self.cotangents.as_asked:  # drawn all the same, so that later samples meet the same numbers
                 deque(self.cotangents.vectors(values, batch.targets, self.generator), maxlen=0)
-            return [(count, Found({}, set()), {}, "unused")]
+            yield batch.size, count, Found({}, set()), {}, "unused"
+            return
         epsilon = graph.epsilon
         calls = {}
         if self.path == "auto":
@@ -232,7 +238,7 @@ class Pass:
         # the general path looks at each sample by itself
         if by_rule.parameters and not self.run.draws and self._divisible:
             self._refuse_mixing(batch, values, by_data, branches, epsilon)
-        return [(count, by_rule, general, path)]
+        yield batch.size, count, by_rule, general, path
 
     def _refuse_mixing(self, batch: Batch, z: Tensor, by_data: bool, branches: bool, epsilon: float) -> None:
         """Raise where samples by themselves give other outputs: the first and the last of a piece, or more of it.
@@ -254,14 +260,9 @@ class Pass:
         return batch.size if counted is None else int(counted.sum())
 
 
-def _runs(counted: Tensor) -> Iterator[tuple[int, int]]:
-    """The stretches of samples that count."""
-    start = 0
-    for counts, run in groupby(counted.tolist()):
-        stop = start + len(list(run))
-        if counts:
-            yield start, stop
-        start = stop
+def _stretches(counted: Tensor) -> list[int]:
+    """Lengths of the stretches of samples of which all count or none does."""
+    return [len(list(stretch)) for _, stretch in groupby(counted.tolist())]
 
 
 @contextlib.contextmanager

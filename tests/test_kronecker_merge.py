@@ -1,0 +1,123 @@
+"""One Kronecker product for a sum of two: the nearest, or A averaged and G summed."""
+
+import pytest
+import torch
+
+from clreg_plugins import Importance, KroneckerFactors
+from clreg_plugins.kronecker import MERGES
+from tests.kronecker_terms import LAYERS, consolidated, detached, factors_of, grown, parameters, term
+
+
+def products(factors):
+    """``A ⊗ G`` of each group."""
+    inputs = torch.diag(factors.inputs)[None] if factors.inputs.ndim == 1 else factors.inputs
+    return [torch.kron(a, g) for a, g in zip(inputs, factors.outputs, strict=True)]
+
+
+def relative_error(layer, exact):
+    got = torch.cat([p.flatten() for p in products(layer.factors)])
+    want = torch.cat([p.flatten() for p in exact])
+    return ((got - want).norm() / want.norm()).item() if want.any() else 0.0
+
+
+def merged(layer, merge, keep, weight, change=lambda new: new):
+    penalty, (first, second) = grown(merge=merge), (factors_of({layer: LAYERS[layer]}, t) for t in range(2))
+    second = KroneckerFactors({layer: change(second[layer])}, Importance({}, {}))
+    penalty.recenter(first, detached(parameters()))
+    penalty.recenter(second, detached(parameters()), keep=keep, weight=weight)
+    pairs = zip(products(first[layer]), products(second[layer]), strict=True)
+    return penalty.layers[layer], first[layer], second[layer], [keep * p + weight * q for p, q in pairs]
+
+
+FACTORS = [(1.0, 1.0), (0.5, 2.0), (1.0, 1e-6), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize(("keep", "weight"), FACTORS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_nearest_product_is_that_of_the_leading_singular_pair(layer, keep, weight):
+    """Of ``Σ_i c_i vec(A_i) vec(G_i)ᵀ``, the rearranged sum (Van Loan and Pitsianis)."""
+    after, first, second, exact = merged(layer, "nearest", keep, weight)
+    for group, (_, outputs) in enumerate(zip(exact, after.factors.outputs, strict=True)):
+        rearranged = 0
+        for c, factors in ((keep, first), (weight, second)):
+            a = factors.inputs if factors.inputs.ndim == 1 else factors.inputs[group].flatten()
+            rearranged = rearranged + c * torch.outer(a, factors.outputs[group].flatten())
+        u, sigma, vh = torch.linalg.svd(rearranged)
+        a = after.factors.inputs if after.factors.inputs.ndim == 1 else after.factors.inputs[group].flatten()
+        got, best = torch.outer(a, outputs.flatten()), sigma[0] * torch.outer(u[:, 0], vh[0])
+        assert (got - best).norm() <= 1e-10 * sigma[0], f"{(got - best).norm():.3g} of {sigma[0]:.3g}"
+    assert after.merge_errors == pytest.approx([relative_error(after, exact)], abs=1e-7)
+    assert after.weight == keep + weight
+
+
+@pytest.mark.parametrize(("keep", "weight"), FACTORS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_sum_takes_the_mean_of_a_and_the_sum_of_g(layer, keep, weight):
+    after, first, second, exact = merged(layer, "sum", keep, weight)
+    mean = (keep * first.inputs + weight * second.inputs) / (keep + weight or 1)
+    torch.testing.assert_close(after.factors.inputs, mean)
+    torch.testing.assert_close(after.factors.outputs, keep * first.outputs + weight * second.outputs)
+    assert after.merge_errors == pytest.approx([relative_error(after, exact)], abs=1e-7)
+
+
+SAME = {
+    "the same": lambda new, old: old,
+    "a multiple": lambda new, old: old._replace(outputs=3 * old.outputs),
+    "the same, split in another way": lambda new, old: old._replace(inputs=50 * old.inputs, outputs=old.outputs / 50),
+    "the same inputs": lambda new, old: old._replace(outputs=new.outputs),
+    "the same outputs": lambda new, old: old._replace(inputs=new.inputs),
+    "no loss": lambda new, old: new._replace(outputs=torch.zeros_like(new.outputs)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("how", SAME)
+def test_sums_that_are_products_are_kept_exactly(layer, how):
+    old = factors_of({layer: LAYERS[layer]}, 0)[layer]
+    after, _, _, exact = merged(layer, "nearest", 0.8, 2.0, lambda new: SAME[how](new, old))
+    # the error is the root of a difference of squares
+    assert relative_error(after, exact) <= 1e-12
+    assert all(error <= 1e-7 for error in after.merge_errors)
+
+
+def test_factors_stay_positive_semidefinite_and_of_their_size():
+    """After 50 terms; A keeps the scale of an A, so that neither factor over- or underflows."""
+    penalty = grown(torch.float32)
+    for t in range(50):
+        scaled = {n: f._replace(outputs=f.outputs * 10.0 ** (t % 7 - 3)) for n, f in term(t, torch.float32).items()}
+        penalty.recenter(KroneckerFactors(scaled, Importance({}, {})), detached(parameters(torch.float32)))
+    for name, layer in penalty.layers.items():
+        sizes = [factor.norm().item() for t in range(50) for factor in [term(t)[name].inputs]]
+        assert 0.1 * min(sizes) <= layer.factors.inputs.norm().item() <= 10 * max(sizes), name
+        for factor in (layer.factors.inputs, layer.factors.outputs):
+            values = factor.double() if factor.ndim == 1 else torch.linalg.eigvalsh(factor.double())
+            assert values.min() >= -1e-6 * values.max(), f"{name}: {values.min():.3g} beside {values.max():.3g}"
+        assert len(layer.merge_errors) == 49
+        assert all(0 <= error < 1 for error in layer.merge_errors)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_a_first_term_without_loss_leaves_no_trace(merge):
+    """Its inputs say nothing where G is 0."""
+    silent = KroneckerFactors(
+        {n: f._replace(outputs=torch.zeros_like(f.outputs)) for n, f in term(0).items()}, Importance({}, {})
+    )
+    penalty, expected, theta = grown(merge=merge), grown(merge=merge), parameters(seed=5)
+    penalty.recenter(silent, detached(parameters(seed=1)))
+    assert penalty.active == ()
+    assert penalty.value(theta).item() == 0
+    for p in (penalty, expected):
+        p.recenter(term(1), detached(parameters(seed=2)))
+    if merge == "nearest":
+        assert penalty.value(theta).item() == pytest.approx(expected.value(theta).item(), rel=1e-12)
+
+
+def test_decay_goes_by_layers_without_a_new_term():
+    penalty, theta = consolidated(1), parameters(seed=5)
+    before, layers = penalty.layers["linear"], {n: v for n, v in LAYERS.items() if n != "linear"}
+    penalty.recenter(term(1, layers=layers), detached(theta), keep=0.25)
+    after = penalty.layers["linear"]
+    torch.testing.assert_close(after.factors.outputs, 0.25 * before.factors.outputs)
+    torch.testing.assert_close(after.factors.inputs, before.factors.inputs)
+    assert (after.weight, after.merge_errors) == (0.25, ())
+    assert torch.equal(penalty.anchor["linear.weight"], theta["linear.weight"])
