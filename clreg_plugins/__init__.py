@@ -1,6 +1,6 @@
 """Regularization-based continual learning for Avalanche."""
 
-from clreg_plugins.diagnostics import Agreement, QuadraticFit, agreement, quadratic_fit
+from clreg_plugins.diagnostics import Agreement, QuadraticPicture, agreement, quadratic_picture
 from clreg_plugins.ewc import EWCPlugin, OnlineEWCPlugin
 from clreg_plugins.from_avalanche import from_avalanche
 from clreg_plugins.importance import (
@@ -38,8 +38,8 @@ __all__ = [
     "MASPlugin",
     "OnlineEWCPlugin",
     "PassOptions",
-    "QuadraticFit",
     "QuadraticPenalty",
+    "QuadraticPicture",
     "ReadingOptions",
     "RegularizationPlugin",
     "SIPlugin",
@@ -49,6 +49,6 @@ __all__ = [
     "from_avalanche",
     "kronecker_factors",
     "mas_importance",
-    "quadratic_fit",
+    "quadratic_picture",
     "register_layer_rule",
 ]

@@ -1,6 +1,6 @@
 """Whether two importances agree, and how good an importance's quadratic approximation of the loss is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +8,20 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import one_of, whole, within
-from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, fisher_cotangents
-from clreg_plugins.importance.engine.data import BATCH, Batch, batches
+from clreg_plugins.importance.checks import one_of, whole
+from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, Positions, fisher_cotangents
+from clreg_plugins.importance.engine.data import BATCH, Batch, Unpack, batches, map_tensors
+from clreg_plugins.importance.engine.environment import loader_states, random_states
+from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from clreg_plugins.importance.engine.model import Forward, default_forward, named_parameters, names_task_labels, unwrap
 from clreg_plugins.importance.engine.moments import measured
+from clreg_plugins.importance.engine.totals import KroneckerFactors
+from clreg_plugins.importance.options import PASS_DEFAULTS, checked
+from clreg_plugins.kronecker import KroneckerPenalty
+from clreg_plugins.penalty import QuadraticPenalty
 
 COPY_ALL = 2**62
 """A bound on memory that no model reaches: of every parameter that is moved a copy is kept."""
@@ -72,109 +79,155 @@ def agreement(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Agreement:
 
 
 @dataclass(frozen=True)
-class QuadraticFit:
-    """The increase of the loss along a segment, and what a quadratic penalty says of it.
+class QuadraticPicture:
+    """The increase of the loss at some points, and what quadratics around the anchor say of it.
+
+    With δ = θ − θ*, and g, H and G the gradient, Hessian and Gauss–Newton matrix of the mean loss at the anchor. Arrays
+    have the shape (points,), in float64; losses are in nats.
 
     Attributes:
-        fractions: of the way from the anchor to the other parameters, shape (points,).
-        actual: increase of the mean negative log-likelihood over that at the anchor, in nats, shape (points,).
-        predicted: ½ Σ_i F_i (θ_i − θ*_i)², shape (points,).
+        distance: ‖δ‖.
+        actual: mean negative log-likelihood minus that at the anchor.
+        first_order: gᵀδ; 0 at a minimum.
+        gauss_newton: ½ δᵀGδ. For these likelihoods G is the exact Fisher, whole instead of its diagonal.
+        hessian: ½ δᵀHδ, which may be negative. ``first_order + hessian`` is ``actual`` up to terms of third order in δ.
+        predicted: ½ δᵀCδ by name of the curvature C.
     """
 
-    fractions: np.ndarray
+    distance: np.ndarray
     actual: np.ndarray
-    predicted: np.ndarray
+    first_order: np.ndarray
+    gauss_newton: np.ndarray
+    hessian: np.ndarray
+    predicted: dict[str, np.ndarray]
+
+    @property
+    def share(self) -> dict[str, np.ndarray]:
+        """``predicted / gauss_newton`` by name: the part of the curvature along δ that each C holds; NaN at δ = 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {name: values / self.gauss_newton for name, values in self.predicted.items()}
 
 
-def quadratic_fit(
+def quadratic_picture(
     model: nn.Module,
     data: DataLoader | Dataset,
-    importance: Mapping[str, Tensor],
     anchor: Mapping[str, Tensor],
-    other: Mapping[str, Tensor],
+    points: Iterable[Mapping[str, Tensor]],
+    curvatures: Mapping[str, Mapping[str, Tensor] | KroneckerFactors],
     *,
-    fractions: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     likelihood: str = "categorical",
+    class_dim: int = 1,
+    ignore_index: int = -100,
     n_samples: int | None = None,
     batch_size: int = BATCH,
     seed: int = 0,
     num_workers: int = 0,
-    forward: Forward = default_forward,
-) -> QuadraticFit:
-    """Compare the true loss with the quadratic around ``anchor``, along a straight line to ``other``.
+    forward: Forward | None = None,
+    unpack: Unpack | None = None,
+) -> QuadraticPicture:
+    """Compare the true loss at some points with quadratics around ``anchor``.
 
-    EWC takes ``L(θ) − L(θ*) ≈ ½ Σ F_i (θ_i − θ*_i)²`` for a task that is over (Kirkpatrick et al. 2017, section 2.1:
-    Laplace's approximation with a diagonal). The true increase differs from it where θ* is no minimum, where the
-    Hessian is not the Fisher or not diagonal, and where the loss is not quadratic.
+    EWC takes ``L(θ) − L(θ*) ≈ ½ δᵀCδ`` for a task that is over, with C the diagonal of the Fisher (Kirkpatrick et al.
+    2017, section 2.1) or its Kronecker factors (Ritter et al. 2018). The increase differs from it where θ* is no
+    minimum (``first_order``), where C is not the whole Fisher (``share``), where the Fisher is not the Hessian
+    (``gauss_newton`` against ``hessian``), and where the loss is not quadratic (``actual``).
+
+    ``gauss_newton`` and ``hessian`` are exact, and no matrix is formed. With z the outputs, v = ∂L/∂z and J = ∂z/∂θ,
+    the derivatives of (Jᵀv)·δ with respect to v and to θ are Jδ and the part of Hδ that is not Gauss–Newton's
+    (Pearlmutter 1994; Schraudolph 2002), so that one graph of Jᵀv serves all points. A batch takes the memory of its
+    forward and backward pass with their graph.
 
     Args:
-        model: any module whose output has the samples along its first dimension, as for :func:`fisher_diagonal`.
-            It is evaluated in eval mode; its parameters and modes are left as they were.
-        data: what the importance was measured on, with targets: class labels or class probabilities (categorical),
+        model: any module whose output has the samples along its first dimension, as for :func:`fisher_diagonal`, that
+            can be differentiated twice. It is evaluated in eval mode; its parameters and modes are left as they were.
+        data: what the curvatures were measured on, with targets: class labels or class probabilities (categorical),
             or targets of the shape of the output.
-        importance: F by parameter name, without λ.
-        anchor: θ*, with the same names and shapes, for instance ``plugin.anchor``.
-        other: where the segment ends, with the same names and shapes. Parameters that are not named keep the value
-            that they have in ``model``.
-        fractions: points on the segment, 0 being the anchor and 1 ``other``; any finite number is allowed.
+        anchor: θ* by parameter name, for instance ``plugin.anchor``. Parameters that are not named keep the value that
+            they have in ``model``.
+        points: θ with the same names and shapes: a path of training, or a straight line.
+        curvatures: by a name of your own, what :func:`fisher_diagonal`, :func:`mas_importance` or
+            :func:`kronecker_factors` returns, or a dict like the former, without λ. Each has an entry for every
+            parameter of the anchor.
         likelihood: "categorical", "gaussian" (σ = 1) or "bernoulli" (of logits).
+        class_dim: as for :func:`fisher_diagonal`.
+        ignore_index: as for :func:`fisher_diagonal`.
         n_samples: use that many samples, drawn without replacement (of a DataLoader: its first); default all.
         batch_size: of a Dataset, samples read at a time.
         seed: of the draw of samples; the global generators are not touched.
         num_workers: of the DataLoader made for a Dataset.
-        forward: how to call the model; by default with task labels if its forward names ``task_labels``.
+        forward: see :class:`PassOptions`.
+        unpack: see :class:`PassOptions`.
 
     Raises:
         ValueError: names or shapes differ (it names them) or are not the model's, an option outside what is
-            allowed, empty data, missing or unfit targets.
+            allowed, empty data, missing or unfit targets, a model that cannot be differentiated twice.
         TypeError: data of an unknown kind.
-        FloatingPointError: the loss is NaN or infinite somewhere on the segment.
+        FloatingPointError: a curvature, or the loss at a point, is NaN or infinite.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> data = torch.utils.data.TensorDataset(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [6.0]]))
-        >>> fisher, anchor, other = ({"weight": torch.tensor([[value]])} for value in (5.0, 2.0, 4.0))
-        >>> fit = quadratic_fit(model, data, fisher, anchor, other, fractions=(0.5, 1.0), likelihood="gaussian")
-        >>> fit.actual.tolist(), fit.predicted.tolist()
-        ([2.5, 10.0], [2.5, 10.0])
+        >>> fisher, anchor, point = ({"weight": torch.tensor([[value]])} for value in (5.0, 2.0, 4.0))
+        >>> picture = quadratic_picture(model, data, anchor, [point], {"exact": fisher}, likelihood="gaussian")
+        >>> picture.actual.tolist(), picture.hessian.tolist(), picture.predicted["exact"].tolist()
+        ([10.0], [10.0], [10.0])
     """
     one_of("likelihood", likelihood, LIKELIHOODS)
-    whole("n_samples", n_samples, 1, none="all")
-    whole("batch_size", batch_size, 1)
-    whole("seed", seed, 0)
-    whole("num_workers", num_workers, 0, 1024)
-    points = [within(f"fractions[{i}]", fraction, -np.inf) for i, fraction in enumerate(fractions)]
-    _same_names_and_shapes({"importance": importance, "anchor": anchor, "other": other})
-    _same_names_and_shapes({"importance": importance, "model": _named(model, importance)})
+    whole("class_dim", class_dim, -64, 64)
+    whole("ignore_index", ignore_index, -(2**63))
+    reading = {"n_samples": n_samples, "batch_size": batch_size, "num_workers": num_workers, "unpack": unpack}
+    checked(reading | {"seed": seed, "forward": forward}, PASS_DEFAULTS, "quadratic_picture")
+    loss, forward, points = Loss(likelihood, class_dim, ignore_index), forward or default_forward, list(points)
+    if not points:
+        raise ValueError("points is empty; it needs at least one")
+    model = unwrap(model)
+    parameters = {name: p for name, p in named_parameters(model).items() if name in anchor}
+    numbered = {f"points[{i}]": point for i, point in enumerate(points)}
+    _same_names_and_shapes({"anchor": anchor, "model": parameters, **numbered})
+    anchor, *points = _apart(model, [anchor, *points])
+    present = {name: p.detach() for name, p in named_parameters(model).items()}
+    predicted = {name: _quadratic(name, c, present | dict(anchor), anchor, points) for name, c in curvatures.items()}
 
     read = batches(
         data,
-        batch_size=batch_size,
+        **reading,
         batches_matter=False,
-        n_samples=n_samples,
-        num_workers=num_workers,
         generator=Generator(device="cpu").manual_seed(seed),
-        task_aware=names_task_labels(unwrap(model)),
+        task_aware=names_task_labels(model),
     )
-    total, samples = np.zeros(1 + len(points)), 0
-    parameters = _named(model, importance)
-    with measured(unwrap(model), COPY_ALL), torch.no_grad():
-        unwrap(model).eval()
+    sums, samples = np.zeros((4, len(points))), 0
+    reached = False
+    # attention's other kernels cannot be differentiated twice
+    with loader_states(data), measured(model, COPY_ALL), sdpa_kernel(SDPBackend.MATH):
+        model.eval()
+        for name, p in named_parameters(model).items():
+            p.requires_grad_(name in anchor)  # also one that is frozen by now
         for batch in read:  # read once, so that all points see the same samples, whatever order a DataLoader gives
-            samples += batch.size
-            for i, fraction in enumerate([0.0, *points]):
-                _move(parameters, anchor, other, fraction)
-                total[i] += _loss(unwrap(model), batch, likelihood, forward)
-    loss = total / samples
-    for value, fraction in zip(loss, [0.0, *points], strict=True):
-        if not np.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at fraction {fraction:g} of the segment; it must be finite")
-    curvature = sum(
-        float((f.cpu().double() * (other[name].cpu().double() - anchor[name].cpu().double()) ** 2).sum())
-        for name, f in importance.items()
-    )
-    at = np.array(points, dtype=np.float64)
-    return QuadraticFit(at, loss[1:] - loss[0], 0.5 * curvature * at**2)
+            batch = batch.to(next((p.device for p in model.parameters()), torch.device("cpu")))
+            _move(parameters, anchor)
+            z = _outputs(model, batch, forward)
+            samples += loss.counted(z, batch)
+            if z.requires_grad:
+                reached = True
+                sums[1:] += _derivatives(loss, z, batch, parameters, anchor, points)
+            before = float(loss(z.detach(), batch))
+            del z  # with its graph
+            with torch.no_grad():
+                for i, point in enumerate(points):
+                    _move(parameters, point)
+                    sums[0, i] += float(loss(_outputs(model, batch, forward), batch)) - before
+    if not samples:
+        raise ValueError("no sample of the data counts: all targets are ignore_index; at least one must not be")
+    if not reached:
+        raise ValueError(
+            "no output of the model depends on a parameter of the anchor; see whether its forward detaches"
+        )
+    actual, first_order, gauss_newton, rest = sums / samples
+    for what, values in (("the loss", actual), ("the curvature", gauss_newton + rest)):
+        for i in np.flatnonzero(~np.isfinite(values)):
+            raise FloatingPointError(f"{what} at points[{i}] is {values[i]}; it must be finite")
+    distance = np.array([sum(_squared_distance(point[n], anchor[n]) for n in anchor) ** 0.5 for point in points])
+    return QuadraticPicture(distance, actual, first_order, gauss_newton, gauss_newton + rest, predicted)
 
 
 # ------------------------------------------------------------------- two vectors
@@ -200,35 +253,149 @@ def _cosine(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.clip(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)), -1, 1))
 
 
-# ----------------------------------------------------------------- along a segment
+# ------------------------------------------------------------------------ quadratics
 
 
-def _named(model: nn.Module, names: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in named_parameters(model).items() if name in names}
+def _quadratic(
+    name: str,
+    curvature: Mapping[str, Tensor] | KroneckerFactors,
+    centre: Mapping[str, Tensor],
+    anchor: Mapping[str, Tensor],
+    points: Sequence[Mapping[str, Tensor]],
+) -> np.ndarray:
+    """½ δᵀCδ at each point.
+
+    Args:
+        name: of the curvature.
+        curvature: C.
+        centre: θ* for every parameter of the model: those that are not in ``anchor`` do not move.
+        anchor: θ*.
+        points: θ.
+    """
+    factored = isinstance(curvature, KroneckerFactors)
+    layers = curvature.values() if factored else ()
+    known = {*(curvature.diagonal if factored else curvature), *(n for layer in layers for n in layer.parameters)}
+    if missing := [n for n in anchor if n not in known]:
+        raise ValueError(f"curvatures[{name!r}] has no {_listed(missing)}, but anchor has")
+    penalty = KroneckerPenalty() if factored else QuadraticPenalty()
+    at = {n: value.cpu().double() for n, value in centre.items() if n in known}
+    try:
+        penalty.grow(at)
+        penalty.recenter(curvature, at, clip=None)
+    except (ValueError, FloatingPointError) as error:
+        raise type(error)(f"curvatures[{name!r}]: {error}") from error
+    return np.array([float(penalty.step({n: point[n].cpu() for n in anchor}, 1.0).value) for point in points])
 
 
-def _move(
-    parameters: Mapping[str, nn.Parameter], anchor: Mapping[str, Tensor], other: Mapping[str, Tensor], fraction: float
-) -> None:
+def _apart(model: nn.Module, values: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Parameters by name, with copies of those that the model itself holds: it is moved."""
+    held = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return [
+        {name: t.detach().clone() if t.untyped_storage().data_ptr() in held else t.detach() for name, t in each.items()}
+        for each in values
+    ]
+
+
+def _squared_distance(a: Tensor, b: Tensor) -> float:
+    return float((a.cpu().double() - b.cpu().double()).square().sum())
+
+
+# ------------------------------------------------------------------------- the loss
+
+
+class Loss:
+    """Negative log-likelihood, summed over samples and outputs, in float64 and without the constant of the Gaussian.
+
+    Args:
+        likelihood: "categorical", "gaussian" or "bernoulli".
+        class_dim: of a categorical likelihood.
+        ignore_index: of a categorical likelihood.
+    """
+
+    def __init__(self, likelihood: str, class_dim: int, ignore_index: int) -> None:
+        self.likelihood, self.class_dim, self.ignore_index = likelihood, class_dim, ignore_index
+        self._cotangents = fisher_cotangents("empirical", likelihood, 1, class_dim, ignore_index)
+
+    def counted(self, z: Tensor, batch: Batch) -> int:
+        """How many samples count, after checking that the targets fit the outputs."""
+        if batch.targets is None:
+            raise ValueError("the actual loss needs targets, but the data has none")
+        next(self._cotangents.vectors(z.detach(), batch.targets, Generator(device="cpu")))
+        counted = self._cotangents.counted(z.detach(), batch.targets)
+        return batch.size if counted is None else int(counted.sum())
+
+    def __call__(self, z: Tensor, batch: Batch) -> Tensor:
+        z, y = z.cpu().double(), batch.targets.cpu()
+        if self.likelihood == "gaussian":
+            return 0.5 * F.mse_loss(z, y.to(z), reduction="sum")
+        if self.likelihood == "bernoulli":
+            return F.binary_cross_entropy_with_logits(z, y.to(z), reduction="sum")
+        positions = Positions(z, self.class_dim)
+        y = positions.targets(y)
+        ignored = {} if y.is_floating_point() else {"ignore_index": self.ignore_index}
+        return F.cross_entropy(positions.logits, y if y.is_floating_point() else y.long(), reduction="sum", **ignored)
+
+
+def _outputs(model: nn.Module, batch: Batch, forward: Forward) -> Tensor:
+    """z, with the same draws each time if the model draws."""
+    inputs, labels = map_tensors(torch.clone, (batch.inputs, batch.task_labels))  # it may write into its inputs
+    with random_states():
+        z = forward(model, inputs, labels)
+    if not isinstance(z, Tensor):
+        raise ValueError(
+            f"the model's output is a {type(z).__name__}; allowed: a tensor with the samples along its first "
+            "dimension; of other outputs, forward= can return it"
+        )
+    return z
+
+
+def _derivatives(
+    loss: Loss,
+    z: Tensor,
+    batch: Batch,
+    parameters: Mapping[str, nn.Parameter],
+    anchor: Mapping[str, Tensor],
+    points: Sequence[Mapping[str, Tensor]],
+) -> np.ndarray:
+    """gᵀδ, ½ δᵀGδ and ½ δᵀ(H − G)δ at each point, summed over the samples: shape (3, points)."""
+    found = np.zeros((3, len(points)))
+    outputs = z.detach().cpu().double().requires_grad_()
+    (v,) = torch.autograd.grad(loss(outputs, batch), outputs, create_graph=True)
+    pulled = v.detach().to(z).requires_grad_()
+    try:
+        gradients = torch.autograd.grad(z, list(parameters.values()), pulled, create_graph=True, allow_unused=True)
+        used = {name: g.to_dense() for name, g in zip(parameters, gradients, strict=True) if g is not None}
+        for i, point in enumerate(points):
+            delta = {name: _difference(point[name], anchor[name], parameters[name]) for name in used}
+            terms = [(g * delta[name]).sum() for name, g in used.items()]
+            jvp, *rows = torch.autograd.grad(
+                sum(terms), [pulled, *(parameters[name] for name in used)], retain_graph=True, allow_unused=True
+            )
+            u = torch.zeros_like(v) if jvp is None else jvp.cpu().double()
+            (of_outputs,) = torch.autograd.grad(v, outputs, u, retain_graph=True)
+            first_order = float((v.detach() * u).sum())
+            # autograd leaves out what is differentiable once, such as some custom functions, and says nothing
+            scale = sum(float((g.detach() * delta[name]).abs().sum()) for name, g in used.items())
+            if abs(first_order - float(sum(terms).detach())) > torch.finfo(z.dtype).eps ** 0.5 * scale:
+                raise RuntimeError("the gradient of a part of it has no graph")
+            rest = sum(float((row * delta[n]).sum()) for n, row in zip(used, rows, strict=True) if row is not None)
+            found[:, i] = first_order, 0.5 * float((of_outputs * u).sum()), 0.5 * rest
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the model cannot be differentiated twice, which its curvature takes: {reason}") from error
+    return found
+
+
+def _difference(point: Tensor, anchor: Tensor, p: nn.Parameter) -> Tensor:
+    return (point.to(p.device) - anchor.to(p.device)).to(p.dtype)
+
+
+@torch.no_grad()
+def _move(parameters: Mapping[str, nn.Parameter], to: Mapping[str, Tensor]) -> None:
     for name, p in parameters.items():
-        start, end = anchor[name].cpu(), other[name].cpu()
-        p.copy_(start if fraction == 0 else start.double() + fraction * (end.double() - start.double()))
-
-
-def _loss(model: nn.Module, batch: Batch, likelihood: str, forward: Forward) -> float:
-    """Negative log-likelihood, summed over samples and outputs, without the constant of the Gaussian."""
-    batch = batch.to(next((p.device for p in model.parameters()), torch.device("cpu")))
-    z, y = forward(model, batch.inputs, batch.task_labels).cpu().double(), batch.targets
-    if y is None:
-        raise ValueError("the actual loss needs targets, but the data has none")
-    y = y.cpu()
-    check = fisher_cotangents("empirical", likelihood).vectors(z, y, Generator(device="cpu"))
-    next(check)  # that the targets fit the outputs
-    if likelihood == "categorical":
-        return float(F.cross_entropy(z, y.to(z) if y.is_floating_point() else y.long(), reduction="sum"))
-    if likelihood == "gaussian":
-        return 0.5 * float(F.mse_loss(z, y.to(z), reduction="sum"))
-    return float(F.binary_cross_entropy_with_logits(z, y.to(z), reduction="sum"))
+        p.copy_(to[name])
 
 
 # -------------------------------------------------------------------------- checks

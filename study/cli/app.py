@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from study.bench.command import bench
+from study.cli.curvature_command import curvature
 from study.cli.folders import command_line
 from study.cli.options import Name, Overrides
 from study.cli.record_commands import agreement, compare, overview, repeat, report
@@ -90,5 +91,5 @@ def new(path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to w
     typer.echo(f"written: {path}; next: {command_line('run', str(path))}")
 
 
-for command in (run, tune, status, report, overview, compare, agreement, repeat, bench):
+for command in (run, tune, status, report, overview, compare, agreement, curvature, repeat, bench):
     app.command(cls=Command)(command)

@@ -78,7 +78,11 @@ def test_the_notebook_shows_what_it_says(monkeypatch: pytest.MonkeyPatch):
     assert names["compared"]["batched"].ratio < 0.01
     pixels = names["by_pixel"]
     assert pixels[:, [0, 7]].mean() < pixels[:, 2:6].mean() / 10, "the edge does not matter"
-    assert names["fit"].actual[-1] > 100 * names["fit"].predicted[-1]
+    picture = names["picture"]
+    assert picture.actual[2] == pytest.approx(picture.first_order[2] + picture.hessian[2], abs=0.001)
+    assert picture.share["diagonal"][-1] < 0.5
+    assert picture.share["factors"][-1] > 1.5
+    assert picture.actual[-1] > 100 * picture.gauss_newton[-1]
 
 
 # ------------------------------------------------------------------------------ the study

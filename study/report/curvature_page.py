@@ -1,0 +1,132 @@
+"""The page of ``clreg-study curvature``: a sentence, a figure and a table."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from study.atomic import write_atomically
+from study.errors import StudyError
+from study.report.figures.curvature_figure import LINES, curvature_figure
+from study.report.figures.style import standalone
+from study.report.number_formats import enumeration
+from study.run.curvature import FACTORS, Curvature
+
+DATA, FIGURE, PAGE = "curvature.json", "curvature.svg", "README.md"
+
+
+class CurvatureError(StudyError):
+    """A measurement cannot be read, or its folder holds something else."""
+
+
+def check_folder(folder: Path) -> None:
+    """Check that nothing else would be overwritten.
+
+    Raises:
+        CurvatureError: the folder has a page, and no measurement.
+    """
+    if (folder / PAGE).is_file() and not (folder / DATA).is_file():
+        raise CurvatureError(f"--out: {folder} holds the page of something else; allowed: a new or an empty folder")
+
+
+def read_curvature(folder: Path) -> Curvature:
+    """The measurement in a folder.
+
+    Raises:
+        CurvatureError: there is none, or the file holds something else.
+    """
+    path = folder / DATA
+    try:
+        return Curvature.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise CurvatureError(f"there is no {path}; `clreg-study curvature` without --rebuild writes it") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CurvatureError(f"{path} is not a measurement of curvature: {place}: {first['msg']}") from None
+
+
+def write_curvature(found: Curvature, folder: Path) -> Path:
+    """Write the measurement, its figure and its page; the same measurement gives the same bytes.
+
+    Returns:
+        The path of the page.
+    """
+    caption = (
+        "Increase of the first experience's loss while the second is trained, and what each quadratic around the end "
+        "of the first predicts."
+    )
+    write_atomically(folder / DATA, (found.model_dump_json(indent=1) + "\n").encode())
+    write_atomically(folder / FIGURE, standalone(curvature_figure("curvature", caption, found.paths)).encode())
+    headings, rows = _cells(found)
+    marks = [":---", *["---:"] * (len(headings) - 1)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
+    packages = ", ".join(f"{package} {version}" for package, version in found.versions.items())
+    parts = (
+        f"# How good the quadratic is: {found.title}",
+        _answer(found),
+        f"![{caption}]({FIGURE})",
+        f"{caption} Values that are not positive are not shown.",
+        f"**{_caption(found)}**",
+        table,
+        f"```sh\n{found.command}\n```",
+        f"{packages}; commit {found.commit}; {found.processor}.",
+    )
+    write_atomically(folder / PAGE, ("\n\n".join(parts) + "\n").encode())
+    return folder / PAGE
+
+
+def curvature_table(found: Curvature) -> Table:
+    """The last point of each path, for a terminal."""
+    headings, rows = _cells(found)
+    table = Table(headings[0], title=_caption(found), title_justify="left")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _caption(found: Curvature) -> str:
+    run = found.paths[0].run
+    return (
+        f"The end of each path: {run.scenario}-incremental, seed {run.seed}, {found.parameters:,} parameters, "
+        f"{found.samples:,} samples; percentages are of Gauss–Newton's δᵀGδ"
+    )
+
+
+def _cells(found: Curvature) -> tuple[list[str], list[list[str]]]:
+    """Headings, and the cells of each row."""
+    paths = found.paths
+    numbers = {
+        "iterations": [str(path.iterations[-1]) for path in paths],
+        "distance ‖θ − θ*‖": [f"{path.distance[-1]:.3g}" for path in paths],
+        "increase of the loss, nats": [f"{path.actual[-1]:.3g}" for path in paths],
+        "gradient, gᵀδ": [f"{path.first_order[-1]:.3g}" for path in paths],
+        "Gauss–Newton, ½ δᵀGδ": [f"{path.gauss_newton[-1]:.3g}" for path in paths],
+        "Hessian": [_share(path.hessian[-1], path.gauss_newton[-1]) for path in paths],
+    }
+    for name in paths[0].predicted:
+        numbers[LINES[name].label] = [_share(path.predicted[name][-1], path.gauss_newton[-1]) for path in paths]
+    return ["", *(path.run.label for path in paths)], [[name, *cells] for name, cells in numbers.items()]
+
+
+def _share(value: float, whole: float) -> str:
+    """A share in percent, with at least two digits."""
+    if not whole:
+        return "–"
+    percent = 100 * value / whole
+    return f"{percent:.0f}%" if abs(percent) >= 10 else f"{percent:.2g}%"
+
+
+def _answer(found: Curvature) -> str:
+    """One sentence on the shares that the Kronecker factors and the exact diagonal have."""
+    shares = (
+        f"{_share(path.predicted[FACTORS][-1], path.gauss_newton[-1])} and "
+        f"{_share(path.predicted['exact'][-1], path.gauss_newton[-1])} with {path.run.label}"
+        for path in found.paths
+    )
+    return (
+        "Of the curvature along the way from the end of the first experience to that of the second, the Kronecker "
+        f"factors and the exact diagonal give {enumeration(shares)}."
+    )
