@@ -1,4 +1,4 @@
-"""Two questions to an importance: does it agree with another, and how good is the quadratic that it stands for?"""
+"""Whether two importances agree, and how good an importance's quadratic approximation of the loss is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

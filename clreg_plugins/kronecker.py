@@ -184,7 +184,8 @@ class KroneckerPenalty(QuadraticPenalty):
         bare = {n for n in factored if n not in diagonal and not (n in self.importance and self.importance[n].any())}
         before = self.importance, self.anchor
         try:
-            self._arrange(self.anchor.places, bare)
+            if bare != {name for name in self.anchor if name not in self.importance}:
+                self._arrange(self.anchor.places, bare)
             super().recenter(diagonal, anchor, keep=keep, weight=weight, clip=clip)
         except BaseException:
             self.importance, self.anchor = before

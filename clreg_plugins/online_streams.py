@@ -12,7 +12,7 @@ class OnlineStream:
 
     Attributes:
         origin: the experience whose parts are being trained on; None outside of one, or where the state of a run that
-            stopped amid one was loaded.
+            stopped within one was loaded.
         index: its number in its stream.
         parts_seen: how many of its parts were trained on; 0 outside of one.
     """
@@ -60,7 +60,7 @@ class OnlineStream:
         self.origin, self.parts_seen = None, 0
 
     def resume(self, index: int | None, parts_seen: int) -> None:
-        """Go on amid an origin experience, unless it is the one under way."""
+        """Continue in the middle of an origin experience, unless it is the current one."""
         if parts_seen and index != self.index:
             self.origin, self.index = None, index
         self.parts_seen = parts_seen

@@ -36,8 +36,8 @@ class OutsideChanges:
     compared before the next update and before consolidation. A fingerprint decides where there is one: writing the
     same values is no change. No step waits for a device, unless a version says that there was a write.
 
-    When an ``EarlyStoppingPlugin`` of the strategy keeps the best weights, ω is kept beside them, and is put back with
-    them. Of any other change there is one warning an experience. Frozen parameters may change: they have no path.
+    When an ``EarlyStoppingPlugin`` of the strategy keeps the best weights, ω is kept and restored with them.
+    Any other change gives one warning an experience. Frozen parameters may change: they have no path.
     """
 
     def __init__(self) -> None:

@@ -313,7 +313,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self._stream.resume(state["origin_index"], parts_seen)
 
     def _extra_state(self) -> dict[str, Any]:
-        """A method's own state beside the penalty."""
+        """A method's own state in addition to the penalty."""
         return {}
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ class DataImportance:
         default = strategy.train_mb_size if batches_matter else None
         minibatches = Minibatches(strategy)
         before = dict(vars(strategy))
-        held = nn.Module()  # what the strategy's forward may write to, beside its attributes
+        held = nn.Module()  # what the strategy's forward may write to, besides its attributes
         held.of_strategy = [v for name, v in before.items() if name != "plugins" and isinstance(v, PLAIN_CONTAINERS)]
         inside = Snapshot(held, 0)
         strategy.model = unwrap(strategy.model)  # DistributedDataParallel would prepare for a backward pass of its own

@@ -22,7 +22,7 @@ USES = {
     "scaled": lambda term, theta: 1024 * term,
     "scaled and divided": lambda term, theta: (3 * term + theta["weight"].sin().sum()) / 8,
     "squared": lambda term, theta: term**2,
-    "beside a loss": lambda term, theta: sum(p.cos().sum() for p in theta.values()) + term,
+    "added to a loss": lambda term, theta: sum(p.cos().sum() for p in theta.values()) + term,
 }
 
 

@@ -21,8 +21,8 @@ class ReadingOptions(TypedDict, total=False):
         seed: of every random draw of the pass, 0 to 2**63 - 1. Default: 0. The global generators are left as they
             were.
         num_workers: of the DataLoader made for a Dataset, at most 1024. Default: 0.
-        max_bytes: bound of the pass's own memory, which counts activations, cotangents and gradients, beside the
-            model, a copy of it, and the result. At least one sample is taken at a time. Default: 2**30, 1 GiB.
+        max_bytes: bound of the pass's own memory: activations, cotangents and gradients, in addition to the model,
+            a copy of it, and the result. At least one sample is taken at a time. Default: 2**30, 1 GiB.
     """
 
     n_samples: int | None

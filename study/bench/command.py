@@ -10,7 +10,6 @@ import typer
 from study.cli.options import Device, OnDevice, check_device
 
 if TYPE_CHECKING:
-    from study.bench.plan import Plan
     from study.bench.record import Part
 
 
@@ -34,25 +33,28 @@ def bench(
 
     On two CPU cores it takes about 40 minutes, on a GPU at most ten.
     """
-    from study.bench.plan import PARTS, PLANS  # torch is slow to import, and other commands do without
+    from study.bench.plan import PARTS  # torch is slow to import, and other commands do without
+    from study.bench.record import BenchError, file_of
     from study.bench.report import write_page
 
     check_device(device)
-    _refuse_a_folder_of_something_else(out)
+    recorded = any(file_of(out, each.value).is_file() for each in Device)
+    if not recorded and out.is_dir() and any(out.iterdir()):
+        raise BenchError(f"--out: {out} is not empty and holds no measurements; allowed: a new or an empty folder")
     if not rebuild:
-        parts = [part for part in PARTS if only in (None, part)]
-        _measure(device, parts, PLANS[device.value], out)
+        _measure(device, [part for part in PARTS if only in (None, part)], out)
     typer.echo(f"written: {write_page(out)}")
 
 
-def _measure(device: Device, parts: list["Part"], plan: "Plan", out: Path) -> None:
-    """Measure the parts one after the other; what is measured is in the file at once."""
+def _measure(device: Device, parts: list["Part"], out: Path) -> None:
+    """Measure the parts one after the other, and write each measurement at once."""
     import torch
 
-    from study.bench.plan import units
+    from study.bench.plan import PLANS, units
     from study.bench.record import Circumstances, Measurement, PartRecord, read, reason_of, write
 
-    where, recorded, started = torch.device(device.value), read(out, device.value), time.monotonic()
+    plan, where = PLANS[device.value], torch.device(device.value)
+    recorded, started = read(out, device.value), time.monotonic()
     for part in parts:
         circumstances, found = Circumstances.now(where), []
         for name, measure in units(part, plan, where):
@@ -67,11 +69,3 @@ def _measure(device: Device, parts: list["Part"], plan: "Plan", out: Path) -> No
                 typer.echo(f"{part}: {found[-1].line}")
             recorded = recorded.with_part(part, PartRecord(circumstances=circumstances, measurements=tuple(found)))
             write(out, recorded)
-
-
-def _refuse_a_folder_of_something_else(out: Path) -> None:
-    from study.bench.record import BenchError, file_of
-
-    recorded = any(file_of(out, device.value).is_file() for device in Device)
-    if not recorded and out.is_dir() and any(out.iterdir()):
-        raise BenchError(f"--out: {out} is not empty and holds no measurements; allowed: a new or an empty folder")

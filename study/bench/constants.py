@@ -8,15 +8,16 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from statistics import quantiles
 
 import torch
 
 from clreg_plugins import fisher_diagonal
 from clreg_plugins.importance.engine import data, general_path, layer_rules, memory, moments
-from study.bench.timing import Turn, clock_of, interleave, over
 from study.bench.workloads import CNN, MLP_400, REDUCED_RESNET, Workload
+from study.run.timing import Turn, clock_of, interleave, over
 
 UNLIMITED = 2**50
 NEUTRAL = {
@@ -75,21 +76,23 @@ def without_keeping_memory() -> None:
     print(time.process_time() - start)
 
 
+def show(what: str, found: Sequence[float]) -> None:
+    low, median, high = quantiles(found, n=4)
+    print(f"{what} {median:.2f} [{low:.2f}, {high:.2f}]", flush=True)
+
+
 def main() -> None:
     device = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
-    for workload in SAMPLES:
-        for variant in VARIANTS:
-            for name, found in ratios(workload, variant, device).items():
-                low, median, high = quantiles(found, n=4)
-                print(f"{workload.name}, {variant}: without {name} {median:.2f} [{low:.2f}, {high:.2f}]", flush=True)
+    for workload, variant in product(SAMPLES, VARIANTS):
+        for name, found in ratios(workload, variant, device).items():
+            show(f"{workload.name}, {variant}: without {name}", found)
     if device.type == "cpu":
         seconds = {"on": [], "off": []}
         for _ in range(ROUNDS // 2):
             for setting, found in seconds.items():
                 command = [sys.executable, "-m", "study.bench.constants", "memory", setting]
                 found.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-        low, median, high = quantiles(over(seconds["off"], seconds["on"]), n=4)
-        print(f"{MLP_400.name}, exact: without keep_freed_memory {median:.2f} [{low:.2f}, {high:.2f}]")
+        show(f"{MLP_400.name}, exact: without keep_freed_memory", over(seconds["off"], seconds["on"]))
 
 
 if __name__ == "__main__":

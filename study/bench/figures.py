@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study.bench.record import CLREG, Measurement
-from study.report.figures.style import INK, MUTED, PALETTE, Look, draw, label_ends, margin_for
+from study.report.figures.style import INK, MUTED, PALETTE, Look, draw
 
 LOOKS = {
     CLREG: Look(PALETTE[0], "o", "-"),
@@ -22,44 +22,28 @@ LOOKS = {
 
 
 def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, Measurement]]]) -> str:
-    """The time of a step over Naive's against the experience, a line for each library, both axes logarithmic.
-
-    Args:
-        name, alt: of the SVG.
-        lines: by library, pairs of experience and measurement in the order of experiences.
-    """
+    """The time of a step over Naive's against the experience, a line for each library, both axes logarithmic."""
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        ends = []
+        axes = figure.add_subplot(xscale="log", yscale="log", xlabel="experience", ylabel="training step, × Naive's")
         for by, points in lines.items():
             x, y = [experience for experience, _ in points], [each.median for _, each in points]
             errors = _bars([each for _, each in points])
             look = LOOKS[by]
-            axes.errorbar(x, y, errors, color=look.color, marker=look.marker, linestyle=look.dashes, elinewidth=1)
-            ends.append((by, y[-1], look, x[-1]))
+            style = {"color": look.color, "marker": look.marker, "linestyle": look.dashes, "elinewidth": 1}
+            axes.errorbar(x, y, errors, label=by, **style)
         axes.axhline(1, color=INK, linewidth=0.8)
         axes.xaxis.set_major_locator(FixedLocator(sorted({x for points in lines.values() for x, _ in points})))
         axes.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50, 100]))
         for axis in (axes.xaxis, axes.yaxis):
             _plain_numbers(axis)
-        axes.set_xlabel("experience")
-        axes.set_ylabel("training step, × Naive's")
-        figure.subplots_adjust(left=0.13, right=1 - margin_for(list(lines)), bottom=0.17, top=0.95)
-        label_ends(axes, ends, 0.11)
+        figure.legend(loc="outside upper left", ncols=3)
 
-    return draw(name, alt, 2.6, paint, layout=None)
+    return draw(name, alt, 2.8, paint)
 
 
 def pass_figure(name: str, alt: str, models: Mapping[str, Sequence[Measurement]]) -> str:
-    """Passes in training epochs on a logarithmic axis: a panel for each model, a row for each importance.
-
-    Args:
-        name, alt: of the SVG.
-        models: measurements by model.
-    """
+    """Passes in training epochs on a logarithmic axis: a panel for each model, a row for each importance."""
     rows = {model: list(dict.fromkeys(each.method for each in found)) for model, found in models.items()}
     by_whom = [by for by in LOOKS if any(each.by == by for found in models.values() for each in found)]
 
@@ -93,10 +77,7 @@ def _paint_panel(axes: Axes, model: str, rows: Sequence[str], found: Sequence[Me
 
 def _bars(found: Sequence[Measurement]) -> list[list[float]]:
     """Distances from the medians to the quartiles."""
-    return [
-        [each.median - each.quartiles[0] for each in found],
-        [each.quartiles[1] - each.median for each in found],
-    ]
+    return [[abs(each.quartiles[side] - each.median) for each in found] for side in (0, 1)]
 
 
 def _plain_numbers(axis: Axis) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,9 @@ Cotangents = Callable[[Tensor, Tensor], list[Tensor]]
 def other_libraries() -> tuple[list[Pass], dict[str, str]]:
     """The passes of all libraries that are installed, and for each missing one the reason."""
     found, missing = torch_func(), {}
-    for name, module, passes in (("BackPACK", "backpack", backpack), ("curvlinops", "curvlinops", curvlinops)):
+    for name, passes in (("BackPACK", backpack), ("curvlinops", curvlinops)):
         try:
-            found += passes(_imported(module))
+            found += passes(_imported(name.lower()))
         except ImportError as error:
             missing[name] = f"not installed ({error}); `pip install -e '.[bench]'` installs it"
     return found, missing
@@ -39,19 +40,12 @@ def _imported(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-# ------------------------------------------------------------------------------------------------ torch.func
-
-
 def torch_func() -> list[Pass]:
     """Per-sample vector–Jacobian products with ``vmap``."""
-    kinds: dict[str, tuple[Cotangents, int]] = {
-        "exact Fisher": (_exact, 2),
-        "empirical Fisher": (_empirical, 2),
-        "MAS": (lambda z, _: [2 * z], 1),
-    }
+    kinds = (("exact Fisher", _exact, 2), ("empirical Fisher", _empirical, 2), ("MAS", lambda z, _: [2 * z], 1))
     return [
         Pass(computes, "torch.func", partial(_vmap, cotangents=cotangents, power=power), chooses_batch=True)
-        for computes, (cotangents, power) in kinds.items()
+        for computes, cotangents, power in kinds
     ]
 
 
@@ -84,33 +78,25 @@ def _vmap(model: nn.Module, images: Images, batch: int, *, cotangents: Cotangent
     return {name: total / len(images.inputs) for name, total in totals.items()}
 
 
-# -------------------------------------------------------------------------------------------------- BackPACK
-
-
 def backpack(library: ModuleType) -> list[Pass]:
     """BackPACK's first-order and second-order extensions (Dangel, Kunstner and Hennig 2020)."""
     extensions = _imported("backpack.extensions")
-
-    def measure(extension: Callable[[], object], converter: bool) -> Callable[[nn.Module, Images, int], Importance]:
-        return partial(_backpack, library=library, extension=extension, converter=converter)
-
-    sample = measure(partial(extensions.DiagGGNMC, mc_samples=1), True)
-    exact = measure(extensions.DiagGGNExact, True)
+    sample = partial(extensions.DiagGGNMC, mc_samples=1)
+    kinds = (("exact", extensions.DiagGGNExact), ("sample", sample), ("empirical", extensions.SumGradSquared))
     return [
-        Pass("exact Fisher", "BackPACK", exact, chooses_batch=True),
-        Pass("sample Fisher", "BackPACK", sample, chooses_batch=True, random=True),
-        Pass("empirical Fisher", "BackPACK", measure(extensions.SumGradSquared, False), chooses_batch=True),
+        Pass(
+            f"{variant} Fisher",
+            "BackPACK",
+            partial(_backpack, library, extension, variant != "empirical"),
+            chooses_batch=True,
+            random=variant == "sample",
+        )
+        for variant, extension in kinds
     ]
 
 
 def _backpack(
-    model: nn.Module,
-    images: Images,
-    batch: int,
-    *,
-    library: ModuleType,
-    extension: Callable[[], object],
-    converter: bool,
+    library: ModuleType, extension: Callable[[], Any], converter: bool, model: nn.Module, images: Images, batch: int
 ) -> Importance:
     is_a_chain = isinstance(model, nn.Sequential)  # BackPACK rewrites any other model
     extended = library.extend(copy.deepcopy(model).eval(), use_converter=converter and not is_a_chain)
@@ -128,17 +114,14 @@ def _backpack(
     return {name: total / len(images.inputs) for name, total in totals.items()}
 
 
-# ------------------------------------------------------------------------------------------------ curvlinops
-
-
 def curvlinops(library: ModuleType) -> list[Pass]:
     """curvlinops estimates the diagonal of the GGN, here the exact Fisher, from products with random vectors."""
     note = f"curvlinops: Hutchinson's estimate from {HUTCHINSON_PRODUCTS} products; it has no exact diagonal."
-    measure = partial(_hutchinson, library=library)
+    measure = partial(_hutchinson, library)
     return [Pass("exact Fisher", "curvlinops", measure, chooses_batch=True, random=True, note=note)]
 
 
-def _hutchinson(model: nn.Module, images: Images, batch: int, *, library: ModuleType) -> Importance:
+def _hutchinson(library: ModuleType, model: nn.Module, images: Images, batch: int) -> Importance:
     model.eval()
     parameters = dict(model.named_parameters())
     data = list(zip(images.inputs.split(batch), images.targets.split(batch), strict=True))

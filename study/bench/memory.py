@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from clreg_plugins import fisher_diagonal
-from study.bench.plugins import PLUGINS, strategy_stub
+from study.bench.plugins import PLUGINS, StrategyStub
 from study.bench.record import CLREG, Measurement
 from study.bench.step import FEW, prepared_step
 from study.bench.workloads import Workload
@@ -25,19 +25,12 @@ PEAK = "of max_bytes"
 def measure_held(
     workload: Workload, method: str, device: torch.device, experiences: Sequence[int]
 ) -> Iterator[Measurement]:
-    """What every library's plugin of a method holds during an experience, after a step of it.
-
-    Args:
-        workload: the model.
-        method: "EWC".
-        device: of the model.
-        experiences: counted from 1.
-    """
+    """What every library's plugin of a method holds during an experience, counted from 1, after a step of it."""
     images = workload.images(FEW, 10, device)
     for by, plugins in PLUGINS.items():
         for experience in experiences if method in plugins else ():
             model, plugin = workload.model(10, device), plugins[method]()
-            prepared_step(plugin, strategy_stub(model), images, experience)()
+            prepared_step(plugin, StrategyStub(model), images, experience)()
             held = held_bytes(plugin, model)
             yield Measurement(
                 model=workload.name,
@@ -50,21 +43,16 @@ def measure_held(
 
 
 def measure_peak(workload: Workload, device: torch.device, bound: int, samples: int) -> Iterator[Measurement]:
-    """The peak of an exact Fisher's pass, beyond the memory before it and its own result, over ``max_bytes``.
+    """The peak of an exact Fisher's pass, beyond the memory before it and its result, over ``bound``, its max_bytes.
 
     All samples come as one batch, which the pass has to cut. On a CPU the peak is that of a new process.
-
-    Args:
-        workload: the model.
-        device: of the model.
-        bound: ``max_bytes``.
-        samples: in the batch.
     """
+    arguments = workload, device, bound, samples, torch.get_num_threads()
     if device.type == "cpu":
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            peak = fresh.submit(_peak, workload, device, bound, samples, torch.get_num_threads()).result()
+            peak = fresh.submit(_peak, *arguments).result()
     else:
-        peak = _peak(workload, device, bound, samples, torch.get_num_threads())
+        peak = _peak(*arguments)
     yield Measurement(
         model=workload.name,
         method="exact Fisher",
@@ -76,28 +64,16 @@ def measure_peak(workload: Workload, device: torch.device, bound: int, samples: 
 
 
 def _peak(workload: Workload, device: torch.device, bound: int, samples: int, threads: int) -> int:
-    """Bytes."""
     torch.set_num_threads(threads)
     model, images = workload.model(10, device), workload.images(samples, 10, device)
     data = InMemoryLoader([images.inputs, images.targets], samples)
     fisher_diagonal(model, data, n_samples=FEW)  # what libraries allocate once is no part of the pass
-    _free_unused()
-    reset_peak_memory(device)
-    before = _held_now(device)
-    result = fisher_diagonal(model, data, max_bytes=bound)
-    peak = peak_memory(device)
-    return max(0, peak - before - sum(value.nbytes for value in result.values()))
-
-
-def _held_now(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    held = system_bytes("self/status", "VmRSS")
-    return peak_memory(device) if held is None else held
-
-
-def _free_unused() -> None:
-    """The C library keeps freed memory, which the pass would use without raising the peak."""
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+        libc.malloc_trim(0)  # the C library keeps freed memory, which the pass would use without raising the peak
+    reset_peak_memory(device)
+    on_gpu = device.type == "cuda"
+    before = torch.cuda.memory_allocated(device) if on_gpu else system_bytes("self/status", "VmRSS")
+    before = peak_memory(device) if before is None else before
+    result = fisher_diagonal(model, data, max_bytes=bound)
+    return max(0, peak_memory(device) - before - sum(value.nbytes for value in result.values()))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from statistics import median
 
@@ -12,8 +11,8 @@ from torch import nn
 from study.bench.libraries import other_libraries
 from study.bench.passes import Importance, Pass, avalanche, ours
 from study.bench.record import CLREG, Measurement, reason_of
-from study.bench.timing import Clock, Turn, clock_of, interleave, long_turn, over, seconds_of
 from study.bench.workloads import Workload, training_epoch
+from study.run.timing import Clock, Turn, clock_of, interleave, long_turn, over, seconds_of
 
 EPOCHS = "training epochs"
 RATE = "of a matrix product's rate"
@@ -34,16 +33,10 @@ SIDE = 1024
 def measure_passes(
     workload: Workload, classes: int, device: torch.device, rounds: int, patience: float
 ) -> Iterator[Measurement]:
-    """Every library's passes on one model, in turns with a training epoch and a matrix product.
+    """Every library's passes on a model with so many classes, in turns with a training epoch and a matrix product.
 
-    A pass whose numbers differ from ours is not timed; those that draw at random are not compared.
-
-    Args:
-        workload: model and data.
-        classes: outputs of the model.
-        device: of the model.
-        rounds: turns of each.
-        patience: seconds for a turn. A slower pass is timed on fewer samples and its time is scaled.
+    A pass whose numbers differ from ours is not timed; those that draw at random are not compared. A pass that takes
+    more than ``patience`` seconds is timed on fewer samples and its time is scaled.
     """
     clock, timing = clock_of(device), _Preparation(workload, classes, device, patience)
     about = {"model": workload.name, "setting": f"{classes} classes"}
@@ -57,7 +50,7 @@ def measure_passes(
         try:
             timing.check(each)
             turns[name], timed[name] = timing.turn(each, clock), each
-        except Exception as error:  # whatever another library cannot do with this model
+        except Exception as error:  # another library cannot handle this model
             reason = reason_of(error)
         if reason:
             yield Measurement(**about, quantity=EPOCHS, method=each.computes, by=each.by, note=reason)
@@ -85,19 +78,19 @@ class _Preparation:
         self.references: dict[str, Importance] = {}
 
     def epoch(self) -> Turn:
-        """A training epoch, on a model of its own, run once already."""
+        """A training epoch of another model, run once already."""
         work = training_epoch(self.workload.model(self.classes, self.device), self.images, self.workload.batch)
         work()
         return Turn(work)
 
     def check(self, each: Pass) -> None:
-        """Run a pass, and unless it is random compare it with the first one that computes the same: ours.
-
-        Raises:
-            ValueError: their numbers differ.
-        """
-        with _double_precision():
+        """Run a pass; ValueError if its numbers differ from those of the first pass that computes the same: ours."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)  # BackPACK makes layers of its own in the default precision
+        try:
             result = each.measure(self.exact_model, self.exact_images.double(), self.workload.sizes[0])
+        finally:
+            torch.set_default_dtype(before)
         normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
         if not each.random and not (each.training_mode and normalises):
             difference = largest_difference(result, self.references.setdefault(each.computes, result))
@@ -131,15 +124,7 @@ class _Preparation:
 
 
 def affordable(work: Callable[[int], object], samples: int, fewest: int, patience: float, clock: Clock) -> int:
-    """How many samples a pass finishes within its patience, at least ``fewest``.
-
-    Args:
-        work: the pass over so many samples.
-        samples: all that there are.
-        fewest: the first number that is tried.
-        patience: seconds.
-        clock: of the device.
-    """
+    """How many of ``samples`` the pass ``work`` finishes within its patience in seconds, at least ``fewest``."""
     n = min(samples, fewest)
     while n < samples:
         possible = int(n * patience / max(1e-9, seconds_of(partial(work, n), clock)))
@@ -150,13 +135,7 @@ def affordable(work: Callable[[int], object], samples: int, fewest: int, patienc
 
 
 def largest_difference(result: Importance, expected: Importance) -> float:
-    """Largest difference of two entries over the largest expected one, of the parameter where it is largest.
-
-    Example:
-        >>> expected = {"w": torch.tensor([1.0, 4.0]), "b": torch.tensor([0.5])}
-        >>> round(largest_difference({"w": torch.tensor([1.0, 4.0]), "b": torch.tensor([0.6])}, expected), 3)
-        0.2
-    """
+    """Largest difference of two entries over the largest expected one, of the parameter where it is largest."""
     if result.keys() != expected.keys():
         return math.inf
     pairs = [(result[name].to(reference), reference) for name, reference in expected.items()]
@@ -176,14 +155,3 @@ def least_operations(model: nn.Sequential) -> int:
     """
     first, *others = [layer.weight.numel() for layer in model if isinstance(layer, nn.Linear)]
     return 4 * first + sum((2 + 2 * model[-1].out_features) * weights for weights in others)
-
-
-@contextmanager
-def _double_precision() -> Iterator[None]:
-    """BackPACK makes layers of its own for some of the model's, in the default precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

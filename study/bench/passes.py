@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from clreg_plugins import fisher_diagonal, mas_importance
-from study.bench.plugins import AVALANCHE, THEIRS, strategy_stub
+from study.bench.plugins import AVALANCHE, THEIRS, StrategyStub
 from study.bench.record import CLREG
 from study.bench.workloads import Images
 from study.run.batches import InMemoryLoader
@@ -32,8 +33,8 @@ class Pass:
         by: the library.
         measure: runs it.
         chooses_batch: it runs with the batch size that suits it best.
-        random: it draws at random, so that its numbers cannot be compared.
-        training_mode: it measures in training mode, so that its numbers differ from ours where there is BatchNorm.
+        random: it draws at random, so its numbers cannot be compared.
+        training_mode: it measures in training mode, so its numbers differ from ours where there is BatchNorm.
         note: shown below the table.
     """
 
@@ -48,27 +49,19 @@ class Pass:
 
 def ours() -> list[Pass]:
     """The importances that the plugins offer, from images in memory; batch means from a dataset, as Avalanche does."""
-
-    def measured(importance: Callable[..., Importance], **options: object) -> Measure:
-        def measure(model: nn.Module, images: Images, _: int) -> Importance:
-            return importance(model, InMemoryLoader([images.inputs, images.targets], READ_AT_ONCE), **options)
-
-        return measure
-
-    def batched(importance: Callable[..., Importance], **options: object) -> Measure:
-        def measure(model: nn.Module, images: Images, _: int) -> Importance:
-            return importance(model, images.dataset, batch_size=STEP_BATCH, **options)
-
-        return measure
-
     return [
-        Pass("exact Fisher", CLREG, measured(fisher_diagonal, variant="exact")),
-        Pass("sample Fisher", CLREG, measured(fisher_diagonal, variant="sample"), random=True),
-        Pass("empirical Fisher", CLREG, measured(fisher_diagonal, variant="empirical")),
-        Pass("MAS", CLREG, measured(mas_importance)),
-        Pass("batched Fisher", CLREG, batched(fisher_diagonal, variant="batched")),
-        Pass("batched MAS", CLREG, batched(mas_importance, per_sample=False)),
+        Pass("exact Fisher", CLREG, partial(_ours, fisher_diagonal, variant="exact")),
+        Pass("sample Fisher", CLREG, partial(_ours, fisher_diagonal, variant="sample"), random=True),
+        Pass("empirical Fisher", CLREG, partial(_ours, fisher_diagonal, variant="empirical")),
+        Pass("MAS", CLREG, partial(_ours, mas_importance)),
+        Pass("batched Fisher", CLREG, partial(_ours, fisher_diagonal, variant="batched", batch_size=STEP_BATCH)),
+        Pass("batched MAS", CLREG, partial(_ours, mas_importance, per_sample=False, batch_size=STEP_BATCH)),
     ]
+
+
+def _ours(measure: Callable[..., Importance], model: nn.Module, images: Images, _: int, **options: Any) -> Importance:
+    in_memory = InMemoryLoader([images.inputs, images.targets], READ_AT_ONCE)
+    return measure(model, images.dataset if "batch_size" in options else in_memory, **options)
 
 
 def avalanche() -> list[Pass]:
@@ -81,7 +74,7 @@ def avalanche() -> list[Pass]:
 
 
 def _avalanche(model: nn.Module, images: Images, _: int, *, method: str) -> Importance:
-    plugin, strategy = THEIRS[method](), strategy_stub(model, batch=STEP_BATCH)
+    plugin, strategy = THEIRS[method](), StrategyStub(model, batch=STEP_BATCH)
     strategy.experience.dataset = images.dataset
     if method == "MAS":
         found = plugin._get_importance(strategy)

@@ -25,9 +25,6 @@ from study.bench.workloads import (
 
 PARTS: tuple[Part, ...] = ("step", "memory", "pass")
 
-Unit = tuple[str, Callable[[], Iterator[Measurement]]]
-"""What is measured in one go: its name, and the function that measures it."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -80,8 +77,8 @@ PLANS: dict[DeviceName, Plan] = {
 }
 
 
-def units(part: Part, plan: Plan, device: torch.device) -> Iterator[Unit]:
-    """The units of a part, in order."""
+def units(part: Part, plan: Plan, device: torch.device) -> Iterator[tuple[str, Callable[[], Iterator[Measurement]]]]:
+    """What is measured in one go, in order: the name, and the function that measures it."""
     if part == "step":
         for model in plan.steps:
             for method in OURS:

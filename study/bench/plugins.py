@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
 from study.bench.record import CLREG
 from study.bench.workloads import Images
-from study.run.peers import SynapticIntelligenceOnCopies
+from study.run.methods import SynapticIntelligenceOnCopies
 
 AVALANCHE, CORRECTED = "Avalanche", "Avalanche, corrected"
 
@@ -44,35 +44,29 @@ NOTES = {
 
 
 class StrategyStub(SimpleNamespace):
-    """The attributes of a strategy that plugins read."""
+    """The attributes of a strategy that plugins read: a fused Adam and cross-entropy; no dataset yet."""
 
-    mbatch: list[Tensor]
+    def __init__(self, model: nn.Module, *, batch: int = 128) -> None:
+        super().__init__(
+            model=model,
+            optimizer=torch.optim.Adam(model.parameters(), lr=1e-4, fused=True),
+            device=next(model.parameters()).device,
+            experience=SimpleNamespace(dataset=None),
+            clock=SimpleNamespace(train_exp_counter=0),
+            train_mb_size=batch,
+            _criterion=nn.CrossEntropyLoss(),
+            loss=None,
+        )
 
     def _unpack_minibatch(self) -> None:
         self.mbatch = [part.to(self.device) for part in self.mbatch]
 
     @property
     def mb_y(self) -> Tensor:
-        """Targets of the minibatch."""
         return self.mbatch[1]
 
     def forward(self) -> Tensor:
-        """Outputs of the model for the minibatch."""
         return self.model(self.mbatch[0])
-
-
-def strategy_stub(model: nn.Module, *, batch: int = 128) -> StrategyStub:
-    """A strategy with the model, a fused Adam and cross-entropy; its experience has no dataset yet."""
-    return StrategyStub(
-        model=model,
-        optimizer=torch.optim.Adam(model.parameters(), lr=1e-4, fused=True),
-        device=next(model.parameters()).device,
-        experience=SimpleNamespace(dataset=None),
-        clock=SimpleNamespace(train_exp_counter=0),
-        train_mb_size=batch,
-        _criterion=nn.CrossEntropyLoss(),
-        loss=None,
-    )
 
 
 def training_step(

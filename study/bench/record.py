@@ -8,10 +8,11 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from study.atomic import write_atomically
 from study.errors import StudyError
+from study.run.specification import Frozen
 from study.run.system import git_commit, processor
 
 Part = Literal["step", "pass", "memory"]
@@ -28,11 +29,7 @@ class BenchError(StudyError):
     """The measurements cannot be made, read or written."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Measurement(_Frozen):
+class Measurement(Frozen):
     """One quantity, measured in several rounds.
 
     Attributes:
@@ -57,12 +54,11 @@ class Measurement(_Frozen):
 
     @property
     def median(self) -> float:
-        """Median of the values."""
         return float(np.median(self.values))
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """First and third quartile of the values."""
+        """First and third quartile."""
         low, high = np.quantile(self.values, (0.25, 0.75))
         return float(low), float(high)
 
@@ -77,16 +73,8 @@ class Measurement(_Frozen):
         return f"{self.what}: {f'{self.median:.3g} {self.quantity}' if self.values else f'not measured: {self.note}'}"
 
 
-class Circumstances(_Frozen):
-    """When, where and with what a part was measured.
-
-    Attributes:
-        started: ISO 8601, UTC.
-        threads: of PyTorch on the CPU.
-        machine: GPU, processor and system.
-        versions: by package.
-        commit: of the code; with "+" behind it where files differ from it, None outside of a checkout.
-    """
+class Circumstances(Frozen):
+    """When, where and with what a part was measured; ``threads`` are PyTorch's on the CPU."""
 
     started: str
     threads: int
@@ -96,7 +84,6 @@ class Circumstances(_Frozen):
 
     @classmethod
     def now(cls, device: torch.device) -> Self:
-        """Those of this process."""
         gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
         return cls(
             started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -107,45 +94,34 @@ class Circumstances(_Frozen):
         )
 
 
-class PartRecord(_Frozen):
-    """All of one part."""
-
+class PartRecord(Frozen):
     circumstances: Circumstances
     measurements: tuple[Measurement, ...]
 
 
-class Performance(_Frozen):
+class Performance(Frozen):
     """All parts on one device; they may have been measured at different times."""
 
     device: DeviceName
-    parts: dict[Part, PartRecord] = {}
+    parts: dict[Part, PartRecord] = Field(default_factory=dict)
 
     def of(self, part: Part) -> list[Measurement]:
-        """What was measured of a part."""
         return [each for each in self.parts[part].measurements if each.values] if part in self.parts else []
 
     def with_part(self, part: Part, record: PartRecord) -> Self:
-        """The same with one part replaced."""
         return self.model_copy(update={"parts": {**self.parts, part: record}})
 
 
 def reason_of(error: Exception) -> str:
-    """Why something was not measured, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def file_of(folder: Path, device: DeviceName) -> Path:
-    """Path of the measurements on a device."""
     return folder / f"{device}.json"
 
 
 def read(folder: Path, device: DeviceName) -> Performance:
-    """The measurements on a device; no parts where there is no file.
-
-    Raises:
-        BenchError: the file holds something else.
-        OSError: it cannot be read.
-    """
+    """The measurements on a device; no parts where there is no file, BenchError if it holds something else."""
     path = file_of(folder, device)
     if not path.is_file():
         return Performance(device=device)
@@ -161,10 +137,5 @@ def read(folder: Path, device: DeviceName) -> Performance:
 
 
 def write(folder: Path, performance: Performance) -> None:
-    """Write the measurements on a device, in place of earlier ones.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
     text = performance.model_dump_json(indent=1, exclude_defaults=True) + "\n"
     write_atomically(file_of(folder, performance.device), text.encode())

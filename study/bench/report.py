@@ -1,7 +1,9 @@
 """The page: ``README.md`` and its figures, written from the measurements. Nothing is measured here."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from study.atomic import write_atomically
 from study.bench.figures import growth_figure, pass_figure
@@ -45,15 +47,7 @@ the ratios hold. Numbers are medians over the rounds, with the quartiles in brac
 
 
 def write_page(folder: Path) -> Path:
-    """Write README.md and its figures from the measurements in a folder.
-
-    Returns:
-        The path of README.md.
-
-    Raises:
-        BenchError: there are no measurements, or a file is damaged.
-        OSError: the folder cannot be written to.
-    """
+    """Write README.md and its figures from the measurements in a folder; BenchError if there are none."""
     found = [performance for device in DEVICES if (performance := read(folder, device)).parts]
     if not found:
         files = " and ".join(file_of(folder, device).name for device in DEVICES)
@@ -79,20 +73,14 @@ def _page(found: Sequence[Performance], figures: dict[str, str]) -> Iterator[str
     yield from _folded("How it is measured", [EXPLANATION])
 
 
-# ------------------------------------------------------------------------------------------------- first screen
-
-
 def _growth(found: Sequence[Performance], figures: dict[str, str]) -> Iterator[str]:
     """EWC's step over the experiences, on the first model on which both libraries were measured at several."""
     steps = [each for performance in found for each in performance.of("step") if each.method == "EWC"]
     for model, of_model in _grouped(steps, "model").items():
-        lines = {
-            by: sorted((_number_in(each.setting), each) for each in of_model if each.by == by)
-            for by in (CLREG, AVALANCHE)
-        }
-        if all(len(points) > 1 for points in lines.values()):
-            theirs = [(experience, _number(each.median)) for experience, each in lines[AVALANCHE]]
-            (early, cheap), *_, (late, dear) = theirs
+        of_both = [[each for each in of_model if each.by == by] for by in (CLREG, AVALANCHE)]
+        lines = {each[0].by: sorted((_number_in(x.setting), x) for x in each) for each in of_both if len(each) > 1}
+        if len(lines) == 2:
+            (early, cheap), *_, (late, dear) = [(when, _number(each.median)) for when, each in lines[AVALANCHE]]
             ours = _number(lines[CLREG][-1][1].median)
             yield (
                 f"A training step with Avalanche's EWC takes {cheap} times Naive's at experience {early} and {dear} "
@@ -105,11 +93,10 @@ def _growth(found: Sequence[Performance], figures: dict[str, str]) -> Iterator[s
 
 
 def _highlights(found: Sequence[Performance]) -> Iterator[str]:
-    measured = {(performance.device, part): performance.of(part) for performance in found for part in performance.parts}
-    rows = []
+    by_device, rows = {performance.device: performance for performance in found}, []
     for device, part, quantity, method, model in HIGHLIGHTS:
-        key = quantity, method, model
-        about = [x for x in measured.get((device, part), ()) if (x.quantity, x.method, x.model) == key]
+        key, measured = (quantity, method, model), by_device[device].of(part) if device in by_device else ()
+        about = [x for x in measured if (x.quantity, x.method, x.model) == key]
         sign = -1 if part == "pass" else 1  # the fewest classes, the last experience
         settings = [(len(group), sign * _number_in(each), each) for each, group in _grouped(about, "setting").items()]
         if settings:
@@ -124,22 +111,22 @@ def _highlights(found: Sequence[Performance]) -> Iterator[str]:
 
 
 def _origin(found: Sequence[Performance]) -> str:
-    """Which code was measured, and when."""
-    parts = [part.circumstances for performance in found for part in performance.parts.values()]
-    versions = sorted({each.versions.get("clreg", "unknown") for each in parts})
-    days = sorted({each.started[:10] for each in parts})
-    commits = list(dict.fromkeys((each.commit or "unknown")[:10] for each in parts))
-    first_to_last = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return f"Measured with clreg {', '.join(versions)}, {first_to_last}, commits {', '.join(commits)}."
-
-
-# ------------------------------------------------------------------------------------------------------ devices
+    measured = []
+    for performance in found:
+        parts = [part.circumstances for part in performance.parts.values()]
+        versions = sorted({each.versions.get("clreg", "unknown") for each in parts})
+        days = sorted({each.started[:10] for each in parts})
+        commits = list(dict.fromkeys((each.commit or "unknown")[:10] for each in parts))
+        first_to_last = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        measured.append(
+            f"{DEVICES[performance.device]}: clreg {', '.join(versions)}, {first_to_last}, {', '.join(commits)}"
+        )
+    return f"Measured on the {'; on the '.join(measured)}."
 
 
 def _device(performance: Performance, figures: dict[str, str]) -> Iterator[str]:
-    device = performance.device
-    yield f"## On a {DEVICES[device]}"
-    yield f"```sh\nclreg-study bench --device {device}\n```"
+    yield f"## On a {DEVICES[performance.device]}"
+    yield f"```sh\nclreg-study bench --device {performance.device}\n```"
     if "step" in performance.parts:
         yield from _folded("Training steps, in times of Naive's", _steps(performance.of("step")))
     if "pass" in performance.parts:
@@ -168,11 +155,8 @@ def _passes(performance: Performance, figures: dict[str, str]) -> Iterator[str]:
         yield f"![{alt}](figures/{name}.svg)"
     for (model, setting), group in _grouped(epochs, "model", "setting").items():
         yield f"**{model}, {setting}**"
-        columns, rows = list(_grouped(group, "by")), []
-        for method, of_method in _grouped(group, "method").items():
-            cells = {each.by: _with_quartiles(each) for each in of_method}
-            rows.append((method, *(cells.get(by, NOTHING) for by in columns)))
-        yield _table(["", *columns], rows)
+        columns = list(_grouped(group, "by"))
+        yield _crossed(_grouped(group, "method"), "by", columns, _with_quartiles)
     rates = [each for each in found if each.quantity == RATE]
     if rates:
         yield "**Exact Fisher, share of a matrix product's rate**"
@@ -205,17 +189,19 @@ def _circumstances(performance: Performance) -> Iterator[str]:
         yield "\n".join(skipped)
 
 
-# ----------------------------------------------------------------------------------------------------- Markdown
-
-
 def _by_setting(found: Sequence[Measurement], text: Callable[[Measurement], str]) -> str:
     """A row for each method and library, a column for each setting."""
     columns = sorted({each.setting for each in found}, key=_number_in)
-    rows = []
-    for (method, by), group in _grouped(found, "method", "by").items():
-        cells = {each.setting: text(each) for each in group}
-        rows.append((f"{method}, {by}", *(cells.get(column, NOTHING) for column in columns)))
-    return _table(["", *columns], rows)
+    rows = {", ".join(key): group for key, group in _grouped(found, "method", "by").items()}
+    return _crossed(rows, "setting", columns, text)
+
+
+def _crossed(
+    rows: Mapping[str, Sequence[Measurement]], name: str, columns: Sequence[str], text: Callable[[Measurement], str]
+) -> str:
+    """A column for each of ``columns``, values of the attribute ``name``."""
+    cells = {row: {getattr(each, name): text(each) for each in group} for row, group in rows.items()}
+    return _table(["", *columns], [(row, *(of.get(each, NOTHING) for each in columns)) for row, of in cells.items()])
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], alignment: str = "---:") -> str:
@@ -233,12 +219,11 @@ def _notes(found: Iterable[Measurement]) -> Iterator[str]:
     yield from dict.fromkeys(each.note for each in found if each.note)
 
 
-def _grouped(found: Iterable[Measurement], *names: str) -> dict:
+def _grouped(found: Iterable[Measurement], *names: str) -> dict[Any, list[Measurement]]:
     """Measurements by the value of an attribute, or by a tuple of several, in the order in which they come."""
-    groups: dict = {}
+    groups: dict[Any, list[Measurement]] = {}
     for each in found:
-        key = tuple(getattr(each, name) for name in names)
-        groups.setdefault(key if len(names) > 1 else key[0], []).append(each)
+        groups.setdefault(attrgetter(*names)(each), []).append(each)
     return groups
 
 

@@ -6,10 +6,10 @@ from statistics import median
 import torch
 from avalanche.core import SupervisedPlugin
 
-from study.bench.plugins import NOTES, PLUGINS, StrategyStub, learn, strategy_stub, training_step
+from study.bench.plugins import NOTES, PLUGINS, StrategyStub, learn, training_step
 from study.bench.record import Measurement
-from study.bench.timing import clock_of, interleave, long_turn, over
 from study.bench.workloads import Images, Workload
+from study.run.timing import clock_of, interleave, long_turn, over
 
 STEP = "× Naive's step"
 
@@ -23,34 +23,28 @@ PATIENCE = 30.0
 def measure_step(
     workload: Workload, method: str, device: torch.device, rounds: int, experiences: Sequence[int]
 ) -> Iterator[Measurement]:
-    """Steps with every library's plugin of a method, in turns with a step of Naive.
+    """Steps with every library's plugin of a method, in at most ``rounds`` turns with a step of Naive.
 
-    Args:
-        workload: model and batch.
-        method: "EWC".
-        device: of the model.
-        rounds: turns of each, at most.
-        experiences: counted from 1; the penalty is about all experiences before.
+    ``experiences`` count from 1; the penalty is over all experiences before.
     """
     clock, model = clock_of(device), workload.model(10, device)
     images = workload.images(workload.batch, 10, device)
-    naive = training_step(strategy_stub(model), SupervisedPlugin(), images.inputs, images.targets)
-    turns, steps = {"Naive": long_turn(naive, clock)}, {}
+    naive = training_step(StrategyStub(model), SupervisedPlugin(), images.inputs, images.targets)
+    turns = {("Naive", 0): long_turn(naive, clock)}
     for by in (by for by, plugins in PLUGINS.items() if method in plugins):
         for experience in experiences:
-            step = prepared_step(PLUGINS[by][method](), strategy_stub(model), images, experience)
-            turns[f"{by}, {experience}"] = long_turn(step, clock)
-            steps[f"{by}, {experience}"] = by, experience
+            step = prepared_step(PLUGINS[by][method](), StrategyStub(model), images, experience)
+            turns[by, experience] = long_turn(step, clock)
     seconds = interleave(turns, rounds, clock, PATIENCE)
-    for name, (by, experience) in steps.items():
+    for (by, experience), found in list(seconds.items())[1:]:
         yield Measurement(
             model=workload.name,
             method=method,
             by=by,
             setting=f"experience {experience}",
             quantity=STEP,
-            values=over(seconds[name], seconds["Naive"]),
-            seconds=median(seconds[name]),
+            values=over(found, seconds["Naive", 0]),
+            seconds=median(found),
             note=NOTES.get((method, by), ""),
         )
 

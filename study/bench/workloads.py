@@ -13,24 +13,16 @@ from torchvision.models import VisionTransformer, resnet18, resnet50, vit_b_16
 
 @dataclass(frozen=True)
 class Images:
-    """Images and labels.
-
-    Attributes:
-        inputs: shape (n, *shape), on the device.
-        targets: shape (n,), on the device.
-        dataset: the same on the CPU, for code that reads a dataset.
-    """
+    """Inputs (n, *shape) and targets (n,) on the device, and the same on the CPU for code that reads a dataset."""
 
     inputs: Tensor
     targets: Tensor
     dataset: TensorDataset
 
     def first(self, n: int) -> "Images":
-        """The first ``n``, as views."""
         return Images(self.inputs[:n], self.targets[:n], TensorDataset(*(each[:n] for each in self.dataset.tensors)))
 
     def double(self) -> "Images":
-        """The same in double precision."""
         inputs, targets = self.dataset.tensors
         return Images(self.inputs.double(), self.targets, TensorDataset(inputs.double(), targets))
 
@@ -143,22 +135,9 @@ SMALL_VIT = Workload("small ViT", small_vit, (3, 32, 32))
 
 # for a GPU
 RESNET_18 = Workload("ResNet-18", lambda classes: resnet18(num_classes=classes), (3, 224, 224))
-RESNET_50 = Workload(
-    "ResNet-50",
-    lambda classes: resnet50(num_classes=classes),
-    (3, 224, 224),
-    batch=64,
-    samples=512,
-    sizes=(16, 32, 64),
-)
-VIT_B_16 = Workload(
-    "ViT-B/16",
-    lambda classes: _with_outputs(vit_b_16(num_classes=classes)),
-    (3, 224, 224),
-    batch=64,
-    samples=256,
-    sizes=(8, 16, 32),
-)
+_GPU = partial(Workload, shape=(3, 224, 224), batch=64)
+RESNET_50 = _GPU("ResNet-50", lambda classes: resnet50(num_classes=classes), samples=512, sizes=(16, 32, 64))
+VIT_B_16 = _GPU("ViT-B/16", lambda n: _with_outputs(vit_b_16(num_classes=n)), samples=256, sizes=(8, 16, 32))
 
 
 def training_epoch(model: nn.Module, images: Images, batch: int) -> Callable[[], None]:

@@ -1,9 +1,8 @@
 """Agreement and cost of the importances of a protocol's methods, measured on the same networks."""
 
-import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -15,7 +14,7 @@ from clreg_plugins.diagnostics import Agreement, agreement
 from clreg_plugins.importance.engine.data import drawn_rows
 from study.errors import ProtocolError
 from study.protocol.schema import Protocol
-from study.protocol.settings import EWC, Naive, OnlineEWC, Scenario
+from study.protocol.settings import EWC, OnlineEWC, Scenario
 from study.protocol.validation_messages import validation_messages
 from study.records.importance_agreement import IN_THE_PASS, AgreementError, ImportanceAgreement, settings_of
 from study.run.batches import Columns, InMemoryLoader, columns_of
@@ -24,10 +23,8 @@ from study.run.run_environment import RunEnvironment
 from study.run.seeds import derived_seed
 from study.run.specification import Run
 from study.run.system import git_commit, processor
-from study.run.threads import torch_threads
-from study.run.trainer import Learner
-
-Pass = Callable[[], Mapping[str, Tensor]]
+from study.run.timing import Turn, interleave
+from study.run.trainer import Learner, torch_threads
 
 PASSES = 3  # of each kind, in turns; their median counts
 
@@ -69,8 +66,7 @@ def measure_agreement(
             batches = -(-len(columns[0]) // run.training.batch_size)
             steps = run.training.iterations or run.training.epochs * batches
             epoch = learner.state.seconds.training[-1] / steps * batches
-            passes = {m: partial(_importance, learner, columns, protocol.methods[m], index) for m in methods}
-            found, seconds = _in_turns(passes)
+            found, seconds = _measured(learner, columns, {m: protocol.methods[m] for m in methods}, index)
             yield [
                 _row(protocol, (scenario, seed, index, m), seconds[m], epoch, _agreement(found[m], found[exact]))
                 for m in methods
@@ -78,7 +74,7 @@ def measure_agreement(
 
 
 def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
-    naive = [method for method, settings in protocol.methods.items() if isinstance(settings, Naive)]
+    naive = [method for method, settings in protocol.methods.items() if settings.kind == "naive"]
     methods = [method for method, settings in protocol.methods.items() if isinstance(settings, EWC | OnlineEWC)]
     exact = [m for m in methods if protocol.methods[m].fisher == "exact" and protocol.methods[m].n_samples is None]
     if not naive or not exact:
@@ -87,20 +83,16 @@ def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
     return naive[0], methods, exact[0]
 
 
-def _in_turns(passes: Mapping[str, Pass]) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, float]]:
-    """Each method's importance and median seconds.
-
-    The order is drawn for each round, so that a machine that slows down does so for all.
-    """
+def _measured(
+    learner: Learner, columns: Columns, methods: Mapping[str, EWC | OnlineEWC], experience: int
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, float]]:
+    """Each method's importance and median seconds."""
     found: dict[str, Mapping[str, Tensor]] = {}
-    seconds: dict[str, list[float]] = {method: [] for method in passes}
-    order, shuffle = list(passes), random.Random(0).shuffle
-    for _ in range(PASSES):
-        shuffle(order)
-        for method in order:
-            began = time.perf_counter()
-            found[method] = passes[method]()
-            seconds[method].append(time.perf_counter() - began)
+
+    def measure(method: str) -> None:
+        found[method] = _importance(learner, columns, methods[method], experience)
+
+    seconds = interleave({method: Turn(partial(measure, method)) for method in methods}, PASSES, time.perf_counter)
     return found, {method: statistics.median(times) for method, times in seconds.items()}
 
 

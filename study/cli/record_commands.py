@@ -32,7 +32,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <records>/report.")] = None,
     overrides: options.Overrides = None,
 ) -> None:
-    """Write a report: Markdown, HTML, LaTeX tables, figures, CSV and Parquet.
+    """Write a report: Markdown, HTML, figures, CSV and Parquet.
 
     JSON files that are not records are named and left out; a damaged record is an error.
     """
@@ -86,7 +86,7 @@ def compare(
 
 def _rank(names: list[str], path: Path) -> None:
     """Print average ranks over studies and draw them."""
-    from study.report.study_ranking import rank_studies, ranks_svg, ranks_table
+    from study.report.study_ranking import rank_studies
 
     studies = []
     for name in dict.fromkeys(names):
@@ -94,9 +94,9 @@ def _rank(names: list[str], path: Path) -> None:
         if method is not None:
             raise ProtocolError(f"--ranks: {name} names one method; allowed: whole studies, whose methods are ranked")
         studies.append((name, records))
-    found = rank_studies(studies)
-    print_table(ranks_table(found, studies))
-    write_atomically(path, ranks_svg(found, studies).encode())
+    table, svg = rank_studies(studies)
+    print_table(table)
+    write_atomically(path, svg.encode())
     typer.echo(f"drawn: {path}")
 
 

@@ -22,16 +22,14 @@ def protocol_names() -> list[str]:
 
 
 def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
-    """The protocol of that name, or that in the file of that path if ``name`` ends in ``.toml``.
+    """The protocol of a name, or of a file if ``name`` ends in ``.toml``.
 
     Args:
         name: as ``clreg-study list`` has it, or a path.
-        overrides: ``key=value`` with a TOML key and a TOML value, as ``training.epochs=3``; they replace what the file
-            says and are validated like it. A string may go without its quotes. ``key=`` with nothing after it removes
-            the key, as in ``training.epochs=`` with ``training.iterations=10``.
+        overrides: see :func:`study.protocol.overrides.apply_override`; they are validated like the file.
 
     Raises:
-        ProtocolError: there is none, or the file or an override does not say what it must.
+        ProtocolError: there is none, or the file or an override is wrong.
     """
     if name.endswith(".toml"):
         try:
@@ -45,23 +43,16 @@ def load_protocol(name: str, overrides: Sequence[str] = ()) -> Protocol:
 
 
 def packaged_text(name: str) -> str:
-    """The file of a protocol that comes with the package.
-
-    Raises:
-        ProtocolError: there is none of that name.
-    """
+    """The file of a protocol that comes with the package; ProtocolError if there is none of that name."""
     if name not in protocol_names():
         raise ProtocolError(f"unknown protocol {name!r}{suggestion(name, protocol_names())}, or a path to a .toml file")
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def parse_protocol(text: str, file: str, overrides: Sequence[str] = ()) -> Protocol:
-    """The protocol that a file's text says, with overrides.
+    """The protocol in the text of ``file``, with overrides; ProtocolError names every error in a line of its own.
 
     Where it names the user's own code, the hash of the code's file is put in; the code is not imported.
-
-    Raises:
-        ProtocolError: with one line an error, each naming ``file``, key, value and what is allowed.
     """
     try:
         data = tomllib.loads(text)

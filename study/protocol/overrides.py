@@ -8,14 +8,14 @@ from study.protocol.table import suggestion
 
 
 def apply_override(override: str, data: dict[str, Any]) -> None:
-    """Set one key of a protocol's data, or remove it.
+    """Set one key of a protocol's ``data`` in place, or remove it.
 
     Args:
         override: ``KEY=VALUE`` with a TOML key and a TOML value, or a string without its quotes; ``KEY=`` removes.
-        data: as TOML has it; changed in place.
+        data: the file's content.
 
     Raises:
-        ProtocolError: that is not what it says, a value would have to be a table, or what to remove is not there.
+        ProtocolError: the override has another form, names a key below a value, or removes a missing key.
     """
     key, _, value = override.partition("=")
     value = value.strip()
@@ -34,7 +34,7 @@ def apply_override(override: str, data: dict[str, Any]) -> None:
     try:
         data[path[-1]] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        data[path[-1]] = value  # a bare word, which a shell has left without its quotes
+        data[path[-1]] = value  # a string whose quotes the shell removed
 
 
 def _path(key: str, override: str) -> list[str]:

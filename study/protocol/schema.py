@@ -1,7 +1,4 @@
-"""What a protocol file may say. Every error names the file, the key, the value and what is allowed.
-
-A protocol is data: one experiment with its settings, its strengths λ, and the numbers published for it.
-"""
+"""What a protocol file may say: one experiment with its settings, its strengths λ, and the numbers published for it."""
 
 import itertools
 import math
@@ -27,8 +24,6 @@ from study.protocol.settings import (
 from study.protocol.table import Own, Table, suggestion
 from study.protocol.validation_messages import validation_messages
 
-Strength = Annotated[float, Field(ge=0)]
-
 
 def _not_blank(text: str) -> str:
     if not text.strip():
@@ -44,8 +39,7 @@ def _in_percent(mean: float) -> float:
 
 Text = Annotated[str, AfterValidator(_not_blank)]
 MethodName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of file names
-Percent = Annotated[float, Field(ge=0, le=100), AfterValidator(_in_percent)]
-Spread = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Margin = Annotated[float, Field(gt=0)]
 
 
@@ -53,13 +47,12 @@ class PublishedNumber(Table):
     """One published average accuracy, in percent.
 
     Attributes:
-        mean: in percent.
         spread: in percentage points, of the kind that its table names; None if none was published.
-        margin: within which ours is called equivalent, in percentage points; by default its table's.
+        margin: of equivalence, in percentage points; by default its table's.
     """
 
-    mean: Percent
-    spread: Spread | None = None
+    mean: Annotated[float, Field(ge=0, le=100), AfterValidator(_in_percent)]
+    spread: NonNegative | None = None
     margin: Margin | None = None
 
 
@@ -71,13 +64,13 @@ class Published(Table):
         spread: what the spreads are: "sd" over runs, "sem" (standard error of the mean), or "none".
         n: how many runs the means are over; None if the source does not say.
         margin: of equivalence, in percentage points.
-        margin_reason: how the margins were chosen, for readers of the verdicts; a sentence or more.
+        margin_reason: how the margins were chosen, for readers of the verdicts.
         results: by method and scenario.
     """
 
     source: Text
     spread: Literal["sd", "sem", "none"]
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Positive | None = None
     margin: Margin
     margin_reason: Text | None = None
     results: dict[str, dict[Scenario, PublishedNumber]]
@@ -94,15 +87,12 @@ class Published(Table):
 
 
 class Tuning(Table):
-    """The search for hyperparameters: on seeds of its own and on a validation part of the training data.
-
-    Test data takes no part in it.
+    """The search for hyperparameters, on a validation part of the training data; test data takes no part in it.
 
     Attributes:
         seeds: any that the runs do not use.
         validation_fraction: share of each class's training data that is taken for validation.
-        grid: for each method that is searched for, the values of ``strength`` (λ) and, if wanted, of further options
-            of the method; every combination is tried.
+        grid: by method, the values of ``strength`` (λ) and of further options; every combination is tried.
     """
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -119,8 +109,7 @@ class Comparisons(Table):
     """The family of comparisons that Holm's correction is over, in each scenario.
 
     Attributes:
-        baselines: methods; every other one is compared with each of them. Joint and cumulative training, which see all
-            data again, are compared with nothing.
+        baselines: methods that every other one is compared with, except joint and cumulative training.
     """
 
     baselines: Annotated[list[str], Field(min_length=1)]
@@ -131,16 +120,13 @@ class Protocol(Table):
 
     Attributes:
         title: one line.
-        description: what it is and where its settings come from; optional.
-        scenarios: of "task", "domain" and "class".
+        description: what it is and where its settings come from.
         seeds: how many, by default.
         benchmark, model, training: the settings that all runs share.
         methods: by the name that reports use.
-        strength: for each method that has a λ, its λ in each scenario, or "tuned": that which ``clreg-study tune``
-            chose.
-        strength_source: how the λs were chosen; optional. The report repeats it.
-        published: the numbers published for it.
-        tuning: the search for λ.
+        strength: for each method that has a λ, its λ in each scenario, or "tuned": the choice of ``clreg-study tune``.
+        strength_source: how the λs were chosen, for the report.
+        published, tuning: the numbers published for it, and the search for λ.
         comparisons: between methods; None for all pairs.
     """
 
@@ -152,89 +138,86 @@ class Protocol(Table):
     model: AnyModel
     training: Training
     methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
-    strength: dict[str, dict[Scenario, Strength | Literal["tuned"]]] = Field(default_factory=dict)
+    strength: dict[str, dict[Scenario, NonNegative | Literal["tuned"]]] = Field(default_factory=dict)
     strength_source: Text = "the protocol file, or its search for what it calls 'tuned'"
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
     comparisons: Comparisons | None = None
 
     @model_validator(mode="after")
-    def _the_model_takes_the_images(self) -> "Protocol":
+    def _parts_fit_together(self) -> "Protocol":
+        self._check_model()
+        self._check_memories()
+        self._check_strengths()
+        self._check_grid()
+        self.run_seeds()
+        self._check_repetitions()
+        for index, table in enumerate(self.published):
+            key = f"published.{index}.results"
+            _known(key, table.results, self.methods, "method")
+            for name, by_scenario in table.results.items():
+                _known(f"{key}.{name}", by_scenario, self.scenarios, "scenario in this protocol")
+        compared = [name for name, method in self.methods.items() if not is_reference(method)]
+        for name in self.comparisons.baselines if self.comparisons else ():
+            if name not in compared:
+                raise ValueError(
+                    f"comparisons.baselines holds {name!r}: no such method to compare with{suggestion(name, compared)}"
+                )
+        return self
+
+    def _check_model(self) -> None:
         if isinstance(self.benchmark, Own) or isinstance(self.model, Own) or self.model.name in ("mlp", "cnn"):
-            return self
+            return
         if "cifar" not in self.benchmark.name or self.benchmark.padding:
             raise ValueError(
                 f"model.name = {self.model.name!r} takes CIFAR's images of 3 x 32 x 32 pixels, without padding; "
                 "'mlp' and 'cnn' take any"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _memories_hold_an_example_of_each_experience(self) -> "Protocol":
+    def _check_memories(self) -> None:
         own = isinstance(self.benchmark, Own)
         n = 0 if own else self.benchmark.experiences
         for name, method in self.methods.items():
-            if not isinstance(method, Replay):
-                continue
-            if own and method.storage != "float32":
-                raise ValueError(
-                    f"methods.{name}.storage = {method.storage!r}: allowed with a benchmark of your own: 'float32'"
-                )
-            if method.examples is not None and method.examples < n:
-                raise ValueError(
-                    f"methods.{name}.examples = {method.examples}: allowed: at least {n}, one of each experience"
-                )
-        return self
+            key = f"methods.{name}"
+            if isinstance(method, Replay) and own and method.storage != "float32":
+                raise ValueError(f"{key}.storage = {method.storage!r}: allowed with a benchmark of your own: 'float32'")
+            if isinstance(method, Replay) and method.examples is not None and method.examples < n:
+                raise ValueError(f"{key}.examples = {method.examples}: allowed: at least {n}, one of each experience")
 
-    @model_validator(mode="after")
-    def _every_strength_is_given(self) -> "Protocol":
-        penalised = [name for name, method in self.methods.items() if takes_strength(method)]
-        _known("strength", self.strength, penalised, "method with a λ")
-        for name in penalised:
+    def _check_strengths(self) -> None:
+        _known("strength", self.strength, self._penalised, "method with a λ")
+        for name in self._penalised:
             if name not in self.strength:
                 raise ValueError(f"strength.{name} is missing: every method with a λ needs it")
             for scenario in self.scenarios:
                 if scenario not in self.strength[name]:
                     raise ValueError(f"strength.{name}.{scenario} is missing: the protocol runs {scenario!r}")
-        return self
 
-    @model_validator(mode="after")
-    def _the_grid_fits_the_methods(self) -> "Protocol":
+    def _check_grid(self) -> None:
         grid = self.tuning.grid if self.tuning else {}
-        _known("tuning.grid", grid, [n for n, method in self.methods.items() if takes_strength(method)], "method")
+        _known("tuning.grid", grid, self._penalised, "method")
         for name in grid:
             for values in self.tuning.combinations(name):
                 self.variant(name, values)
         for name, by_scenario in self.strength.items():
             if "tuned" in by_scenario.values() and name not in grid:
                 raise ValueError(f"strength.{name} = 'tuned' needs a grid to search: tuning.grid.{name} is missing")
-        return self
 
-    @model_validator(mode="after")
-    def _the_search_has_seeds_of_its_own(self) -> "Protocol":
-        self.run_seeds()
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_is_listed_twice(self) -> "Protocol":
-        _unique("scenarios", self.scenarios)
+    def _check_repetitions(self) -> None:
+        lists = {"scenarios": self.scenarios}
         if self.comparisons:
-            _unique("comparisons.baselines", self.comparisons.baselines)
+            lists["comparisons.baselines"] = self.comparisons.baselines
         if self.tuning:
-            _unique("tuning.seeds", self.tuning.seeds)
-            for method, options in self.tuning.grid.items():
-                for option, values in options.items():
-                    _unique(f"tuning.grid.{method}.{option}", values)
-        return self
+            lists["tuning.seeds"] = self.tuning.seeds
+            lists |= {f"tuning.grid.{m}.{o}": each for m, of in self.tuning.grid.items() for o, each in of.items()}
+        for key, values in lists.items():
+            for index, value in enumerate(values):
+                if value in values[:index]:
+                    raise ValueError(f"{key} holds {value!r} twice; allowed: each value once")
 
-    @model_validator(mode="after")
-    def _published_numbers_have_a_method_and_a_scenario(self) -> "Protocol":
-        for index, table in enumerate(self.published):
-            _known(f"published.{index}.results", table.results, self.methods, "method")
-            for name, by_scenario in table.results.items():
-                key = f"published.{index}.results.{name}"
-                _known(key, by_scenario, self.scenarios, "scenario in this protocol")
-        return self
+    @property
+    def _penalised(self) -> list[str]:
+        return [name for name, method in self.methods.items() if takes_strength(method)]
 
     def run_seeds(self, number: int | None = None) -> range:
         """The seeds of the runs, 0 … ``number`` − 1; by default as many as the protocol says.
@@ -251,16 +234,6 @@ class Protocol(Table):
             )
         return seeds
 
-    @model_validator(mode="after")
-    def _baselines_are_methods_that_are_compared(self) -> "Protocol":
-        compared = [name for name, method in self.methods.items() if not is_reference(method)]
-        for name in self.comparisons.baselines if self.comparisons else ():
-            if name not in compared:
-                raise ValueError(
-                    f"comparisons.baselines holds {name!r}: no such method to compare with{suggestion(name, compared)}"
-                )
-        return self
-
     def strength_of(self, method: str, scenario: Scenario) -> float | Literal["tuned"] | None:
         """λ of a method in a scenario, or "tuned"; None for a method that has none."""
         return self.strength[method][scenario] if takes_strength(self.methods[method]) else None
@@ -271,8 +244,7 @@ class Protocol(Table):
         Raises:
             ValueError: a value or option that the method does not have.
         """
-        settings = self.methods[method]
-        key = f"tuning.grid.{method}"
+        settings, key = self.methods[method], f"tuning.grid.{method}"
         options = {name: value for name, value in values.items() if name != "strength"}
         if not isinstance(settings, Own):
             _known(key, options, ["strength", *(k for k in type(settings).model_fields if k != "kind")], "option")
@@ -282,17 +254,10 @@ class Protocol(Table):
         try:
             return type(settings).model_validate(settings.model_dump() | options), float(strength)
         except ValidationError as error:
-            problems = [f"{key}.{line}" for line in validation_messages(error)]
-            raise ValueError("; ".join(problems)) from None
+            raise ValueError("; ".join(f"{key}.{line}" for line in validation_messages(error))) from None
 
 
 def _known(key: str, names: Mapping[str, Any], allowed: Sequence[str] | Mapping[str, Any], what: str) -> None:
     for name in names:
         if name not in allowed:
             raise ValueError(f"{key}.{name}: no such {what}{suggestion(name, allowed)}")
-
-
-def _unique(key: str, values: Sequence[Any]) -> None:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"{key} holds {value!r} twice; allowed: each value once")

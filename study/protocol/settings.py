@@ -1,7 +1,4 @@
-"""What a protocol file may say about one run: data, model, training, method.
-
-Nothing here knows torch; the names are given their meaning by ``benchmarks``, ``models`` and ``methods``.
-"""
+"""What a protocol file may say about one run: data, model, training, method. Nothing here imports torch."""
 
 from typing import Annotated, Literal, get_args
 
@@ -16,29 +13,16 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Fisher = Literal["exact", "sample", "predicted", "empirical", "batched"]
 
-# ------------------------------------------------------------------------------- data
-
-CLASSES = {
-    "split_digits": 10,
-    "permuted_digits": 10,
-    "split_mnist": 10,
-    "split_fmnist": 10,
-    "permuted_mnist": 10,
-    "split_cifar10": 10,
-    "split_cifar100": 100,
-}
-
 
 class Benchmark(Table):
-    """Which data, and how it is split.
+    """A data set, and how it is split into experiences.
 
     Attributes:
-        name: "split_digits" (scikit-learn's own 1,797 images of 8 x 8 pixels), "split_mnist", "split_fmnist"
-            (Fashion-MNIST), "split_cifar10", "split_cifar100", all split by class; or "permuted_digits" and
-            "permuted_mnist", where each experience has all ten digits under a permutation of the pixels of its own.
-        experiences: how many there are; of a split benchmark an equal share of the classes each.
-        class_order: of a split benchmark: "labels" takes the classes in the order of their labels, "random" in an
-            order that each seed draws.
+        name: the digits are scikit-learn's 1,797 images of 8 x 8 pixels, "split_fmnist" is Fashion-MNIST. A "split_"
+            benchmark is split by class; in a "permuted_" one each experience has all digits, under its own permutation
+            of the pixels.
+        experiences: how many; of a split benchmark an equal share of the classes each.
+        class_order: of a split benchmark, that of the labels or one that each seed draws.
         padding: pixels of zeros added at each side of an image, before it is normalised.
         mean, std: pixels, in [0, 1], are normalised to (pixel - mean) / std; one number, or one a channel.
         test_fraction: share of each class kept for testing; only for the digits, which have no test set.
@@ -64,20 +48,22 @@ class Benchmark(Table):
 
     @property
     def permuted(self) -> bool:
-        """Whether each experience has all classes, under a permutation of its own."""
         return self.name.startswith("permuted_")
+
+    @property
+    def classes(self) -> int:
+        """Classes of the data."""
+        return 100 if self.name == "split_cifar100" else 10
 
     @model_validator(mode="after")
     def _fits_the_data(self) -> "Benchmark":
-        classes = CLASSES[self.name]
-        if not self.permuted and classes % self.experiences:
-            allowed = ", ".join(str(n) for n in range(2, classes + 1) if classes % n == 0)
-            raise ValueError(f"experiences = {self.experiences}: {self.name} has {classes} classes; allowed: {allowed}")
+        n = self.classes
+        if not self.permuted and n % self.experiences:
+            allowed = ", ".join(str(each) for each in range(2, n + 1) if n % each == 0)
+            raise ValueError(f"experiences = {self.experiences}: {self.name} has {n} classes; allowed: {allowed}")
         if (self.test_fraction is not None) != self.name.endswith("_digits"):
-            raise ValueError(
-                "test_fraction is for digits, which need it: "
-                + ("it is missing" if self.test_fraction is None else f"{self.name} comes with a test set")
-            )
+            problem = "it is missing" if self.test_fraction is None else f"{self.name} comes with a test set"
+            raise ValueError(f"test_fraction is for digits, which need it: {problem}")
         if self.permuted and self.class_order != "labels":
             raise ValueError(f"class_order = {self.class_order!r}: every experience of {self.name} has all classes")
         channels = 3 if "cifar" in self.name else 1
@@ -100,20 +86,16 @@ AnyBenchmark = Annotated[
 ]
 
 
-# ------------------------------------------------------------------------------- model and training
-
-
 class Model(Table):
     """The network; in the task-incremental scenario with a head for each experience, otherwise with one.
 
     Attributes:
-        name: "mlp", ReLU between its layers; "cnn", 3 x 3 convolutions with ReLU, of which every second is followed by
-            max-pooling over 2 x 2 pixels; "resnet18_reduced", ResNet-18 with 20 channels in its first stage
-            instead of 64 (Lopez-Paz and Ranzato 2017); "wrn28_2", a wide ResNet of depth 28 and width 2
-            (Zagoruyko and Komodakis 2016).
-        hidden: widths of the hidden layers, or channels of the convolutions; for "mlp" and "cnn" only, which need them.
-        unseen_classes: whether outputs of classes that no experience has shown yet take part ("shown") or are
-            masked out of softmax and loss ("masked"). It matters in the class-incremental scenario only.
+        name: "mlp", with ReLU; "cnn", 3 x 3 convolutions with ReLU, every second one followed by max-pooling over 2 x 2
+            pixels; "resnet18_reduced", with 20 channels in the first stage instead of 64 (Lopez-Paz and
+            Ranzato 2017); "wrn28_2", a wide ResNet of depth 28 and width 2 (Zagoruyko and Komodakis 2016).
+        hidden: widths of the hidden layers of "mlp", channels of the convolutions of "cnn".
+        unseen_classes: whether outputs of classes that no experience has shown yet are masked out of softmax and loss,
+            in the class-incremental scenario.
     """
 
     name: Literal["mlp", "cnn", "resnet18_reduced", "wrn28_2"]
@@ -169,34 +151,17 @@ class Training(Table):
         return self
 
 
-# ------------------------------------------------------------------------------- methods
+class Unregularized(Table):
+    """Fine-tuning ("naive"), training on all data so far ("cumulative"), or on all experiences at once ("joint")."""
 
-
-class Naive(Table):
-    """Plain fine-tuning."""
-
-    kind: Literal["naive"]
-
-
-class Joint(Table):
-    """Training on all experiences at once: an upper reference."""
-
-    kind: Literal["joint"]
-
-
-class Cumulative(Table):
-    """Training on all data so far, experience by experience."""
-
-    kind: Literal["cumulative"]
+    kind: Literal["naive", "joint", "cumulative"]
 
 
 class Replay(Table):
-    """Rehearsal of stored examples, an equal number of every experience so far, drawn at random.
-
-    Stored examples are repeated as often as fits into the current experience's size and mixed with its own at random.
+    """Rehearsal of stored examples: see :class:`study.run.baselines.ReplayMemory`.
 
     Attributes:
-        storage: the type that a pixel is stored in, "float32" or "uint8"; what is replayed is the same.
+        storage: the type that a pixel is stored in; what is replayed is the same.
         examples, memory_bytes, copies: the size of the memory, exactly one of the three: a number of examples, a
             number of bytes, or the bytes of so many float32 copies of the model's parameters (2: what importance and
             anchor of a regularizer take).
@@ -266,12 +231,7 @@ class SI(Table):
 
 
 class AvalancheEWC(Table):
-    """Avalanche's own ``EWCPlugin``; its ``ewc_lambda`` is the strength.
-
-    Attributes:
-        mode: "separate", or "online" with a decay.
-        decay_factor: of "online", which needs it.
-    """
+    """Avalanche's own ``EWCPlugin``; its ``ewc_lambda`` is the strength."""
 
     kind: Literal["avalanche_ewc"]
     mode: Literal["separate", "online"] = "separate"
@@ -289,8 +249,7 @@ class AvalancheSI(Table):
 
     Attributes:
         eps: its damping.
-        mended: on a CPU it measures no importance and has no effect (Avalanche 0.6); true lets it remember copies of
-            the parameters, as it does on a GPU: see :class:`study.run.peers.SynapticIntelligenceOnCopies`.
+        mended: see :class:`study.run.methods.SynapticIntelligenceOnCopies`; false has no effect on a CPU.
     """
 
     kind: Literal["avalanche_si"]
@@ -302,16 +261,13 @@ class OwnMethod(Own):
     """A plugin or a strategy of Avalanche's kind. It gets ``seed`` where it names one.
 
     Attributes:
-        strength_argument: the keyword for λ, "reg_lambda" by default, if the protocol gives it a strength; None if it
-            has none.
+        strength_argument: the keyword for λ, by default "reg_lambda" if the protocol gives it a strength.
     """
 
     strength_argument: str | None = None
 
 
-BuiltInMethod = (
-    Naive | Joint | Cumulative | Replay | LwF | L2 | EWC | OnlineEWC | KFAC | MAS | SI | AvalancheEWC | AvalancheSI
-)
+BuiltInMethod = Unregularized | Replay | LwF | L2 | EWC | OnlineEWC | KFAC | MAS | SI | AvalancheEWC | AvalancheSI
 Method = Annotated[
     Annotated[BuiltInMethod, Field(discriminator="kind"), Tag("(built-in)")] | Annotated[OwnMethod, Tag("(own)")],
     OWN_OR_BUILT_IN,
@@ -321,9 +277,9 @@ Method = Annotated[
 def takes_strength(method: Method) -> bool:
     if isinstance(method, OwnMethod):
         return method.strength_argument is not None
-    return not isinstance(method, Naive | Joint | Cumulative | Replay)
+    return not isinstance(method, Unregularized | Replay)
 
 
 def is_reference(method: Method) -> bool:
     """Whether the method sees all data again, which makes it an upper reference and no continual learner."""
-    return isinstance(method, Joint | Cumulative)
+    return method.kind in ("joint", "cumulative")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validato
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:
-    """``; did you mean …? allowed: …`` for a name that is not allowed; all that begin with it, if several do."""
+    """``; did you mean …? allowed: …`` for a name that is not allowed; all names that begin with it, if several do."""
     allowed = list(allowed)
     starting = [each for each in allowed if name and each.startswith(name)]
     if len(starting) > 1:
@@ -37,8 +37,7 @@ class Own(Table):
 
     Attributes:
         kind: "package.module:Name", or "./file.py:Name" relative to the protocol file.
-        source_hash: of the file that defines it, put in when the protocol is loaded. Given in a protocol file, only
-            that version is run.
+        source_hash: of its file, put in when the protocol is loaded; one in the protocol file allows only that version.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -49,9 +48,8 @@ class Own(Table):
     @model_validator(mode="before")
     @classmethod
     def _a_name_may_say_it(cls, data: Any) -> Any:
-        if own_kind(data) != "name":
-            return data
-        return {"kind" if key == "name" else key: value for key, value in data.items()}
+        renamed = own_kind(data) == "name"
+        return {"kind" if key == "name" else key: value for key, value in data.items()} if renamed else data
 
     @property
     def name(self) -> str:
@@ -71,8 +69,4 @@ def own_kind(table: Any) -> Literal["kind", "name"] | None:
     return None
 
 
-def _whose(table: Any) -> str:
-    return "(own)" if own_kind(table) else "(built-in)"
-
-
-OWN_OR_BUILT_IN = Discriminator(_whose)
+OWN_OR_BUILT_IN = Discriminator(lambda table: "(own)" if own_kind(table) else "(built-in)")

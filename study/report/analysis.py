@@ -15,14 +15,7 @@ from study.statistics import FamilyComparison
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that a report says in numbers.
-
-    Attributes:
-        selection: the records behind it.
-        published: every published number, compared with ours.
-        pairs: comparisons between methods by scenario, those that the protocol names.
-        attachments: conclusions and agreement of importances.
-    """
+    """Everything that a report says in numbers."""
 
     selection: Selection
     published: tuple[PublishedRow, ...]
@@ -31,7 +24,6 @@ class Analysis:
 
     @property
     def results(self) -> tuple[MethodResult, ...]:
-        """By scenario and method, in the protocol's order; only those with a record."""
         return self.selection.results
 
     @property
@@ -49,7 +41,7 @@ class Analysis:
     @property
     def scenarios(self) -> list[Scenario]:
         """Those with a record, in the protocol's order."""
-        return list(dict.fromkeys(result.scenario for result in self.results))
+        return list(self.pairs)
 
     def of(self, scenario: Scenario) -> list[MethodResult]:
         return [result for result in self.results if result.scenario == scenario]
@@ -86,19 +78,17 @@ class Analysis:
     @property
     def status(self) -> str:
         """One sentence on runs, verdicts and pairs."""
-        said = [f"{self.runs} runs finished" + (f", {self.unfinished}" if self.unfinished else "")]
-        said += (
-            [", ".join(f"{number} {verdict}" for verdict, number in self.verdicts.items())] if self.published else []
-        )
-        said += [f"{self.differing_pairs} pairs of methods differ significantly"] if self.differing_pairs else []
-        return "; ".join(said) + "."
+        runs = f"{self.runs} runs finished" + (f", {self.unfinished}" if self.unfinished else "")
+        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.verdicts.items())
+        pairs = f"{self.differing_pairs} pairs of methods differ significantly" if self.differing_pairs else ""
+        return "; ".join(filter(None, (runs, verdicts, pairs))) + "."
 
 
 def analyse(selection: Selection, attachments: Attachments | None = None) -> Analysis:
-    results = selection.results
-    pairs = {
-        scenario: compare_methods([r for r in results if r.scenario == scenario], selection.protocol.comparisons)
-        for scenario in dict.fromkeys(result.scenario for result in results)
-    }
-    published = tuple(against_published(selection.protocol, results))
+    by_scenario: dict[Scenario, list[MethodResult]] = {}
+    for result in selection.results:
+        by_scenario.setdefault(result.scenario, []).append(result)
+    comparisons = selection.protocol.comparisons
+    pairs = {scenario: compare_methods(results, comparisons) for scenario, results in by_scenario.items()}
+    published = tuple(against_published(selection.protocol, selection.results))
     return Analysis(selection, published, pairs, attachments or Attachments())

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from study.protocol.schema import Comparisons, Protocol, Published, PublishedNumber
 from study.protocol.settings import Scenario
+from study.report.document import Cell, Column
 from study.report.method_results import MethodResult
-from study.report.number_formats import count, p_equals
+from study.report.number_formats import count, p_equals, p_value, points, signed_points, with_interval
 from study.report.provenance import changes
 from study.statistics import (
     FEWEST_JUDGED,
@@ -24,9 +26,8 @@ NO_RUN = "no finished run"
 OTHER_SETTINGS = "other settings"
 NOT_TESTABLE = "not testable"
 VERDICTS = ("below", "above", "inconclusive", NOT_TESTABLE, OTHER_SETTINGS, NO_RUN, "reproduced")
-"""What needs attention first."""
+"""In the order of the table: those that need attention first."""
 
-TOO_FEW_SEEDS = "too few seeds"
 LEVEL = 0.05
 """Of every test, and one minus the confidence of every interval."""
 
@@ -44,16 +45,9 @@ MEANING = (
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One published number and ours.
+    """A published number of a method, ours (None without a record), and their comparison (None if no run finished).
 
-    Attributes:
-        scenario, method: which.
-        table: where it was published.
-        number: what was published.
-        ours: our result; None without a record.
-        comparison: with ours; None if no run of ours finished.
-        seeds: how many the protocol asks for.
-        changes: how our settings differ from the published ones; if not empty, there is no verdict.
+    ``changes`` says how our settings differ from the published ones; if not empty, there is no verdict.
     """
 
     scenario: Scenario
@@ -62,12 +56,7 @@ class PublishedRow:
     number: PublishedNumber
     ours: MethodResult | None
     comparison: PublishedComparison | None
-    seeds: int
     changes: str
-
-    @property
-    def margin(self) -> float:
-        return self.table.margin if self.number.margin is None else self.number.margin
 
     @property
     def verdict(self) -> str:
@@ -85,51 +74,33 @@ class PublishedRow:
         if self.comparison is None:
             return ""
         seeds = self.comparison.ours.n
-        found = [self.changes] if self.changes else []
-        if seeds < FEWEST_JUDGED:
-            found.append(count(seeds, "seed"))
-        if self.number.spread is None:
-            found.append("published without a spread: taken as exact")
-        return "; ".join(found)
+        few = count(seeds, "seed") if seeds < FEWEST_JUDGED else ""
+        exact = "published without a spread: taken as exact" if self.number.spread is None else ""
+        return "; ".join(filter(None, (self.changes, few, exact)))
 
 
 def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
     """Every published number of a protocol, by scenario, source and method, compared with our results."""
     by_method = {(result.scenario, result.method): result for result in results}
     rows = []
-    for scenario in protocol.scenarios:
-        for table in protocol.published:
-            for method in protocol.methods:
-                number = table.results.get(method, {}).get(scenario)
-                if number is not None:
-                    ours = by_method.get((scenario, method))
-                    compared = _compare(ours, table, number) if ours is not None and ours.scores else None
-                    changed = changes(protocol, table, scenario, method)
-                    rows.append(PublishedRow(scenario, method, table, number, ours, compared, protocol.seeds, changed))
+    for scenario, table, method in product(protocol.scenarios, protocol.published, protocol.methods):
+        if number := table.results.get(method, {}).get(scenario):
+            ours = by_method.get((scenario, method))
+            compared = _compare(ours, table, number) if ours is not None and ours.scores else None
+            changed = changes(protocol, table, scenario, method)
+            rows.append(PublishedRow(scenario, method, table, number, ours, compared, changed))
     return rows
 
 
 def _compare(ours: MethodResult, table: Published, number: PublishedNumber) -> PublishedComparison:
-    return compare_with_published(
-        list(ours.scores.values()),
-        number.mean,
-        number.spread,
-        None if table.spread == "none" else table.spread,
-        table.n,
-        table.margin if number.margin is None else number.margin,
-        LEVEL,
-    )
+    spread_kind = None if table.spread == "none" else table.spread
+    margin = table.margin if number.margin is None else number.margin
+    scores = list(ours.scores.values())
+    return compare_with_published(scores, number.mean, number.spread, spread_kind, table.n, margin, LEVEL)
 
 
 def compare_methods(results: Sequence[MethodResult], comparisons: Comparisons | None = None) -> list[FamilyComparison]:
-    """The family of comparisons of one scenario, paired by common seeds, with Holm's correction.
-
-    Methods without a common seed form no pair.
-
-    Args:
-        results: of the scenario.
-        comparisons: the family that the protocol names; None for all pairs.
-    """
+    """The family that the protocol names (None: all pairs) for one scenario, paired by common seeds, with Holm's p."""
     if comparisons is not None:
         results = [result for result in results if not result.is_reference]
     scores = {result.method: result.scores for result in results}
@@ -161,11 +132,30 @@ def pairs_notes(pairs: Sequence[FamilyComparison]) -> list[str]:
     """Notes on the star and on how many seeds a test needs."""
     notes = ["*: significant after Holm's correction."] if any(pair.significant for pair in pairs) else []
     smallest = {pair.comparison.n: pair.comparison.p_smallest for pair in pairs if not pair.reachable}
-    for seeds, p in sorted(smallest.items()):
-        adjusted = min(1.0, p * len(pairs))
-        notes.append(
-            f"Too few seeds ({seeds}): smallest reachable {p_equals(p)}, after Holm's correction over "
-            f"{count(len(pairs), 'comparison')} {p_equals(adjusted)}; {fewest_pairs(LEVEL / len(pairs))} seeds could "
-            "reach 0.05."
-        )
-    return notes
+    return notes + [
+        f"Too few seeds ({seeds}): smallest reachable {p_equals(p)}, after Holm's correction over "
+        f"{count(len(pairs), 'comparison')} {p_equals(min(1.0, p * len(pairs)))}; "
+        f"{fewest_pairs(LEVEL / len(pairs))} seeds could reach {LEVEL}."
+        for seeds, p in sorted(smallest.items())
+    ]
+
+
+DIFFERENCE = Column[FamilyComparison]("difference, 95% interval", lambda pair: difference_cell(pair.comparison))
+HOLM = Column[FamilyComparison](
+    "p (Holm)", lambda pair: Cell(p_value(pair.p_holm) + ("*" if pair.significant else ""), pair.p_holm)
+)
+TESTS: tuple[Column[FamilyComparison], ...] = (
+    DIFFERENCE,
+    Column("p", lambda pair: pair.comparison.p, p_value),
+    HOLM,
+    Column("p (Wilcoxon)", lambda pair: pair.comparison.p_wilcoxon, p_value),
+    Column("effect size", lambda pair: pair.comparison.effect_size, lambda value: points(value).replace("inf", "∞")),
+)
+"""What a table of pairs says of each."""
+
+
+def difference_cell(found: PairedComparison | PublishedComparison | None) -> Cell | None:
+    """A difference in percentage points with its interval."""
+    if found is None:
+        return None
+    return Cell(with_interval(found.difference, found.low, found.high, signed_points), found.difference)

@@ -1,7 +1,7 @@
-"""A report before it is Markdown, HTML or LaTeX. Texts are plain, with `code` between backticks."""
+"""A report before it is Markdown, HTML or a table on the terminal. Texts are plain, with `code` between backticks."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -10,18 +10,12 @@ from study.statistics import Summary
 
 Mark = Literal["", "reproduced", "above", "below", "inconclusive", "significant", "problem"]
 Row = TypeVar("Row")
+_LONGEST_NAME = 40  # characters; longer text may break over lines
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table.
-
-    Attributes:
-        text: what is shown, the same in all outputs.
-        value: sort key, in one unit for the whole column; None sorts last.
-        mark: highlights the cell.
-        link: relative path; in Markdown only.
-    """
+    """A cell: its text, a sort key in the column's unit (None sorts last), a highlight, a link (Markdown only)."""
 
     text: str
     value: float | str | None = None
@@ -29,52 +23,44 @@ class Cell:
     link: str = ""
 
 
-def word(text: str, mark: Mark = "", link: str = "") -> Cell:
-    """A cell that sorts by its text."""
-    return Cell(text, text or None, mark, link)
-
-
-def number(value: float | None, text: Callable[[float], str] = str, mark: Mark = "") -> Cell:
-    """A cell that sorts by its value; a dash where there is none."""
-    missing = value is None or math.isnan(value)
-    return Cell(NOTHING) if missing else Cell(text(value), value, mark)
-
-
-def mean_cell(summary: Summary | None) -> Cell:
-    """A mean in percent with its interval."""
-    return Cell(NOTHING) if summary is None else Cell(with_interval(summary), summary.mean)
-
-
 @dataclass(frozen=True)
 class Column(Generic[Row]):
-    """A column of a table.
+    """A column: its heading with the unit, the content for a row, and the format of its numbers.
 
-    Attributes:
-        heading: with the unit.
-        cell: the cell of a row.
-        kind: "number" (aligned right), "name", or "prose" (may break over lines).
+    Content is a text, a number, a mean in percent with its interval, or a cell. A dash stands for None.
     """
 
     heading: str
-    cell: Callable[[Row], Cell]
-    kind: Literal["number", "name", "prose"] = "number"
+    content: Callable[[Row], Cell | Summary | str | float | None]
+    format: Callable[[float], str] = str
+
+    def cell(self, row: Row) -> Cell:
+        match self.content(row):
+            case Cell() as cell:
+                return cell
+            case Summary() as mean:
+                return Cell(with_interval(mean.mean, mean.low, mean.high), mean.mean)
+            case str() as text:
+                return Cell(text, text or None)
+            case number:
+                missing = number is None or math.isnan(number)
+                return Cell(NOTHING) if missing else Cell(self.format(number), number)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column names the row.
+    """A table whose first column names the row.
 
     Attributes:
         name: id within the report: letters, digits and hyphens.
-        caption: what it shows.
-        columns: headings and kinds.
-        rows: as many cells in each row as columns.
+        kinds: of the columns: "number" (aligned right), "name", or "prose" (may break over lines).
         notes: sentences below it.
     """
 
     name: str
     caption: str
-    columns: tuple[Column, ...]
+    headings: tuple[str, ...]
+    kinds: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
@@ -85,20 +71,25 @@ def table_of(
     """A table with one row for each of ``rows``; columns without content, but for the first ``keep``, are left out."""
     cells = [[column.cell(row) for column in columns] for row in rows]
     kept = [i for i in range(len(columns)) if i < keep or any(row[i].text not in ("", NOTHING) for row in cells)]
-    shown = tuple(tuple(row[i] for i in kept) for row in cells)
-    return Table(name, caption, tuple(columns[i] for i in kept), shown, tuple(notes))
+    return Table(
+        name,
+        caption,
+        tuple(columns[i].heading for i in kept),
+        tuple(_kind([row[i] for row in cells]) for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in cells),
+        tuple(notes),
+    )
+
+
+def _kind(cells: Sequence[Cell]) -> str:
+    if not any(isinstance(cell.value, str) for cell in cells):
+        return "number"
+    return "prose" if max(len(cell.text) for cell in cells) > _LONGEST_NAME else "name"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure.
-
-    Attributes:
-        name: of its file, without ".svg".
-        caption: what it shows.
-        alt: text alternative.
-        svg: an ``<svg>`` element with ids of its own.
-    """
+    """A figure: the name of its file without ".svg", and an ``<svg>`` element with unique ids."""
 
     name: str
     caption: str
@@ -111,11 +102,6 @@ class Gallery:
     """Figures in a row where the page is wide enough."""
 
     figures: tuple[Figure, ...]
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    text: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +119,8 @@ class Code:
     language: str
 
 
-Block = Table | Gallery | Paragraph | Bullets | Code
+Block = str | Table | Gallery | Bullets | Code
+"""Text is a paragraph."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +141,7 @@ class Document:
     head: tuple[Block, ...]
     sections: tuple[Section, ...]
 
-    def blocks(self) -> Iterator[Block]:
-        yield from self.head
-        for section in self.sections:
-            yield from section.blocks
-
     @property
     def figures(self) -> list[Figure]:
-        return [figure for block in self.blocks() if isinstance(block, Gallery) for figure in block.figures]
-
-    @property
-    def tables(self) -> list[Table]:
-        return [block for block in self.blocks() if isinstance(block, Table)]
+        blocks = [*self.head, *(block for section in self.sections for block in section.blocks)]
+        return [figure for block in blocks if isinstance(block, Gallery) for figure in block.figures]

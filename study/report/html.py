@@ -2,9 +2,8 @@
 
 import html
 import re
-from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from study.report.document import Cell, Document
@@ -16,20 +15,17 @@ _ADDRESS = re.compile(r"https?://[^\s<>\"']*[\w/]")
 
 
 def to_html(document: Document) -> str:
-    """The page, self-contained."""
     environment = Environment(
         loader=PackageLoader("study.report"),
-        autoescape=select_autoescape(["html"]),
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"inline": inline, "key": sort_key, "cell": cell_text, "kind": lambda it: type(it).__name__}
+    environment.filters |= {"inline": inline, "cell": cell_text, "kind": lambda it: type(it).__name__}
     return environment.get_template("report.html").render(
-        document=document,
-        style=Markup(_template("report.css").replace("PAPER_DARK", IN_THE_DARK[PAPER]) + css()),
-        script=Markup(_template("report.js")),
+        document=document, paper_dark=IN_THE_DARK[PAPER], figure_style=Markup(css())
     )
 
 
@@ -48,12 +44,3 @@ def inline(text: str) -> Markup:
 def cell_text(cell: Cell) -> Markup:
     """A cell's text, with a trailing interval as an element of its own."""
     return Markup(_INTERVAL.sub(r' <span class="interval">\1</span>', str(inline(cell.text))))
-
-
-def sort_key(cell: Cell) -> str:
-    """The sort value as text; empty sorts last."""
-    return "" if cell.value is None else str(cell.value)
-
-
-def _template(name: str) -> str:
-    return (resources.files("study.report") / "templates" / name).read_text(encoding="utf-8")

@@ -1,13 +1,12 @@
 """The report as GitHub Markdown."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from study.report.document import Block, Bullets, Cell, Code, Document, Gallery, Paragraph, Table
+from study.report.document import Block, Bullets, Code, Document, Gallery, Table
 
 # what would begin something else; an underscore within a word, a bracket without a link or "< 1" does not
 _SPECIAL = re.compile(r"([\\*|~]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|(?<=\])\(|^[#>+-](?=\s)|&(?=\w+;|#))")
-_ALIGNMENT = {"number": "---:", "name": ":---", "prose": ":---"}
 
 
 def to_markdown(document: Document) -> str:
@@ -25,8 +24,8 @@ def to_markdown(document: Document) -> str:
 
 def _block(block: Block) -> Iterator[str]:
     match block:
-        case Paragraph():
-            yield escape(block.text)
+        case str():
+            yield escape(block)
         case Bullets():
             yield "\n".join(f"- **{_linked(escape(a), link)}:** {escape(text)}" for a, link, text in block.items)
         case Table():
@@ -43,22 +42,18 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _rows(table: Table) -> Iterator[str]:
-    yield _line([escape(column.heading) for column in table.columns])
-    yield _line([_ALIGNMENT[column.kind] for column in table.columns])
+    yield _line(map(escape, table.headings))
+    yield _line("---:" if kind == "number" else ":---" for kind in table.kinds)
     for row in table.rows:
-        yield _line([_cell(cell) for cell in row])
+        yield _line(_linked(escape(cell.text), cell.link) for cell in row)
 
 
-def _cell(cell: Cell) -> str:
-    return _linked(escape(cell.text), cell.link)
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _linked(text: str, link: str) -> str:
     return f"[{text}]({link})" if link else text
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def escape(text: str) -> str:

@@ -12,7 +12,6 @@ from study.records.run_record import RunRecord
 from study.run.metrics import average_accuracy, backward_transfer, forgetting, learning_accuracy
 from study.statistics import Summary, summarize
 
-Matrix = list[list[float]]
 PHASES = ("training", "consolidation", "evaluation")
 
 
@@ -74,45 +73,28 @@ class MethodResult:
     def learning_accuracy(self) -> Summary | None:
         return self._sequential(learning_accuracy)
 
+    def _sequential(self, metric: Callable[[list[list[float]]], float], least: float = 0.0) -> Summary | None:
+        if not self.is_sequential:
+            return None
+        return _summary([100 * metric(record.accuracy) for record in self.finished], least)
+
     @cached_property
     def curve(self) -> list[Summary]:
         """Mean accuracy over the experiences seen, after each experience; empty for joint training."""
-        return self._over_time(lambda matrix: [float(row[: k + 1].mean()) for k, row in enumerate(matrix)])
-
-    @cached_property
-    def first_experience(self) -> list[Summary]:
-        """Accuracy on the first experience, after each experience; empty for joint training."""
-        return self._over_time(lambda matrix: matrix[:, 0].tolist())
+        if not self.is_sequential:
+            return []
+        curves = [[np.mean(row[: k + 1]) for k, row in enumerate(record.accuracy)] for record in self.finished]
+        return [_summary(at_one_time) for at_one_time in 100 * np.transpose(curves)]
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
         """The accuracy matrix, mean over the seeds, shape (K, T). At least one run must have finished."""
         return 100 * np.mean([record.accuracy for record in self.finished], axis=0)
 
-    def mean_seconds(self, phase: str) -> float:
-        """Mean time in one of :data:`PHASES`."""
-        return self.mean(lambda record: sum(getattr(record.seconds, phase))) or 0.0
-
     def mean(self, what: Callable[[RunRecord], float | None]) -> float | None:
         """Mean over the finished runs in which it was measured; None if there is none."""
         values = [value for record in self.finished if (value := what(record)) is not None]
         return float(np.mean(values)) if values else None
-
-    @property
-    def plugin_memory(self) -> float | None:
-        """Mean state of the method in bytes; None if no run finished."""
-        return self.mean(lambda record: record.plugin_memory)
-
-    def _sequential(self, metric: Callable[[Matrix], float], least: float = 0.0) -> Summary | None:
-        if not self.is_sequential:
-            return None
-        return _summary([100 * metric(record.accuracy) for record in self.finished], least)
-
-    def _over_time(self, curve: Callable[[NDArray[np.float64]], list[float]]) -> list[Summary]:
-        if not self.is_sequential:
-            return []
-        curves = 100 * np.array([curve(np.array(record.accuracy)) for record in self.finished])
-        return [_summary(at_one_time) for at_one_time in curves.T]
 
 
 def _summary(samples: ArrayLike, least: float = 0.0) -> Summary:

@@ -1,38 +1,30 @@
 """Formats of numbers: digits, units and signs, for every output.
 
 Example:
-    >>> points(93.456), points(-0.001), points(-1.5)
-    ('93.46', '0.00', '−1.50')
-    >>> margin_points(1.5), margin_points(0.035)
-    ('1.50', '0.035')
-    >>> signed_points(1.0), signed_points(-1.0), signed_points(0.0)
-    ('+1.00', '−1.00', '0.00')
-    >>> with_bounds("93.00", 92.104, 94.3), with_bounds("93.00", float("nan"), float("nan"))
+    >>> points(93.456), points(-0.001), signed_points(1.0), signed_points(-1.0), signed_points(0.0)
+    ('93.46', '0.00', '+1.00', '−1.00', '0.00')
+    >>> with_interval(93.0, 92.104, 94.3), with_interval(93.0, float("nan"), float("nan"))
     ('93.00 [92.10, 94.30]', '93.00')
     >>> p_value(0.0312), p_value(0.0002), p_equals(0.0312), p_equals(0.0002)
     ('0.031', '<0.001', 'p = 0.031', 'p < 0.001')
-    >>> strength(None), strength(100.0), strength(1e6), strength(0.01), strength(2.5e-4)
-    ('–', '100', '1e6', '0.01', '2.5e-4')
+    >>> [option(value) for value in (None, 100.0, 1e6, 0.01, 2.5e-4, True, "exact")]
+    ['–', '100', '1e6', '0.01', '2.5e-4', 'true', 'exact']
     >>> combination(["strength", "gamma"], [100.0, 0.5])
     '100, gamma = 0.5'
-    >>> count(1, "seed"), count(3, "seed"), seeds_of(4, 10), seeds_of(10, 10), seeds_of(12, 10)
-    ('1 seed', '3 seeds', '4 of 10', '10', '12')
-    >>> enumeration(["a"]), enumeration(["a", "b"]), enumeration(["a", "b", "c"])
-    ('a', 'a and b', 'a, b and c')
+    >>> count(1, "seed"), count(3, "seed"), seeds_of(4, 10), seeds_of(12, 10)
+    ('1 seed', '3 seeds', '4 of 10', '12')
+    >>> enumeration(["a"]), enumeration(["a", "b", "c"])
+    ('a', 'a, b and c')
     >>> [Unit("s", 1.0).text(value) for value in (1234.5, 12.34, 1.234, 0.0001, 0.0)]
     ['1234', '12.3', '1.23', '<0.01', '0']
-    >>> unit_for([0.5, 90.0, None], SECONDS).name, unit_for([2048.0], BYTES).name, unit_for([], BYTES).name
-    ('min', 'KiB', 'B')
-    >>> quantity(1536.0, BYTES), quantity(0.25, SECONDS)
-    ('1.50 KiB', '250 ms')
+    >>> unit_for([0.5, 90.0, None], SECONDS).name, unit_for([], BYTES).name, quantity(1536.0, BYTES)
+    ('min', 'B', '1.50 KiB')
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from study.statistics import Summary
 
 NOTHING = "–"
 """Stands where there is no number."""
@@ -44,39 +36,23 @@ def points(value: float, decimals: int = 2) -> str:
     return text.replace("-", "−") if float(text) else text.removeprefix("-")
 
 
-def margin_points(value: float) -> str:
-    """A margin in percentage points, with a third decimal where it has one."""
-    return points(value, 2 if round(value, 2) == round(value, 3) else 3)
-
-
 def signed_points(value: float) -> str:
-    """A difference in percentage points, with its sign."""
     text = points(value)
     return text if value < 0 or text == points(0.0) else f"+{text}"
 
 
-def with_bounds(text: str, low: float, high: float) -> str:
-    """A number's text with its interval in percentage points; a single run has none."""
-    return text if math.isnan(low) or math.isnan(high) else f"{text} [{points(low)}, {points(high)}]"
-
-
-def with_interval(summary: Summary) -> str:
-    """A mean in percent with its interval."""
-    return with_bounds(points(summary.mean), summary.low, summary.high)
+def with_interval(value: float, low: float, high: float, text: Callable[[float], str] = points) -> str:
+    """A number in percent or percentage points with its interval; a single run has none."""
+    return text(value) if math.isnan(low) else f"{text(value)} [{points(low)}, {points(high)}]"
 
 
 def p_value(p: float) -> str:
-    """A p-value with three decimals."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def p_equals(p: float) -> str:
     """A p-value within a sentence."""
     return f"p < {p_value(p)[1:]}" if p < 0.001 else f"p = {p_value(p)}"
-
-
-def effect_size(value: float) -> str:
-    return ("∞" if value > 0 else "−∞") if math.isinf(value) else points(value)
 
 
 def strength(value: float | None) -> str:
@@ -90,8 +66,8 @@ def strength(value: float | None) -> str:
 
 
 def option(value: Any) -> str:
-    """An option's value as in a protocol file."""
-    if isinstance(value, float):
+    """An option's value as in a protocol file, or a dash."""
+    if value is None or isinstance(value, float):
         return strength(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -103,12 +79,11 @@ def combination(options: Sequence[str], values: Sequence[Any]) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def seeds_of(finished: int, asked: int) -> str:
-    """How many seeds a number is over, and of how many the protocol asks for where these are more."""
+    """The number of seeds, and how many the protocol asks for if that is more."""
     return f"{finished} of {asked}" if finished < asked else str(finished)
 
 
@@ -126,7 +101,7 @@ class Unit:
     size: float
 
     def text(self, value: float) -> str:
-        """A quantity in this unit, with three digits where there are so many."""
+        """A quantity in this unit with three significant digits."""
         number = value / self.size
         if 0 < number < 0.005:
             return "<0.01"
@@ -138,12 +113,11 @@ BYTES = (Unit("B", 1.0), Unit("KiB", 2.0**10), Unit("MiB", 2.0**20), Unit("GiB",
 
 
 def unit_for(values: Iterable[float | None], units: tuple[Unit, ...]) -> Unit:
-    """One unit for a whole column: the largest that does not exceed the column's largest value."""
+    """The unit of a column: the largest that does not exceed its largest value."""
     largest = max((value for value in values if value is not None), default=0.0)
     return next((unit for unit in reversed(units) if unit.size <= largest), units[0])
 
 
 def quantity(value: float, units: tuple[Unit, ...]) -> str:
-    """A quantity by itself, with its unit."""
     unit = unit_for([value], units)
     return f"{unit.text(value)} {unit.name}"

@@ -10,7 +10,7 @@ from study.records.store import ARCHIVE, kept_search, read_archive
 from study.report.analysis import Analysis, analyse
 from study.report.attachments import read_attachments
 from study.report.comparisons import MEANING, VERDICTS
-from study.report.document import Bullets, Column, Document, Paragraph, Section, number, table_of, word
+from study.report.document import Bullets, Cell, Column, Document, Section, table_of
 from study.report.markdown import to_markdown
 from study.report.provenance import packaged_name, with_true_source
 from study.report.sections.reproduction_section import PROTOCOL
@@ -64,18 +64,21 @@ def reports_below(folder: Path) -> Iterator[Reported]:
 def compose_overview(reports: list[Reported]) -> Document:
     """The overview: verdict counts by report; then, folded, what each says in a sentence."""
 
+    def title(report: Reported) -> Cell:
+        return Cell(report.analysis.protocol.title, report.analysis.protocol.title, link=report.page)
+
     def verdicts(verdict: str) -> Column[Reported]:
-        return Column(verdict, lambda report: number(report.analysis.verdicts[verdict] or None))
+        return Column(verdict, lambda report: report.analysis.verdicts[verdict] or None)
 
     table = table_of(
         "reports",
         "Published numbers by verdict",
         reports,
-        Column("report", lambda report: word(report.analysis.protocol.title, link=report.page), "name"),
+        Column("report", title),
         *map(verdicts, sorted(VERDICTS, key=lambda verdict: verdict != "reproduced")),
-        Column("pairs that differ", lambda report: word(report.analysis.differing_pairs)),
-        Column("runs finished", lambda report: word(report.analysis.runs)),
-        Column("unfinished", lambda report: word(report.analysis.unfinished)),
+        Column("pairs that differ", lambda report: report.analysis.differing_pairs),
+        Column("runs finished", lambda report: report.analysis.runs),
+        Column("unfinished", lambda report: report.analysis.unfinished),
     )
     answers = tuple(
         (report.path, report.page, report.analysis.conclusions.answer or report.analysis.protocol.title)
@@ -88,5 +91,5 @@ def compose_overview(reports: list[Reported]) -> Document:
         "Reports: which published numbers hold",
         "Each row is a report; `clreg-study overview` writes this page from their records.",
         (table, Bullets(answers)),
-        (Section("meaning", "What the verdicts mean", (Paragraph(meaning),)),),
+        (Section("meaning", "What the verdicts mean", (meaning,)),),
     )

@@ -9,7 +9,7 @@ from study.report import document
 def to_terminal(table: document.Table, **options: object) -> Table:
     """The caption above, notes below; numbers at the right. Options are those of :class:`rich.table.Table`."""
     found = Table(
-        *map(_column, table.columns),
+        *map(_column, table.headings, table.kinds),
         title=Text(table.caption, style="table.title"),
         title_justify="left",
         caption=Text(" ".join(table.notes)) if table.notes else None,
@@ -21,7 +21,7 @@ def to_terminal(table: document.Table, **options: object) -> Table:
     return found
 
 
-def _column(column: document.Column) -> Column:
-    if column.kind != "number":
-        return Column(column.heading, overflow="fold")
-    return Column(column.heading, justify="right", min_width=max(map(len, column.heading.split())))
+def _column(heading: str, kind: str) -> Column:
+    if kind != "number":
+        return Column(heading, overflow="fold")
+    return Column(heading, justify="right", min_width=max(map(len, heading.split())))

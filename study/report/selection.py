@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from study.campaign.strength_search import Choice, choose, content_on_any_device, resolve, tuning_runs
 from study.errors import ProtocolError, StudyError
@@ -18,7 +19,7 @@ from study.run.specification import Run
 OTHER_SETTINGS = "other settings than the protocol's"
 VALIDATION = "evaluated on validation data"
 TUNING_SEED = "seeds of the search"
-OLDER = "other records of runs that are in the report (older, or failed)"
+OLDER = "other records of runs that are in the report (older, failed, or on another device)"
 OUTSIDE_GRID = "not of the protocol's search"
 
 
@@ -31,10 +32,8 @@ class Selection:
     """The records that a report is about.
 
     Attributes:
-        name, protocol: the protocol.
         results: by scenario and method, in the protocol's order; only those with a record.
-        tuning: records of the search, by scenario, method, grid and seed.
-        choices: of the search.
+        tuning, choices: records of the search, and what it chose.
         left_out: how many records were not used, by reason.
     """
 
@@ -72,59 +71,48 @@ def select(name: str, protocol: Protocol, records: Sequence[RunRecord], tuning: 
     Raises:
         ReportError: no record belongs to it, or the search has not chosen a λ.
     """
-    found_by_search, outside = _of_the_search(name, protocol, tuning)
+    found_by_search, reasons = _of_the_search(name, protocol, tuning)
     choices = tuple(choose(name, protocol, found_by_search))
-    meant, undecided = _meant(name, protocol, choices)
+    runs, undecided = _meant(name, protocol, choices)
+    there: dict[str, list[RunRecord]] = {_regardless_of_seed(run): [] for run in runs}
     for record in records:
-        missing = undecided.get((record.run.scenario, record.run.label))
-        if missing is not None and record.run.evaluated_on == "test":
-            raise ReportError(f"a record of {record.run} is there, but {missing}")
-    there: dict[tuple[Scenario, str], list[RunRecord]] = {}
-    reasons: list[str] = []
-    for record in records:
-        places = meant.get(_regardless_of_seed(record.run), ())
-        if record.run.evaluated_on == "validation":
+        run, content = record.run, _regardless_of_seed(record.run)
+        if run.evaluated_on == "validation":
             reasons.append(VALIDATION)
-        elif protocol.tuning and record.run.seed in protocol.tuning.seeds:
+        elif (run.scenario, run.label) in undecided:
+            raise ReportError(f"a record of {run} is there, but {undecided[run.scenario, run.label]}")
+        elif protocol.tuning and run.seed in protocol.tuning.seeds:
             reasons.append(TUNING_SEED)
-        elif not places:
+        elif content not in there:
             reasons.append(OTHER_SETTINGS)
         else:
-            for place in places:
-                there.setdefault(place, []).append(record)
-    if not there:
-        raise ReportError(_why_none(name, protocol, records, choices))
+            there[content].append(record)
     results = tuple(
-        MethodResult(scenario, method, *resolve(name, protocol, scenario, method, choices), _of_one_device(candidates))
-        for (scenario, method), candidates in sorted(there.items(), key=lambda item: _order(protocol, item[0]))
+        MethodResult(run.scenario, run.label, run.method, run.strength, _of_one_device(found))
+        for run in runs
+        if (found := there[_regardless_of_seed(run)])
     )
-    used = {record.id: record for result in results for record in result.records}
-    reasons += _why_not(used, {record.id: record for candidates in there.values() for record in candidates})
-    left_out = dict(sorted(Counter(reasons + outside).items()))
-    return Selection(name, protocol, results, found_by_search, choices, left_out)
+    if not results:
+        raise ReportError(_why_none(name, runs, records))
+    used = {record.id for result in results for record in result.records}
+    reasons += [OLDER] * len({record.id for found in there.values() for record in found} - used)
+    return Selection(name, protocol, results, found_by_search, choices, dict(sorted(Counter(reasons).items())))
 
 
 def _meant(
     name: str, protocol: Protocol, choices: Sequence[Choice]
-) -> tuple[dict[str, list[tuple[Scenario, str]]], dict[tuple[Scenario, str], str]]:
-    """Scenarios and methods by run content (two methods may be equal), and what the search has not chosen."""
-    meant: dict[str, list[tuple[Scenario, str]]] = {}
+) -> tuple[list[Run], dict[tuple[Scenario, str], str]]:
+    """A run of each scenario and method, in the protocol's order, and what the search has not chosen."""
+    runs: list[Run] = []
     undecided: dict[tuple[Scenario, str], str] = {}
-    for scenario in protocol.scenarios:
-        for method in protocol.methods:
-            try:
-                settings, strength = resolve(name, protocol, scenario, method, choices)
-            except ProtocolError as error:
-                undecided[scenario, method] = str(error)
-                continue
-            run = Run.of(name, protocol, scenario, method, 0, settings=settings, strength=strength)
-            meant.setdefault(_regardless_of_seed(run), []).append((scenario, method))
-    return meant, undecided
-
-
-def _order(protocol: Protocol, place: tuple[Scenario, str]) -> tuple[int, int]:
-    scenario, method = place
-    return protocol.scenarios.index(scenario), list(protocol.methods).index(method)
+    for scenario, method in product(protocol.scenarios, protocol.methods):
+        try:
+            settings, strength = resolve(name, protocol, scenario, method, choices)
+        except ProtocolError as error:
+            undecided[scenario, method] = str(error)
+        else:
+            runs.append(Run.of(name, protocol, scenario, method, 0, settings=settings, strength=strength))
+    return runs, undecided
 
 
 def _of_one_device(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
@@ -137,17 +125,6 @@ def _of_one_device(records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
     }
     most = max(by_device.values(), key=lambda by_seed: (sum(r.finished for r in by_seed.values()), bool(by_seed)))
     return tuple(most[seed] for seed in sorted(most))
-
-
-def _why_not(used: dict[str, RunRecord], candidates: dict[str, RunRecord]) -> list[str]:
-    """Why each record of the protocol's runs is not used. Both arguments by id."""
-    devices = {_regardless_of_seed(record.run): record.run.device for record in used.values()}
-    reasons = []
-    for identity in candidates.keys() - used.keys():
-        run = candidates[identity].run
-        device = devices[_regardless_of_seed(run)]
-        reasons.append(OLDER if run.device == device else f"on {run.device} where the report is about runs on {device}")
-    return reasons
 
 
 def _of_the_search(
@@ -172,23 +149,19 @@ def _of_the_search(
     return tuple(found), reasons
 
 
-def _regardless_of_seed(run: Run) -> str:
-    return run.model_copy(update={"seed": 0, "device": "cpu"}).content
-
-
-def _why_none(name: str, protocol: Protocol, records: Sequence[RunRecord], choices: Sequence[Choice]) -> str:
+def _why_none(name: str, runs: Sequence[Run], records: Sequence[RunRecord]) -> str:
     """Why no record belongs to the protocol, with the differences of the first that could."""
     if not records:
         return f"there are no records to report on; `clreg-study run {name}` writes them"
     message = f"none of the {count(len(records), 'record')} given belongs to {name}"
-    for record in records:
-        run = record.run
-        if run.scenario in protocol.scenarios and run.label in protocol.methods:
-            try:
-                settings, strength = resolve(name, protocol, run.scenario, run.label, choices)
-            except ProtocolError:
-                continue
-            ours = Run.of(name, protocol, run.scenario, run.label, run.seed, settings=settings, strength=strength)
+    by_place = {(run.scenario, run.label): run for run in runs}
+    for run in (record.run for record in records):
+        if ours := by_place.get((run.scenario, run.label)):
+            ours = ours.model_copy(update={"seed": run.seed})
             differences = list_differences(differing([run, ours], (*NAMES, "device")), "in the protocol ")
             return f"{message}: that of {run} differs in {differences or f'its seed, {run.seed}'}"
     return message
+
+
+def _regardless_of_seed(run: Run) -> str:
+    return run.model_copy(update={"seed": 0, "device": "cpu"}).content

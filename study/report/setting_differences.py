@@ -1,9 +1,9 @@
 """In which settings runs differ."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from study.report.number_formats import NOTHING, option
+from study.report.number_formats import option
 from study.run.specification import Run
 
 NAMES = ("protocol", "label", "seed")
@@ -20,7 +20,16 @@ def differing(runs: Sequence[Run], ignored: Sequence[str] = NAMES) -> dict[str, 
 
 def differing_leaves(trees: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Leaves of nested dictionaries that differ, by dotted name; None where one lacks it."""
-    return dict(_differing(trees, ""))
+    leaves = [_leaves(tree) for tree in trees]
+    values = {key: [each.get(key) for each in leaves] for each in leaves for key in each}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key, value in tree.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def list_differences(differences: dict[str, list[Any]], last: str = "") -> str:
@@ -34,20 +43,6 @@ def list_differences(differences: dict[str, list[Any]], last: str = "") -> str:
     """
     listed = []
     for key, values in differences.items():
-        *first, final = dict.fromkeys(map(_shown, values))
+        *first, final = dict.fromkeys(map(option, values))
         listed.append(f"{key} ({', '.join([*first, f'{last}{final}'])})")
     return "; ".join(listed)
-
-
-def _shown(value: Any) -> str:
-    """A setting's value as in a protocol file, or a dash."""
-    return NOTHING if value is None else option(value)
-
-
-def _differing(trees: Sequence[dict[str, Any]], prefix: str) -> Iterator[tuple[str, list[Any]]]:
-    for key in dict.fromkeys(key for tree in trees for key in tree):
-        values = [tree.get(key) for tree in trees]
-        if all(isinstance(value, dict) for value in values):
-            yield from _differing(values, f"{prefix}{key}.")
-        elif any(value != values[0] for value in values):
-            yield f"{prefix}{key}", values

@@ -1,8 +1,6 @@
 """Two sets of runs, compared by seed."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.table import Table
@@ -11,35 +9,15 @@ from study.errors import StudyError
 from study.protocol.settings import Scenario
 from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
-from study.report.comparisons import LEVEL, TOO_FEW_SEEDS, paired_by_seed, pairs_notes, sign_flip_test
-from study.report.document import Cell, Column, number, table_of, word
-from study.report.number_formats import effect_size, enumeration, p_value, points
+from study.report.comparisons import LEVEL, TESTS, paired_by_seed, pairs_notes, sign_flip_test
+from study.report.document import Column, table_of
+from study.report.method_results import MethodResult
+from study.report.number_formats import enumeration, points
 from study.report.rich_tables import to_terminal
-from study.report.sections.pairs_section import difference_cell
 from study.report.setting_differences import differing, list_differences
-from study.run.metrics import average_accuracy
-from study.run.specification import Run
 from study.statistics import FamilyComparison, family
 
 Side = tuple[str, Sequence[RunRecord], str | None]  # what it is called, its records, the method if it is one
-
-
-@dataclass(frozen=True)
-class OneMethod:
-    """The finished runs of one method in one scenario: one of them, and average accuracy in percent by seed."""
-
-    run: Run
-    scores: dict[int, float]
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A row of the table."""
-
-    name: str
-    a: OneMethod
-    b: OneMethod
-    found: FamilyComparison
 
 
 def comparison_table(a: Side, b: Side) -> Table:
@@ -51,57 +29,33 @@ def comparison_table(a: Side, b: Side) -> Table:
     Raises:
         StudyError: no scenario, method and seed in common; runs of several settings of a method; or other data.
     """
-    named = list(_pairs(a, b))
-    if not named:
+    pairs = list(_pairs(a, b))
+    if not pairs:
         raise StudyError(f"{a[0]} and {b[0]} have no scenario, method and seed in common that finished in both")
-    found = family([("A", "B", paired_by_seed(one.scores, other.scores)) for _, one, other in named], LEVEL)
-    pairs = [_Pair(*names, comparison) for names, comparison in zip(named, found, strict=True)]
-
-    def mean(side: Literal["a", "b"]) -> Callable[[_Pair], Cell]:
-        def cell(pair: _Pair) -> Cell:
-            scores = getattr(pair, side).scores
-            return number(sum(scores[seed] for seed in pair.a.scores.keys() & pair.b.scores.keys()) / n(pair), points)
-
-        return cell
-
-    def n(pair: _Pair) -> int:
-        return pair.found.comparison.n
-
-    def if_reachable(pair: _Pair, p: float) -> Cell:
-        return number(p if pair.found.reachable else None, p_value)
-
-    columns: tuple[Column[_Pair], ...] = (
-        Column("runs", lambda pair: word(pair.name), "name"),
-        Column("seeds", lambda pair: number(n(pair))),
-        Column("A %", mean("a")),
-        Column("B %", mean("b")),
-        Column("A − B, 95% interval", lambda pair: difference_cell(pair.found)),
-        Column("p", lambda pair: if_reachable(pair, pair.found.comparison.p)),
-        Column("p, Holm", lambda pair: word(_decision(pair.found))),
-        Column("p, Wilcoxon", lambda pair: if_reachable(pair, pair.found.comparison.p_wilcoxon)),
-        Column("effect size", lambda pair: number(pair.found.comparison.effect_size, effect_size)),
+    found = family([(name, "", paired_by_seed(one.scores, other.scores)) for name, one, other in pairs], LEVEL)
+    columns: tuple[Column[FamilyComparison], ...] = (
+        Column("runs", lambda pair: pair.a),
+        Column("seeds", lambda pair: pair.comparison.n),
+        Column("A %", lambda pair: pair.comparison.mean_a, points),
+        Column("B %", lambda pair: pair.comparison.mean_b, points),
+        *TESTS,
     )
     notes = [
-        f"Paired by seed; p of the {sign_flip_test(found)}, adjusted by Holm's method over the table,",
-        "and p of Wilcoxon's signed-rank test.",
+        f"Paired by seed. p: {sign_flip_test(found)}; p (Holm), over the table, decides.",
         *pairs_notes(found),
         *_what_differs(pairs),
     ]
     caption = f"A = {a[0]}, B = {b[0]}: average accuracy, A − B"
-    table = table_of("comparison", caption, pairs, *columns, notes=notes)
     # with little between the columns all of them fit into 80 characters
+    table = table_of("comparison", caption, found, *columns, notes=notes)
     return to_terminal(table, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
 
 
-def _decision(found: FamilyComparison) -> str:
-    return p_value(found.p_holm) + ("*" if found.significant else "") if found.reachable else TOO_FEW_SEEDS
-
-
-def _what_differs(pairs: Sequence[_Pair]) -> list[str]:
+def _what_differs(pairs: Sequence[tuple[str, MethodResult, MethodResult]]) -> list[str]:
     """Settings in which A and B differ, with the rows concerned if not all."""
     rows: dict[str, list[str]] = {}
-    for pair in pairs:
-        rows.setdefault(list_differences(differing([pair.a.run, pair.b.run])), []).append(pair.name)
+    for name, one, other in pairs:
+        rows.setdefault(list_differences(differing([one.records[0].run, other.records[0].run])), []).append(name)
     rows.pop("", None)
     return [
         f"A and B differ in {words}{'' if len(names) == len(pairs) else f': {enumeration(names)}'}."
@@ -109,7 +63,7 @@ def _what_differs(pairs: Sequence[_Pair]) -> list[str]:
     ]
 
 
-def _pairs(a: Side, b: Side) -> Iterator[tuple[str, OneMethod, OneMethod]]:
+def _pairs(a: Side, b: Side) -> Iterator[tuple[str, MethodResult, MethodResult]]:
     """The methods that share a seed."""
     of_b = by_method(b[1])
     for (scenario, method), a_records in by_method(a[1]).items():
@@ -119,9 +73,8 @@ def _pairs(a: Side, b: Side) -> Iterator[tuple[str, OneMethod, OneMethod]]:
         if method != (a[2] or b[2] or method) or not seeds:
             continue
         one, two = of_one_setting(a[0], a_records), of_one_setting(b[0], b_records)
-        other_data = {
-            key: values for key, values in differing([one.run, two.run]).items() if key.startswith("benchmark")
-        }
+        differences = differing([one.records[0].run, two.records[0].run])
+        other_data = {key: values for key, values in differences.items() if key.startswith("benchmark")}
         if other_data:
             raise StudyError(
                 f"{a[0]} and {b[0]} cannot be compared: their data differs in {list_differences(other_data)}"
@@ -137,12 +90,8 @@ def by_method(records: Sequence[RunRecord]) -> dict[tuple[Scenario, str], list[R
     return found
 
 
-def of_one_setting(side: str, records: Sequence[RunRecord]) -> OneMethod:
-    """The runs of a method.
-
-    Raises:
-        StudyError: their settings differ.
-    """
+def of_one_setting(side: str, records: Sequence[RunRecord]) -> MethodResult:
+    """The finished runs of a method in a scenario; a StudyError if their settings differ."""
     first = records[0].run
     several = list_differences(differing([record.run for record in records]))
     if several:
@@ -151,4 +100,4 @@ def of_one_setting(side: str, records: Sequence[RunRecord]) -> OneMethod:
             "needs them in folders of their own: `clreg-study report` with the --set of the runs and an --out takes "
             "those of one setting out, as does --out of `clreg-study run`"
         )
-    return OneMethod(first, {record.run.seed: 100 * average_accuracy(record.accuracy) for record in records})
+    return MethodResult(first.scenario, first.label, first.method, first.strength, tuple(records))

@@ -9,9 +9,9 @@ from study.protocol.schema import Protocol
 from study.protocol.settings import Method, Scenario, takes_strength
 from study.protocol.table import Own
 from study.records.run_record import RunRecord
-from study.report.document import Cell, Column, mean_cell, number, table_of, word
+from study.report.document import Column, table_of
 from study.report.method_results import MethodResult
-from study.report.number_formats import NOTHING, combination, strength
+from study.report.number_formats import combination, strength
 from study.report.rich_tables import to_terminal
 
 
@@ -30,11 +30,11 @@ def method_results(records: Sequence[RunRecord], scenario: Scenario) -> list[Met
 def scenario_table(title: str, scenario: Scenario, results: Sequence[MethodResult]) -> Table:
     """Average accuracy and forgetting of each method, in percent, with 95% intervals."""
     columns: tuple[Column[MethodResult], ...] = (
-        Column("method", lambda result: word(result.method), "name"),
-        Column("λ", lambda result: number(result.strength, strength)),
-        Column("seeds", lambda result: number(len(result.finished))),
-        Column("average accuracy %, 95% interval", lambda result: mean_cell(result.accuracy)),
-        Column("forgetting %, 95% interval", lambda result: mean_cell(result.forgetting)),
+        Column("method", lambda result: result.method),
+        Column("λ", lambda result: result.strength, strength),
+        Column("seeds", lambda result: len(result.finished)),
+        Column("average accuracy %, 95% interval", lambda result: result.accuracy),
+        Column("forgetting %, 95% interval", lambda result: result.forgetting),
     )
     return to_terminal(table_of("results", f"{title}, {scenario}-incremental", results, *columns, keep=len(columns)))
 
@@ -50,10 +50,10 @@ def choice_table(title: str, choices: Sequence[Choice]) -> Table:
         return combination(choice.options, choice.best) + (" (edge)" if choice.at_edge else "")
 
     columns: tuple[Column[Choice], ...] = (
-        Column("scenario", lambda choice: word(choice.scenario), "name"),
-        Column("method", lambda choice: word(choice.method), "name"),
-        Column("best λ", lambda choice: word(best(choice))),
-        Column("λ: accuracy %", lambda choice: word(tried(choice)), "prose"),
+        Column("scenario", lambda choice: choice.scenario),
+        Column("method", lambda choice: choice.method),
+        Column("best λ", best),
+        Column("λ: accuracy %", tried),
     )
     caption = f"{title}: the search, average accuracy % on validation data"
     return to_terminal(table_of("search", caption, choices, *columns))
@@ -77,17 +77,14 @@ def protocol_table(protocol: Protocol) -> Table:
         )
 
     def strength_in(scenario: Scenario) -> Column[str]:
-        def cell(name: str) -> Cell:
-            if not takes_strength(protocol.methods[name]):
-                return word(NOTHING)
-            value = protocol.strength_of(name, scenario)
-            return word(value if isinstance(value, str) else strength(value))
+        def value(name: str) -> float | str | None:
+            return protocol.strength_of(name, scenario) if takes_strength(protocol.methods[name]) else None
 
-        return Column(f"λ, {scenario}", cell)
+        return Column(f"λ, {scenario}", value, strength)
 
     columns: tuple[Column[str], ...] = (
-        Column("method", word, "name"),
-        Column("options", lambda name: word(options(protocol.methods[name])), "prose"),
+        Column("method", str),
+        Column("options", lambda name: options(protocol.methods[name])),
         *map(strength_in, protocol.scenarios),
     )
     return to_terminal(table_of("methods", "methods", protocol.methods, *columns))

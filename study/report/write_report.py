@@ -12,16 +12,15 @@ from study.records.store import ARCHIVE, TUNING_ARCHIVE, write_archive
 from study.report.analysis import Analysis, analyse
 from study.report.attachments import ATTACHMENTS, Attachments, read_attachments
 from study.report.data_files import accuracy_table, runs_table, write_table
-from study.report.document import Bullets, Document, Figure, Paragraph, Section
+from study.report.document import Bullets, Document, Figure, Section
 from study.report.figures.style import standalone
 from study.report.html import to_html
-from study.report.latex import to_latex
 from study.report.markdown import to_markdown
 from study.report.provenance import protocol_text, with_true_source
 from study.report.sections.agreement_section import agreement_section
 from study.report.sections.cost_section import cost_section, unfinished_section
 from study.report.sections.curves_section import curves_section
-from study.report.sections.first_screen import answering_figures, first_screen
+from study.report.sections.first_screen import first_screen, is_about_strength
 from study.report.sections.lambda_section import lambda_figures, lambda_section
 from study.report.sections.pairs_section import pairs_section
 from study.report.sections.published_section import published_section
@@ -30,7 +29,7 @@ from study.report.sections.results_section import accuracy_figures, results_sect
 from study.report.selection import ReportError, select
 
 PAGE = "index.html"
-OUR_FIGURES = re.compile(r"ranks|(accuracy|curve|first|matrices|memory|lambda|time|peak)-(task|domain|class)")
+OUR_FIGURES = re.compile(r"(accuracy|curve|first|matrices|memory|lambda|time|peak)-(task|domain|class)")
 
 
 class Written(NamedTuple):
@@ -48,7 +47,7 @@ def write_report(
     folder: Path,
     attachments: Attachments | None = None,
 ) -> Written:
-    """Write a report: README.md, index.html, tables.tex, figures, the protocol, and the data behind them.
+    """Write a report: README.md, index.html, figures, the protocol, and the data behind them.
 
     The same records give the same bytes, except for the sentence on records that were left out.
 
@@ -73,7 +72,6 @@ def write_report(
     for file, text in (
         ("README.md", to_markdown(document)),
         (PAGE, to_html(document)),
-        ("tables.tex", to_latex(document)),
         (PROTOCOL, protocol_text(name, analysis.protocol)),
     ):
         write_atomically(folder / file, text.encode())
@@ -99,22 +97,19 @@ def _check_folder(folder: Path) -> None:
 
 def compose(analysis: Analysis) -> Document:
     """The report as a document; empty sections are left out."""
-    shown = [figure.name for figure in answering_figures(analysis)]
-
-    def others(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
-        return tuple(figure for figure in figures if figure.name not in shown)
-
+    accuracy, search = accuracy_figures(analysis), lambda_figures(analysis)
+    pictures = search if is_about_strength(analysis) else accuracy
     description = [" ".join(paragraph.split()) for paragraph in analysis.protocol.description.strip().split("\n\n")]
     stated = tuple((entry.lead, "", entry.text) for entry in analysis.conclusions.stated)
     sections = (
         Section("conclusions", "Conclusions", (Bullets(stated),)) if stated else None,
-        Section("protocol", "The protocol", tuple(map(Paragraph, description))),
+        Section("protocol", "The protocol", tuple(description)),
         published_section(analysis),
-        results_section(analysis, others(accuracy_figures(analysis))),
+        results_section(analysis, () if pictures is accuracy else accuracy),
         pairs_section(analysis),
         agreement_section(analysis),
         curves_section(analysis),
-        lambda_section(analysis, others(lambda_figures(analysis))),
+        lambda_section(analysis, () if pictures is search else search),
         cost_section(analysis),
         unfinished_section(analysis),
         reproduction_section(analysis),
@@ -123,7 +118,7 @@ def compose(analysis: Analysis) -> Document:
     return Document(
         analysis.protocol.title,
         analysis.conclusions.answer or (f"{described}." if described else analysis.status),
-        first_screen(analysis),
+        first_screen(analysis, pictures),
         tuple(section for section in sections if section is not None),
     )
 

@@ -30,10 +30,7 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         self, settings: Replay, batches: InMemoryBatches, encoding: Encoding, copy_bytes: int, seed: int
     ) -> None:
         super().__init__()
-        self.settings = settings
-        self.batches = batches
-        self.encoding = encoding
-        self.copy_bytes = copy_bytes
+        self.settings, self.batches, self.encoding, self.copy_bytes = settings, batches, encoding, copy_bytes
         self._generator = torch.Generator().manual_seed(seed)
         self._new: Columns = []
         self.stored: list[Columns] = []  # of each past experience
@@ -43,8 +40,7 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
         """Add the memory to the data.
 
         Raises:
-            ValueError: at the first experience, if the memory cannot hold an example of each, or has room for
-                everything that it could replay.
+            ValueError: the memory cannot hold an example of each experience, or holds all that it could replay.
         """
         self._new = self.batches.columns
         if self.capacity is None:
@@ -59,9 +55,8 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Store examples of this experience and make room for them."""
-        inputs, targets, tasks = self._new
         share = self.capacity // (len(self.stored) + 1)
-        chosen = [self._draw(columns, share) for columns in [*self.stored, [inputs, targets, tasks]]]
+        chosen = [self._draw(columns, share) for columns in [*self.stored, self._new]]
         chosen[-1][0] = self._as(getattr(torch, self.settings.storage), chosen[-1][0])
         self.stored = chosen
         self._new = []
@@ -72,14 +67,10 @@ class ReplayMemory(SupervisedPlugin, supports_distributed=False):
 
     def _capacity(self, pixels: int, sizes: list[int]) -> int:
         """How many examples fit, by the bytes of their pixels; ``sizes`` are the experiences' numbers of examples."""
-        size = self.settings
-        if size.examples is not None:
-            key, capacity = f"examples = {size.examples}", size.examples
-        else:
-            copies = size.memory_bytes is None
-            key = f"copies = {size.copies}" if copies else f"memory_bytes = {size.memory_bytes}"
-            memory = size.copies * self.copy_bytes if copies else size.memory_bytes
-            capacity = memory // (pixels * getattr(torch, size.storage).itemsize)
+        example = pixels * getattr(torch, self.settings.storage).itemsize
+        unit = {"examples": example, "memory_bytes": 1, "copies": self.copy_bytes}
+        ((name, number),) = self.settings.model_dump(include=set(unit), exclude_none=True).items()
+        key, capacity = f"{name} = {number}", number * unit[name] // example
         if capacity < len(sizes):
             raise ValueError(
                 f"{key}: a memory of {capacity} examples is too small for {len(sizes)} experiences; allowed: at "

@@ -1,6 +1,7 @@
 """In-memory batches in place of Avalanche's loader."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +18,7 @@ ROWS_AT_A_TIME = 256  # small enough for the processor's cache, and no second co
 
 
 def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = None) -> Columns:
-    """All samples of a dataset as one batch, transforms applied once, on ``device``.
-
-    Args:
-        dataset: of samples that can be collated.
-        device: of the columns.
-        encoding: stores the inputs as bytes, a quarter of the memory; None keeps them as they are.
+    """All samples of a dataset as one batch on ``device``, transforms applied once; inputs as bytes with ``encoding``.
 
     Raises:
         ValueError: the dataset is empty.
@@ -46,20 +42,18 @@ def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = N
 class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
     """Feeds a strategy from memory (on a GPU: from its memory), in an order that only the seed decides.
 
-    Avalanche's loader reads one sample at a time in every epoch, about the cost of a training step of a small
-    network. Here every sample is read once an experience, and a batch indexes tensors. The order has its own generator,
-    so all methods see the same batches. For data that fits in memory without random augmentation. Samples of several
-    tasks are shuffled together, where Avalanche's loader balances them in every batch.
-
-    Other plugins may add samples to :attr:`columns` between ``before_train_dataset_adaptation`` and
-    ``before_training_exp``, as replay does.
+    Every sample is read once an experience, where Avalanche's loader reads each in every epoch, and a batch indexes
+    tensors. The order has its own generator, so all methods see the same batches. For data that fits in memory without
+    random augmentation. Samples of several tasks are shuffled together, not balanced in every batch.
 
     Args:
         seed: of the order.
-        iterations: batches of a training call in total, only full ones, reshuffled when too few samples are left; None
-            for whole epochs.
+        iterations: see :class:`Batches`.
         encoding: of the inputs. On a CPU they are kept as bytes, a quarter of the memory, and decoded batch by batch to
             the same bits; None keeps them as they are.
+
+    Attributes:
+        columns: the data of the current experience; replay adds to them in ``before_training_exp``.
     """
 
     def __init__(self, seed: int, iterations: int | None = None, encoding: Encoding | None = None) -> None:
@@ -79,11 +73,15 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         Raises:
             ValueError: this or a later experience is smaller than a batch, if only full batches count.
         """
-        if self.iterations is not None:
-            _check_sizes(strategy)
-        strategy.dataloader = Batches(
-            self.columns, strategy.train_mb_size, self._generator, self.iterations, self._encoding
-        )
+        size = strategy.train_mb_size
+        if self.iterations is not None and not isinstance(strategy, Cumulative | JointTraining):  # whose data grows
+            sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]
+            if size > min(sizes):
+                raise ValueError(
+                    f"training.batch_size = {size}: experience {sizes.index(min(sizes))} has {min(sizes)} samples, and "
+                    f"iterations have full batches only; allowed: at most {min(sizes)}"
+                )
+        strategy.dataloader = Batches(self.columns, size, self._generator, self.iterations, self._encoding)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.columns = []
@@ -95,7 +93,7 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         strategy.dataloader = Batches(self._evaluated[key], strategy.eval_mb_size, encoding=self._encoding)
 
     def _read(self, strategy: Any) -> Columns:
-        # a GPU divides by a constant in another way than a CPU: decoded there, inputs would differ in their last bit
+        # inputs decoded on a GPU would differ in their last bit: it divides by a constant in another way
         encoding = self._encoding if strategy.device.type == "cpu" else None
         return columns_of(strategy.adapted_dataset, strategy.device, encoding)
 
@@ -103,25 +101,14 @@ class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
         return {**self.__dict__, "_evaluated": {}, "columns": []}
 
 
-def _check_sizes(strategy: Any) -> None:
-    """Check at the first experience that every experience fills a batch."""
-    if isinstance(strategy, Cumulative | JointTraining):
-        return  # what they train on never shrinks
-    sizes = [len(experience.dataset) for experience in strategy.experience.origin_stream]
-    if strategy.train_mb_size > min(sizes):
-        raise ValueError(
-            f"training.batch_size = {strategy.train_mb_size}: experience {sizes.index(min(sizes))} has {min(sizes)} "
-            f"samples, and iterations have full batches only; allowed: at most {min(sizes)}"
-        )
-
-
+@dataclass(frozen=True)
 class Batches:
     """Iterates over the rows of columns in batches.
 
     Args:
         columns: each with N rows.
         batch_size: rows in a batch; the last of an epoch may be smaller.
-        generator: draws a new order each time; None keeps the order of the rows.
+        generator: draws a new order for each epoch; None keeps the order of the rows.
         iterations: how many batches, only full ones, over as many epochs as needed; None for one epoch.
         encoding: of the first column, if it holds bytes.
 
@@ -129,41 +116,36 @@ class Batches:
         ValueError: fewer rows than a batch, if only full batches count.
     """
 
-    def __init__(
-        self,
-        columns: Columns,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        iterations: int | None = None,
-        encoding: Encoding | None = None,
-    ) -> None:
-        if iterations is not None and len(columns[0]) < batch_size:
-            raise ValueError(f"an experience has {len(columns[0])} samples, fewer than a batch of {batch_size}")
-        self._columns = columns
-        self._batch_size = batch_size
-        self._generator = generator
-        self._iterations = iterations
-        self._encoding = encoding if columns[0].dtype == torch.uint8 else None
+    columns: Columns
+    batch_size: int
+    generator: torch.Generator | None = None
+    iterations: int | None = None
+    encoding: Encoding | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations is not None and len(self.columns[0]) < self.batch_size:
+            n = len(self.columns[0])
+            raise ValueError(f"an experience has {n} samples, fewer than a batch of {self.batch_size}")
 
     def __len__(self) -> int:
-        return self._iterations or -(-len(self._columns[0]) // self._batch_size)
+        return self.iterations or -(-len(self.columns[0]) // self.batch_size)
 
     def __iter__(self) -> Iterator[Columns]:
-        for rows in self._epoch() if self._iterations is None else self._full_batches():
-            batch = [column[rows] for column in self._columns]
-            if self._encoding is not None:
-                batch[0] = self._encoding.decode(batch[0])
+        for rows in self._epoch() if self.iterations is None else self._full_batches():
+            batch = [column[rows] for column in self.columns]
+            if self.encoding is not None and batch[0].dtype == torch.uint8:
+                batch[0] = self.encoding.decode(batch[0])
             yield batch
 
     def _epoch(self) -> tuple[Tensor, ...]:
-        n, device = len(self._columns[0]), self._columns[0].device
-        order = torch.arange(n) if self._generator is None else torch.randperm(n, generator=self._generator)
-        return order.to(device).split(self._batch_size)
+        n, device = len(self.columns[0]), self.columns[0].device
+        order = torch.arange(n) if self.generator is None else torch.randperm(n, generator=self.generator)
+        return order.to(device).split(self.batch_size)
 
     def _full_batches(self) -> Iterator[Tensor]:
-        left = self._iterations
+        left = self.iterations
         while left:
-            for rows in self._epoch()[: min(left, len(self._columns[0]) // self._batch_size)]:
+            for rows in self._epoch()[: min(left, len(self.columns[0]) // self.batch_size)]:
                 left -= 1
                 yield rows
 

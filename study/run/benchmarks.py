@@ -1,8 +1,9 @@
 """Names in a protocol -> Avalanche benchmarks, from images in memory."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +13,17 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from study.protocol.settings import CLASSES, Benchmark, Scenario
+from study.protocol.settings import Benchmark, Scenario
 from study.run.data import DataError, Encoding, Images, load_images
 
 
+@dataclass(frozen=True, eq=False)
 class Inputs(Dataset):
-    """Inputs and their labels, in memory.
+    """Inputs (N, channels, height, width) and labels (N,), with a permutation (height · width,) of the pixels."""
 
-    Args:
-        inputs: shape (N, channels, height, width).
-        labels: shape (N,).
-        permutation: of the pixels, shape (height · width,), the same for each channel; None for none.
-    """
-
-    def __init__(self, inputs: Tensor, labels: Tensor, permutation: Tensor | None = None) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.permutation = permutation
+    inputs: Tensor
+    labels: Tensor
+    permutation: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -72,72 +67,62 @@ def build_benchmark(
         train, held_out = _split(train, "benchmark.test_fraction", settings.test_fraction, settings.split_seed)
     if validation_fraction is not None:
         train, held_out = _split(train, "tuning.validation_fraction", validation_fraction, settings.split_seed)
-    parts = _permuted if settings.permuted else _by_class
-    streams = zip(*parts(settings, (train, held_out), generator), strict=True)
-    train_stream, test_stream = (
-        [_in_scenario(scenario, index, *experience) for index, experience in enumerate(stream)] for stream in streams
-    )
-    return with_classes_timeline(with_task_labels(benchmark_from_datasets(train=train_stream, test=test_stream)))
+    experiences = _permuted if settings.permuted else _by_class
+    streams = []
+    for stream in experiences(settings, (train, held_out), generator):
+        n_classes = settings.classes if settings.permuted else settings.classes // settings.experiences
+        offsets = [n_classes * index if scenario == "class" else 0 for index in range(len(stream))]
+        data = [
+            Inputs(each.inputs, each.labels + by, each.permutation) for each, by in zip(stream, offsets, strict=True)
+        ]
+        streams.append([labelled(each, each.labels.tolist(), scenario, index) for index, each in enumerate(data)])
+    return benchmark_of(*streams)
 
 
-# One experience of one stream: its data, with labels from 0, and how many classes it has.
-Part = tuple[Inputs, int]
+def benchmark_of(train: Sequence[Any], test: Sequence[Any]) -> CLScenario:
+    """The benchmark of two streams of datasets with task labels."""
+    return with_classes_timeline(with_task_labels(benchmark_from_datasets(train=train, test=test)))
 
 
-def _by_class(settings: Benchmark, streams: Sequence[Images], generator: torch.Generator) -> list[list[Part]]:
-    """Split each stream into experiences by class."""
-    n_classes = CLASSES[settings.name]
-    order = torch.arange(n_classes)
+def labelled(data: Any, targets: list[int], scenario: Scenario, index: int) -> TaskAwareClassificationDataset:
+    """The dataset of experience ``index``, with targets and the task labels of the scenario."""
+    tasks = ConstantSequence(index if scenario == "task" else 0, len(targets))
+    attributes = [DataAttribute(targets, "targets"), TaskLabels(tasks)]
+    return TaskAwareClassificationDataset([data], data_attributes=attributes)
+
+
+def _by_class(settings: Benchmark, streams: Sequence[Images], generator: torch.Generator) -> list[list[Inputs]]:
+    """Each stream's experiences, split by class, with labels from 0."""
+    order = torch.arange(settings.classes)
     if settings.class_order == "random":
-        order = torch.randperm(n_classes, generator=generator)
+        order = torch.randperm(settings.classes, generator=generator)
     position = order.argsort()  # of each class in that order
-    share = n_classes // settings.experiences
-    experiences = []
-    for first in range(0, n_classes, share):
-        parts = []
-        for images in streams:
-            labels = position[images.targets] - first
-            rows = (labels >= 0) & (labels < share)
-            parts.append((Inputs(_decode(settings, images.pixels[rows]), labels[rows]), share))
-        experiences.append(parts)
-    return experiences
+    share = settings.classes // settings.experiences
+
+    def experience(images: Images, first: int) -> Inputs:
+        labels = position[images.targets] - first
+        rows = (labels >= 0) & (labels < share)
+        return Inputs(_decode(settings, images.pixels[rows]), labels[rows])
+
+    return [[experience(images, first) for first in range(0, settings.classes, share)] for images in streams]
 
 
-def _permuted(settings: Benchmark, streams: Sequence[Images], generator: torch.Generator) -> list[list[Part]]:
-    """Each experience is the whole stream under a permutation of its own; inputs are stored once."""
+def _permuted(settings: Benchmark, streams: Sequence[Images], generator: torch.Generator) -> list[list[Inputs]]:
+    """Each stream's experiences: all of it under a permutation of its own; inputs are stored once."""
     decoded = [_decode(settings, images.pixels) for images in streams]
     n_pixels = decoded[0][0, 0].numel()
-    experiences = []
-    for _ in range(settings.experiences):
-        permutation = torch.randperm(n_pixels, generator=generator)
-        experiences.append(
-            [
-                (Inputs(inputs, images.targets, permutation), CLASSES[settings.name])
-                for inputs, images in zip(decoded, streams, strict=True)
-            ]
-        )
-    return experiences
-
-
-def _in_scenario(scenario: Scenario, index: int, data: Inputs, n_classes: int) -> TaskAwareClassificationDataset:
-    """An experience's data with the labels of the scenario."""
-    if scenario == "class":
-        data = Inputs(data.inputs, data.labels + index * n_classes, data.permutation)
-    task = index if scenario == "task" else 0
-    return TaskAwareClassificationDataset(
-        [data],
-        data_attributes=[
-            DataAttribute(data.labels.tolist(), "targets"),
-            TaskLabels(ConstantSequence(task, len(data))),
-        ],
-    )
+    permutations = [torch.randperm(n_pixels, generator=generator) for _ in range(settings.experiences)]
+    return [
+        [Inputs(inputs, images.targets, permutation) for permutation in permutations]
+        for inputs, images in zip(decoded, streams, strict=True)
+    ]
 
 
 def _decode(settings: Benchmark, pixels: Tensor) -> Tensor:
     return Encoding.of(settings).decode(F.pad(pixels, [settings.padding] * 4))
 
 
-def stratified_split(targets: Tensor, key: str, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(targets: Tensor, key: str, fraction: float, seed: int) -> list[Tensor]:
     """Indices of two stratified parts in the original order, the second with ``fraction`` of the samples.
 
     Args:
@@ -162,11 +147,9 @@ def stratified_split(targets: Tensor, key: str, fraction: float, seed: int) -> t
             f"{key} = {fraction}: a class gets no sample in one of the two parts; the smallest class has {fewest}; "
             f"allowed: about {1 / fewest:.2g} to {1 - 1 / fewest:.4g}"
         )
-    return rows[0], rows[1]
+    return rows
 
 
-def _split(images: Images, key: str, fraction: float, seed: int) -> tuple[Images, Images]:
-    return tuple(
-        Images(images.pixels[part], images.targets[part])
-        for part in stratified_split(images.targets, key, fraction, seed)
-    )
+def _split(images: Images, key: str, fraction: float, seed: int) -> list[Images]:
+    parts = stratified_split(images.targets, key, fraction, seed)
+    return [Images(images.pixels[part], images.targets[part]) for part in parts]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from study.atomic import write_atomically
-from study.run.result import Matrix, Seconds
+from study.run.result import Progress
 from study.run.specification import Run
 
 
@@ -20,15 +20,14 @@ from study.run.specification import Run
 def code_hash() -> str:
     """Hash of all source files: a checkpoint is only used by the code that wrote it."""
     root = Path(__file__).parents[2]
-    sources = sorted(path for package in ("clreg_plugins", "study") for path in (root / package).rglob("*.py"))
     digest = hashlib.sha256()
-    for path in sources:
+    for path in sorted(path for package in ("clreg_plugins", "study") for path in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-@dataclass
-class State:
+@dataclass(kw_only=True)
+class State(Progress):
     """A run after some experiences, pickled as a whole so that nothing is forgotten.
 
     Attributes:
@@ -37,8 +36,7 @@ class State:
         tracked_as: the run's id in W&B.
         code: hash of the code that wrote it.
         optimizer: its ``state_dict``; None before the first experience.
-        random: states of the global generators: torch's by device, "python" and "numpy".
-        accuracy, loss, training_loss, seconds, resumed: as in the record.
+        random: see :func:`study.run.seeds.generator_states`.
     """
 
     model: nn.Module
@@ -47,11 +45,6 @@ class State:
     code: str = field(default_factory=lambda: code_hash())
     optimizer: dict[str, Any] | None = None
     random: dict[str, Any] = field(default_factory=dict)
-    accuracy: Matrix = field(default_factory=list)
-    loss: Matrix = field(default_factory=list)
-    training_loss: list[float] = field(default_factory=list)
-    seconds: Seconds = field(default_factory=Seconds)
-    resumed: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,22 +58,16 @@ class Checkpoint:
     def path(self) -> Path:
         return self.folder / f"{self.run.id}.pt"
 
-    @property
-    def progress(self) -> Path:
-        """File with the run's progress, for people."""
-        return self.folder / f"{self.run.id}.json"
-
     def save(self, state: State) -> None:
         """Replace the stored state.
 
         Raises:
             OSError: the folder is full or cannot be written to.
         """
-        if self.folder is None:
-            return
-        content = io.BytesIO()
-        torch.save(state, content)
-        write_atomically(self.path, content.getvalue())
+        if self.folder is not None:
+            content = io.BytesIO()
+            torch.save(state, content)
+            write_atomically(self.path, content.getvalue())
 
     def load(self) -> State | None:
         """The latest state; None if there is none that can be used."""
@@ -88,7 +75,7 @@ class Checkpoint:
             return None
         try:
             state = torch.load(self.path, weights_only=False)  # our own file, in the study's own folder
-        except Exception:  # cut short, or of other code: whatever unpickling says, it cannot be gone on from
+        except Exception:  # cut short, or of other code: unpickling raises errors of every kind
             return None
         return state if isinstance(state, State) and vars(state).get("code") == code_hash() else None
 
@@ -96,4 +83,4 @@ class Checkpoint:
         """Write the progress: experiences done and in total, and the average accuracy over those seen, in [0, 1]."""
         if self.folder is not None:
             progress = {"run": str(self.run), "experiences": experiences, "of": of, "accuracy": accuracy}
-            write_atomically(self.progress, json.dumps(progress).encode())
+            write_atomically(self.path.with_suffix(".json"), json.dumps(progress).encode())

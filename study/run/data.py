@@ -1,10 +1,8 @@
 """Images by the name of a benchmark, from torchvision's files, verified by their MD5 sums."""
 
-import hashlib
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +14,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
+from torchvision.datasets.utils import calculate_md5
 
 from study.errors import StudyError
 from study.protocol.settings import Benchmark
 
-# MD5 sums of the unpacked files; torchvision has those of the packed ones, and of CIFAR's unpacked ones
+# MD5 sums of the unpacked files; torchvision has only those of the packed ones, and CIFAR's
 MNIST_SUMS = {
     "MNIST": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -42,7 +41,7 @@ TORCHVISION = {
     "split_cifar10": datasets.CIFAR10,
     "split_cifar100": datasets.CIFAR100,
 }
-SECONDS_TO_ANSWER = 30  # that a server has; without a limit, a machine behind a firewall would wait for hours
+SECONDS_TO_ANSWER = 30  # that a server has; without a limit, a machine behind a firewall waits for hours
 
 
 class DataError(StudyError):
@@ -59,12 +58,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Maps bytes to inputs and back: ``(byte / levels - mean) / std``.
-
-    Attributes:
-        levels: the byte that stands for 1.
-        mean, std: shape (channels, 1, 1), or (1, 1, 1) for all channels.
-    """
+    """Maps bytes to inputs and back: ``(byte / levels - mean) / std``, with shape (channels or 1, 1, 1)."""
 
     levels: int
     mean: Tensor
@@ -77,7 +71,7 @@ class Encoding:
 
     def decode(self, pixels: Tensor) -> Tensor:
         """Inputs as float32 from bytes, shapes (…, channels, height, width)."""
-        inputs = pixels.to(torch.float32, copy=True)  # worked on in place, which takes half the time
+        inputs = pixels.to(torch.float32, copy=True)  # in-place operations take half the time
         return inputs.div_(self.levels).sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
 
     def is_exact(self) -> bool:
@@ -122,29 +116,22 @@ def load_images(name: str, root: Path) -> tuple[Images, Images]:
     Raises:
         DataError: files are missing and cannot be downloaded, or are damaged.
     """
-    found = kept_images(name, root.resolve())  # a folder is the same one however its path is spelled
-    if not found:
-        found.append(read_images(name, root))  # errors name the path as it was given
-    return found[0]
+    return read_images(name, root.resolve())
 
 
 @lru_cache(maxsize=2)
-def kept_images(name: str, root: Path) -> list[tuple[Images, Images]]:
-    """Cache of :func:`load_images`."""
-    return []
-
-
 def read_images(name: str, root: Path) -> tuple[Images, Images]:
-    """As :func:`load_images`, without the cache."""
+    """As :func:`load_images`, for an absolute path."""
     if name.endswith("_digits"):
         digits = load_digits()
         pixels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
         targets = torch.from_numpy(digits.target).long()
         return Images(pixels, targets), Images(pixels[:0], targets[:0])
     dataset = TORCHVISION[name]
+    _check_sums(dataset, root)  # report damaged files rather than replace them
     if _missing(dataset, root):
         _download(dataset, root)
-    _check_sums(dataset, root)
+        _check_sums(dataset, root)
     if dataset.__name__ in MNIST_SUMS:
         files = [str(path) for path in _sums(dataset, root)]
         train, test = ((read_image_file(files[i]), read_label_file(files[i + 1])) for i in (0, 2))
@@ -162,47 +149,34 @@ def _sums(dataset: type, root: Path) -> dict[Path, str]:
     return {root / dataset.base_folder / file: md5 for file, md5 in files}
 
 
-def _missing(dataset: type, root: Path) -> list[Path]:
-    return [path for path in _sums(dataset, root) if not path.is_file()]
+def _missing(dataset: type, root: Path) -> list[str]:
+    return [path.name for path in _sums(dataset, root) if not path.is_file()]
 
 
 def _check_sums(dataset: type, root: Path) -> None:
     for path, expected in _sums(dataset, root).items():
-        if not path.is_file():
-            continue
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if found != expected:
+        if path.is_file() and (found := calculate_md5(path)) != expected:
             raise DataError(f"{path} is damaged: its MD5 sum is {found}, not {expected}; delete it and get it again")
 
 
 def _download(dataset: type, root: Path) -> None:
-    _check_sums(dataset, root)  # report damaged files rather than replace them
     name, folder = dataset.__name__, next(iter(_sums(dataset, root))).parent
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"), _patience():  # so that only one worker downloads
+        with FileLock(root / f".{name}.lock"), ExitStack() as restored:  # so that only one worker downloads
+            restored.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+            socket.setdefaulttimeout(SECONDS_TO_ANSWER)
             if _missing(dataset, root):
                 dataset(root, download=True)
     except (RuntimeError, OSError) as error:  # how torchvision, and the system, say what went wrong
-        missing = ", ".join(path.name for path in _missing(dataset, root))
+        missing = ", ".join(_missing(dataset, root))
         if not missing:
-            return  # what is wrong with the files that came, their sums will tell
-        problem = " ".join(f"{type(error).__name__}: {error}".split())  # torchvision's are of several lines
+            return  # the sums tell what is wrong with the files
+        problem = " ".join(f"{type(error).__name__}: {error}".split())  # torchvision's errors have several lines
         raise DataError(
             f"{name} is not in {folder}, where {missing} should be, and could not be downloaded ({problem}); put "
             "torchvision's files there, or name the folder that they are in with --data-root or CLREG_DATA_ROOT"
         ) from error
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _images(pixels: Any, targets: Any) -> Images:

@@ -10,16 +10,13 @@ from study.protocol.own_code import describe
 from study.protocol.table import Own
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
-from study.run.threads import torch_threads
-from study.run.trainer import Learner
+from study.run.trainer import Learner, torch_threads
 
 
 def check_own_code(runs: Iterable[Run], environment: RunEnvironment) -> None:
     """Build benchmark, model and method of one run for each method and scenario with code of the user's own.
 
-    Args:
-        runs: all that are meant.
-        environment: theirs; nothing is written.
+    Nothing is written.
 
     Raises:
         ProtocolError: something cannot be built or pickled.

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 class Instruments(SupervisedPlugin, supports_distributed=False):
     """Reads the training loss and the time of the last step, and ends a run that diverges.
 
-    It must be the first plugin: it sees the loss before a penalty is added, and the end of training before importance
-    is measured.
+    It must be the first plugin, before a penalty is added to the loss and before importance is measured.
 
     Attributes:
         last_step: ``time.perf_counter()`` after the last training step of the latest experience.
@@ -44,20 +43,12 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
         self._steps += 1
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Check the loss.
-
-        Raises:
-            FloatingPointError: it is NaN or infinite.
-        """
+        """Check that the loss is finite; FloatingPointError if not."""
         if self._total is not None and not torch.isfinite(self._total).all():
             raise FloatingPointError(f"the training loss became {float(self._total)}; it must stay finite")
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Read the clock and check the parameters.
-
-        Raises:
-            FloatingPointError: one is NaN or infinite.
-        """
+        """Read the clock and check that the parameters are finite; FloatingPointError if not."""
         if strategy.device.type == "cuda":
             torch.cuda.synchronize()
         self.last_step = time.perf_counter()
@@ -68,7 +59,7 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
 
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement of peak memory, where the system supports it."""
-    gc.collect()  # an earlier run in this process is a cycle of strategy and plugins
+    gc.collect()  # strategy and plugins of an earlier run in this process refer to each other
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -109,18 +100,17 @@ class Held:
 
 def held_bytes(plugin: Any, model: nn.Module) -> Held:
     """Bytes that a plugin holds, each tensor once, without the model's and other plugins' tensors."""
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    state = _sizes(plugin, lambda value: value.__getstate__())
-    everything = _sizes(plugin, vars)
-    counted = sum(size for pointer, size in state.items() if pointer not in own)
-    return Held(counted, sum(size for pointer, size in everything.items() if pointer not in own | state.keys()))
+    models = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    state, everything = _sizes(plugin, lambda value: value.__getstate__()), _sizes(plugin, vars)
+    in_state = sum(size for pointer, size in state.items() if pointer not in models)
+    return Held(in_state, sum(size for pointer, size in everything.items() if pointer not in models | state.keys()))
 
 
 def _sizes(plugin: Any, contents: Callable[[Any], Any]) -> dict[int, int]:
     """Bytes of each storage reachable from a plugin, by address."""
     packages = {"clreg_plugins", "study", "avalanche", "tests", type(plugin).__module__.partition(".")[0]}
     found: dict[int, int] = {}
-    seen: dict[int, Any] = {}  # with the values, so that none that was made on the way lends its id to another
+    seen: dict[int, Any] = {}  # with the values, which keeps their ids from being used again
 
     def visit(value: Any) -> None:
         if id(value) in seen or (isinstance(value, BasePlugin) and value is not plugin):
@@ -129,11 +119,8 @@ def _sizes(plugin: Any, contents: Callable[[Any], Any]) -> dict[int, int]:
         if isinstance(value, Tensor):
             storage = value.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(value, dict):
-            for item in value.values():
-                visit(item)
-        elif isinstance(value, list | tuple | set):
-            for item in value:
+        elif isinstance(value, dict | list | tuple | set):
+            for item in value.values() if isinstance(value, dict) else value:
                 visit(item)
         elif isinstance(value, nn.Module):
             visit(vars(value))

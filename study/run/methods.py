@@ -1,61 +1,64 @@
 """Methods in a protocol -> Avalanche strategies and plugins."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from avalanche.core import BasePlugin, SupervisedPlugin
-from avalanche.training.plugins import EWCPlugin as AvalancheEWCPlugin
-from avalanche.training.plugins import LwFPlugin, SynapticIntelligencePlugin
-from avalanche.training.supervised import Cumulative as CumulativeTraining
-from avalanche.training.supervised import JointTraining, Naive
+from avalanche.training import plugins as avalanche_plugins
+from avalanche.training.supervised import Cumulative, JointTraining, Naive
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.templates.base import BaseTemplate
+from avalanche.training.utils import ParamData
 from torch import nn
 
 from clreg_plugins import EWCPlugin, KFACPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, SIPlugin
 from study.errors import ProtocolError
 from study.protocol.own_code import build, resolve
-from study.protocol.settings import (
-    EWC,
-    KFAC,
-    L2,
-    MAS,
-    SI,
-    AvalancheEWC,
-    AvalancheSI,
-    Cumulative,
-    Joint,
-    LwF,
-    Method,
-    OnlineEWC,
-    OwnMethod,
-    Replay,
-    Training,
-    takes_strength,
-)
+from study.protocol.settings import EWC, KFAC, MAS, Method, OnlineEWC, OwnMethod, Training
 from study.run.baselines import ReplayMemory
 from study.run.batches import InMemoryBatches
 from study.run.data import Encoding
 from study.run.models import parameter_bytes
-from study.run.peers import SynapticIntelligenceOnCopies
+
+
+class SynapticIntelligenceOnCopies(avalanche_plugins.SynapticIntelligencePlugin):
+    """Avalanche's SI with the same behaviour on a CPU as on a GPU.
+
+    Avalanche stores parameters by ``.cpu()``, which copies on a GPU but returns the parameters themselves on a CPU,
+    where importance is then 0 and the anchor moves along. Here the stored parameters are copies; nothing else changes.
+    """
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_exp(strategy, **kwargs)
+        self._copy(self.ewc_data[0])
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_iteration(strategy, **kwargs)
+        self._copy(self.syn_data["old_theta"])
+
+    def _copy(self, stored: Mapping[str, ParamData]) -> None:
+        for entry in stored.values():
+            entry.data = entry.data.clone()
+
 
 PASS_BATCH = 256
 """Samples at a time of an importance pass over single samples, where a protocol does not say: with the plugins' own
-default, which may change, sums would be formed in another order than in records from before."""
+default, which may change, sums would be formed in another order than in earlier records."""
 
-PLUGIN = {  # each takes λ first
-    L2: L2Plugin,
-    EWC: EWCPlugin,
-    OnlineEWC: OnlineEWCPlugin,
-    KFAC: KFACPlugin,
-    MAS: MASPlugin,
-    SI: SIPlugin,
-    LwF: LwFPlugin,
-    AvalancheEWC: AvalancheEWCPlugin,
-    AvalancheSI: SynapticIntelligencePlugin,
+PLUGIN = {  # by kind; each takes λ first
+    "l2": L2Plugin,
+    "ewc": EWCPlugin,
+    "online_ewc": OnlineEWCPlugin,
+    "kfac": KFACPlugin,
+    "mas": MASPlugin,
+    "si": SIPlugin,
+    "lwf": avalanche_plugins.LwFPlugin,
+    "avalanche_ewc": avalanche_plugins.EWCPlugin,
+    "avalanche_si": avalanche_plugins.SynapticIntelligencePlugin,
 }
-STRATEGY = {Joint: JointTraining, Cumulative: CumulativeTraining}
+STRATEGY = {"joint": JointTraining, "cumulative": Cumulative}
 
 
 def build_strategy(
@@ -69,7 +72,7 @@ def build_strategy(
     """
     if _is_own_strategy(method, key, folder):
         return build(method, key, folder, {"seed": seed}, {**common, **_strength(method, strength)})
-    return STRATEGY.get(type(method), Naive)(**common)
+    return STRATEGY.get(method.kind, Naive)(**common)
 
 
 def _is_own_strategy(method: Method, key: str, folder: Path) -> bool:
@@ -126,17 +129,17 @@ def build_plugin(
             allowed = "allowed: a plugin or a strategy's class of Avalanche's"
             raise ProtocolError(f"{key}.kind = {method.kind!r}: it gives a {type(plugin).__name__}; {allowed}")
         return plugin
-    if isinstance(method, Replay):
+    if method.kind == "replay":
         return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)
-    if not takes_strength(method):
+    if method.kind not in PLUGIN:
         return None
     options = method.model_dump(exclude={"kind", "mended"})
     if isinstance(method, EWC | OnlineEWC | KFAC):
         options["seed"] = seed
     if isinstance(method, EWC | OnlineEWC | KFAC | MAS):
         options["batch_size"] = pass_batch(method)
-    mended = isinstance(method, AvalancheSI) and method.mended
-    return (SynapticIntelligenceOnCopies if mended else PLUGIN[type(method)])(strength, **options)
+    mended = method.kind == "avalanche_si" and method.mended
+    return (SynapticIntelligenceOnCopies if mended else PLUGIN[method.kind])(strength, **options)
 
 
 def pass_batch(method: EWC | OnlineEWC | KFAC | MAS) -> int | None:

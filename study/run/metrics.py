@@ -45,10 +45,7 @@ def forgetting(accuracy: ArrayLike) -> float:
 def backward_transfer(accuracy: ArrayLike) -> float:
     """Effect of later experiences on earlier ones: negative if they hurt.
 
-    ``1/(T−1) Σ_{j<T−1} (a[T−1, j] − a[j, j])``, Lopez-Paz and Ranzato 2017 (BWT).
-
-    Raises:
-        ValueError: as :func:`forgetting`.
+    ``1/(T−1) Σ_{j<T−1} (a[T−1, j] − a[j, j])``, Lopez-Paz and Ranzato 2017 (BWT). ValueError as :func:`forgetting`.
     """
     a = _square(accuracy)
     return float(np.mean(a[-1, :-1] - np.diag(a)[:-1]))
@@ -57,10 +54,7 @@ def backward_transfer(accuracy: ArrayLike) -> float:
 def learning_accuracy(accuracy: ArrayLike) -> float:
     """Mean accuracy on each experience right after it was learned: ``1/T Σ_j a[j, j]``.
 
-    Riemer et al. 2019 (LA). It shows what a penalty costs in plasticity.
-
-    Raises:
-        ValueError: as :func:`forgetting`.
+    Riemer et al. 2019 (LA). It shows what a penalty costs in plasticity. ValueError as :func:`forgetting`.
     """
     return float(np.diag(_square(accuracy)).mean())
 

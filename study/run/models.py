@@ -51,15 +51,7 @@ class MultiHead(MultiTaskModule):
 
 
 def build_model(settings: AnyModel, scenario: Scenario, benchmark: CLScenario, folder: Path = Path()) -> nn.Module:
-    """A model initialised from torch's global generator.
-
-    One head for each task in the task-incremental scenario, otherwise one head over all classes.
-
-    Args:
-        settings: of the protocol.
-        scenario: "task", "domain" or "class".
-        benchmark: that it will be trained on.
-        folder: of the protocol file.
+    """A model initialised from torch's global generator, with a head for each task or one over all classes.
 
     Raises:
         ProtocolError: a model of the user's own cannot be built, or takes other inputs or gives other outputs.
@@ -87,10 +79,8 @@ def _own_model(
     if not isinstance(model, nn.Module):
         raise ProtocolError(f"{said}: it gives a {type(model).__name__}; allowed: a torch.nn.Module")
     if scenario == "task" and not isinstance(model, MultiTaskModule):
-        raise ProtocolError(
-            f"{said}: the scenario 'task' has a head for each task; allowed: an Avalanche MultiTaskModule, as "
-            "avalanche.models.as_multitask makes one"
-        )
+        allowed = "an Avalanche MultiTaskModule, as avalanche.models.as_multitask makes one"
+        raise ProtocolError(f"{said}: the scenario 'task' has a head for each task; allowed: {allowed}")
     inputs, _, tasks = default_collate([benchmark.train_stream[0].dataset[i] for i in (0, 0)])
     training = model.training
     try:

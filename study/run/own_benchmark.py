@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
-from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskAwareClassificationDataset, TaskLabels
+from avalanche.benchmarks import CLScenario
 
 from study.errors import ProtocolError
 from study.protocol.own_code import build
 from study.protocol.settings import OwnBenchmark, Scenario
-from study.run.benchmarks import stratified_split
+from study.run.benchmarks import benchmark_of, labelled, stratified_split
 
 SPLIT_SEED = 0  # of validation data, the same for every run
 LOOKED_AT = 4  # samples that are read twice
@@ -24,10 +23,8 @@ def build_own_benchmark(
 
     Args:
         settings: of the protocol.
-        scenario: "task" puts in task labels, one an experience, where the data has none.
-        seed: of the run.
-        root: folder of the data.
-        folder: of the protocol file.
+        scenario: "task" adds task labels, one an experience, where the data has none.
+        seed, root, folder: of the run, of the data, and of the protocol file.
         validation_fraction: share of each experience's training data, stratified by class, that takes the place of
             its test data; None for the test data.
 
@@ -46,23 +43,20 @@ def build_own_benchmark(
             "test=...), of datasets with integer targets"
         ) from error
     if validation_fraction is not None:
-        parts = [
-            stratified_split(torch.tensor(labels), "tuning.validation_fraction", validation_fraction, SPLIT_SEED)
-            for labels in targets[0]
-        ]
-        streams = [
-            [dataset.subset(both[part].tolist()) for dataset, both in zip(streams[0], parts, strict=True)]
-            for part in (0, 1)
-        ]
-        targets = [
-            [[labels[i] for i in both[part]] for labels, both in zip(targets[0], parts, strict=True)] for part in (0, 1)
-        ]
+        key_and_fraction = "tuning.validation_fraction", validation_fraction
+        parts = [stratified_split(torch.tensor(labels), *key_and_fraction, SPLIT_SEED) for labels in targets[0]]
+        rows = [[part.tolist() for part in stream] for stream in zip(*parts, strict=True)]
+        streams = [[d.subset(part) for d, part in zip(streams[0], stream, strict=True)] for stream in rows]
+        targets = [[[y[i] for i in part] for y, part in zip(targets[0], stream, strict=True)] for stream in rows]
     _check(key, scenario, streams, targets)
-    train, test = (
-        [_with_task(dataset, labels[i], i if scenario == "task" else 0) for i, dataset in enumerate(stream)]
+    with_tasks = (
+        [
+            data if hasattr(data, "targets_task_labels") else labelled(data, labels[index], scenario, index)
+            for index, data in enumerate(stream)
+        ]
         for stream, labels in zip(streams, targets, strict=True)
     )
-    return with_classes_timeline(with_task_labels(benchmark_from_datasets(train=train, test=test)))
+    return benchmark_of(*with_tasks)
 
 
 def _check(key: str, scenario: Scenario, streams: Sequence[Sequence[Any]], targets: list[list[list[int]]]) -> None:
@@ -78,24 +72,12 @@ def _check(key: str, scenario: Scenario, streams: Sequence[Sequence[Any]], targe
         expected = index if scenario == "task" else 0
         tasks = set(getattr(dataset, "targets_task_labels", [expected]))
         if tasks != {expected}:
-            raise ProtocolError(
-                f"{key}: experience {index} has the task labels {sorted(tasks)}; allowed in the scenario {scenario!r}: "
-                f"{expected}, or none"
-            )
+            problem = f"experience {index} has the task labels {sorted(tasks)}"
+            raise ProtocolError(f"{key}: {problem}; allowed in the scenario {scenario!r}: {expected}, or none")
     for i in range(min(LOOKED_AT, len(streams[0][0]))):
         once, again = streams[0][0][i][0], streams[0][0][i][0]
         if not isinstance(once, torch.Tensor) or once.dtype != torch.float32:
             raise ProtocolError(f"{key}: an input is {getattr(once, 'dtype', type(once))}; allowed: float32 tensors")
         if not torch.equal(once, again):
-            raise ProtocolError(
-                f"{key}: a sample differs each time it is read, as with random augmentation; allowed: fixed samples, "
-                "since each is read once"
-            )
-
-
-def _with_task(dataset: Any, labels: list[int], task: int) -> Any:
-    """A dataset whose samples are (input, target, task label)."""
-    if hasattr(dataset, "targets_task_labels"):
-        return dataset
-    attributes = [DataAttribute(labels, "targets"), TaskLabels(ConstantSequence(task, len(labels)))]
-    return TaskAwareClassificationDataset([dataset], data_attributes=attributes)
+            problem = "a sample differs each time it is read, as with random augmentation"
+            raise ProtocolError(f"{key}: {problem}; allowed: fixed samples, since each is read once")

@@ -29,24 +29,29 @@ class Seconds(Frozen):
         return sum(self.training) + sum(self.consolidation) + sum(self.evaluation)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """The result of a run; fields as in :class:`study.records.run_record.RunRecord`, and the GPU's model."""
+@dataclass(kw_only=True)
+class Progress:
+    """What a run has measured so far; fields as in :class:`study.records.run_record.RunRecord`."""
 
-    outcome: Outcome
     accuracy: Matrix = field(default_factory=list)
     loss: Matrix = field(default_factory=list)
     training_loss: list[float] = field(default_factory=list)
     seconds: Seconds = field(default_factory=Seconds)
+    resumed: int = 0
+
+
+@dataclass(kw_only=True)
+class RunResult(Progress):
+    """The result of a run; further fields as in :class:`study.records.run_record.RunRecord`, and the GPU's model."""
+
+    outcome: Outcome
     peak_memory: int | None = None
     plugin_memory: int = 0
     plugin_scratch: int = 0
     memory_examples: int | None = None
-    resumed: int = 0
     error: str | None = None
     gpu: str | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its end."""
         return self.outcome == "finished"

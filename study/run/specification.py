@@ -23,13 +23,11 @@ class Run(Frozen):
 
     Attributes:
         protocol, label: names, which determine nothing.
-        benchmark, model, training: as in the protocol; the user's own code with the hash of its source.
-        scenario: "task", "domain" or "class".
-        method: its kind and options.
+        benchmark, model, training, scenario, method: as in the protocol.
         strength: λ; None for a method without one.
         seed: of initialisation, data order and permutations, each with its own generator.
-        device: "cpu" or "cuda"; results differ in the last bits.
-        evaluated_on: "test", or "validation": a held-out part of the training data.
+        device: results of the two differ in the last bits.
+        evaluated_on: "validation" is a held-out part of the training data.
         validation_fraction: the share of that part; None for "test".
     """
 
@@ -59,14 +57,7 @@ class Run(Frozen):
         strength: float | None = None,
         device: Literal["cpu", "cuda"] = "cpu",
     ) -> Self:
-        """The run of a protocol for a scenario, a method and a seed.
-
-        Args:
-            name, protocol: the protocol.
-            scenario, method, seed: which run.
-            settings, strength: in place of the protocol's, if a search chose them.
-            device: "cpu" or "cuda".
-        """
+        """The run of a protocol; ``settings`` and ``strength`` take the place of its own, if a search chose them."""
         return cls(
             protocol=name,
             label=method,
@@ -98,7 +89,6 @@ class Run(Frozen):
 
     @property
     def file_name(self) -> str:
-        """The name of the record's file."""
         return self.file_name_with(self.id)
 
     def file_name_with(self, identity: str) -> str:

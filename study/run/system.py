@@ -17,19 +17,17 @@ def versions() -> dict[str, str]:
 @cache
 def git_commit() -> str | None:
     """The commit of the code, with "+" if files differ from it; None outside its checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:  # an installed copy may lie in somebody else's checkout, which does not track it
-        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "..", "../../clreg_plugins"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails for a copy installed in another checkout
+        changed = git("status", "--porcelain", "--untracked-files=no", "..", "../../clreg_plugins")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + "+" if changed.strip() else commit
 
 
 @cache

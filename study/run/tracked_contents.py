@@ -1,11 +1,10 @@
-"""What W&B is sent besides single numbers: statistics of Ω, and the accuracy matrix."""
+"""What W&B shows of a run's matrices: statistics of Ω, and the accuracy matrix."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 QUANTILES = {"median": 0.5, "quantile_90": 0.9, "quantile_99": 0.99}
@@ -38,11 +37,9 @@ def accuracy_matrix(accuracy: Sequence[Sequence[float]]) -> dict[str, Any]:
     return {"accuracy_matrix": table, "accuracy_heat_map": wandb.Image(_heat_map(accuracy))}
 
 
-def _heat_map(accuracy: Sequence[Sequence[float]]) -> "Image":
-    """The accuracy matrix as an image, drawn without pyplot's global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _heat_map(accuracy: Sequence[Sequence[float]]) -> "Figure":
+    """The accuracy matrix as a figure, drawn without pyplot's global state."""
     from matplotlib.figure import Figure
-    from PIL import Image
 
     rows, columns = len(accuracy), len(accuracy[0])
     width, height = 0.6 * columns + 1.0, 0.6 * rows + 0.8  # inches: cells, and room for the labels
@@ -53,6 +50,4 @@ def _heat_map(accuracy: Sequence[Sequence[float]]) -> "Image":
     for k, row in enumerate(accuracy):
         for i, value in enumerate(row):
             axes.text(i, k, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white")
-    picture = BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    return Image.open(picture)
+    return figure

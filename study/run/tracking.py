@@ -1,9 +1,7 @@
 """Weights & Biases: settings, history and accuracy matrix of a run, offline by default.
 
 Avalanche's ``WandBLogger`` calls functions that wandb no longer has. This one writes one row for each experience, so
-that a resumed run continues with the next row, joined by the run's id.
-
-Torch, Avalanche and wandb are imported only when a run is logged: a waiting parent needs none of them.
+that a resumed run continues with the next row. Torch, Avalanche and wandb are imported only when a run is logged.
 """
 
 import os
@@ -13,12 +11,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from netrc import NetrcParseError, netrc
 from numbers import Real
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from study.errors import StudyError
 from study.run.tracked_contents import accuracy_matrix, importance_statistics
@@ -88,44 +84,33 @@ def check_tracking(tracking: Tracking) -> None:
 
 
 def _has_key() -> bool:
-    """Whether the environment, wandb's settings file or netrc holds a key: where `wandb login` puts it."""
-    import wandb
+    """Whether the environment, or a file that `wandb login` writes, holds a key."""
+    from wandb.errors import AuthenticationError
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib.wbauth import authenticate_session
 
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    settings = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings"
-    if settings.is_file() and "api_key" in settings.read_text(encoding="utf-8"):
-        return True
     try:
-        host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname
-        return netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(host) is not None
-    except (OSError, NetrcParseError):
-        return False
+        host = wandb_setup.singleton().settings.base_url
+        return authenticate_session(host=host, source="", prompt=False, update_session=False) is not None
+    except AuthenticationError as error:
+        raise TrackingError(f"the API key for W&B cannot be used: {error}") from error
 
 
 class WandbLogger:
     """A logger for Avalanche's evaluator that writes one run to W&B, with what the study adds.
 
-    A failure of wandb gives one warning and never ends training. The first logger of a process starts wandb's service,
-    which the others share.
+    A failure of wandb gives one warning and never ends training.
 
     Args:
         tracking: where; mode "disabled" does nothing.
-        run_id: W&B's id. A tracked run of this id is continued: online in place; offline in a second folder
-            ``offline-run-*-<run_id>``, which ``wandb sync`` joins to the first.
+        run_id: W&B's id. A run of this id is continued: online in place; offline in a second folder, which
+            ``wandb sync`` joins to the first.
         name, group, job_type: shown in W&B; the group is the protocol, the job type the method.
         config: all that determines the run, as JSON; stored as it is, so no secrets.
     """
 
     def __init__(
-        self,
-        tracking: Tracking,
-        *,
-        run_id: str,
-        name: str,
-        group: str,
-        job_type: str,
-        config: Mapping[str, Any],
+        self, tracking: Tracking, *, run_id: str, name: str, group: str, job_type: str, config: Mapping[str, Any]
     ) -> None:
         self._tracking = tracking
         self._run: Any = None
@@ -137,7 +122,7 @@ class WandbLogger:
         import wandb
         from avalanche.logging import BaseLogger
 
-        BaseLogger.register(WandbLogger)  # as a base class it would be imported with this module, for seconds
+        BaseLogger.register(WandbLogger)  # a base class would be imported with this module, which takes seconds
         with self._warning_once():
             self._run = wandb.init(
                 id=run_id,
@@ -157,8 +142,6 @@ class WandbLogger:
         if self._run is None:
             _abandon_service()
 
-    # ------------------------------------------------------------- Avalanche's evaluator
-
     def log_metrics(self, metric_values: list[Any]) -> None:
         from avalanche.logging import BaseLogger
 
@@ -177,8 +160,6 @@ class WandbLogger:
         self._write_metrics()
         self._experience = int(strategy.experience.current_experience)
 
-    # ----------------------------------------------------------------------- the study
-
     def after_experience(
         self,
         experience: int,
@@ -193,9 +174,8 @@ class WandbLogger:
 
         Args:
             experience: index of the latest experience, the row's step.
-            accuracy, loss: shape (T,), on every experience; the accuracy in [0, 1].
-            training_loss: mean over the steps, without the penalty.
-            seconds: wall-clock time by phase.
+            accuracy, loss: shape (T,), on every experience.
+            training_loss, seconds: as in the record.
             importance: Ω by parameter name; None for methods without.
         """
         if self._run is None:
@@ -212,12 +192,9 @@ class WandbLogger:
         self._write(experience, {**self._metrics, **row})
 
     def finish(self, *, outcome: str, accuracy: Sequence[Sequence[float]], summary: Mapping[str, Any]) -> None:
-        """Add the accuracy matrix as table and image, and the summary, and end the run.
+        """Add the summary and the accuracy matrix, shape (K, T) with K ≥ 0, and end the run.
 
-        Args:
-            outcome: "finished", or else shown as failed.
-            accuracy: shape (K, T), in [0, 1]; K may be 0.
-            summary: single values, by name.
+        W&B shows any ``outcome`` but "finished" as failed.
         """
         if self._run is None:
             return
@@ -227,7 +204,7 @@ class WandbLogger:
             self._run.summary.update({"outcome": outcome, **self._metrics, **summary})
             if finished and accuracy:
                 self._run.log(accuracy_matrix(accuracy), commit=True)
-            elif accuracy:  # a run that failed may go on later, and its next row is that of an experience
+            elif accuracy:  # a failed run may be resumed, and its next row is that of an experience
                 self._run.summary.update(accuracy_matrix(accuracy))
         self._end(SUCCEEDED if finished else FAILED)
 
@@ -237,8 +214,6 @@ class WandbLogger:
             self._write_metrics()
             self._end(INTERRUPTED)
 
-    # --------------------------------------------------------------------------- wandb
-
     def _write_metrics(self) -> None:
         if self._run is not None and self._experience is not None and self._metrics:
             self._write(self._experience, {**self._metrics, "experience": self._experience})
@@ -246,7 +221,7 @@ class WandbLogger:
     def _write(self, experience: int, row: dict[str, float]) -> None:
         self._metrics, self._experience = {}, None
         with self._warning_once():
-            # committed at once: a row that waits for more under its step is lost if the run is killed
+            # committed at once: a row that waits for more of its step is lost if the run is killed
             self._run.log(row, step=experience, commit=True)
 
     def _end(self, exit_code: int) -> None:
@@ -261,7 +236,7 @@ class WandbLogger:
         try:
             with _surroundings(self._tracking):
                 yield
-        except Exception as error:  # wandb's own, the system's, plain ones: a full disk, a killed service, no network
+        except Exception as error:  # of any kind: a full disk, a killed service, no network
             message = f"W&B failed, the run goes on without ({type(error).__name__}: {error})"
             if not self._failed:
                 warnings.warn(message, RuntimeWarning, stacklevel=4)
@@ -269,7 +244,7 @@ class WandbLogger:
 
 
 def _abandon_service() -> None:
-    """Stop the service, which may be dead, so that the next run starts a new one."""
+    """Stop wandb's service, which may be dead, so that the next run starts a new one."""
     import wandb
 
     with suppress(Exception, SystemExit):  # teardown exits where the service did not end well
@@ -284,7 +259,7 @@ def _surroundings(tracking: Tracking) -> Iterator[None]:
     if tracking.mode == "offline":
         ours["WANDB_ERROR_REPORTING"] = "false"  # otherwise wandb reports on its use over the network, offline too
     before = {name: os.environ.get(name) for name in ours}
-    hooks = sys.exit, sys.excepthook  # a service puts its own in their place, which print every exception once more
+    hooks = sys.exit, sys.excepthook  # wandb's own print every exception once more
     os.environ.update(ours)
     try:
         yield

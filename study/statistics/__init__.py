@@ -1,10 +1,9 @@
 """Samples in, a result dataclass out: how sure a mean is, which method is better, whether a published number holds.
 
-Samples are paired by seed: entry s of two vectors comes from the same seed. All numbers of one call have one unit,
-the caller's. What is resampled at random is drawn with a fixed seed: equal input gives equal output.
+All numbers of one call have the caller's unit. Resampling has a fixed seed: equal input gives equal output.
 """
 
-from study.statistics.families import FamilyComparison, family, family_pairs, holm
+from study.statistics.families import FamilyComparison, family, family_pairs
 from study.statistics.paired import PairedComparison, compare_paired
 from study.statistics.power import fewest_pairs, seeds_needed
 from study.statistics.published import FEWEST_JUDGED, PublishedComparison, compare_with_published
@@ -24,7 +23,6 @@ __all__ = [
     "family_pairs",
     "fewest_pairs",
     "friedman",
-    "holm",
     "seeds_needed",
     "summarize",
 ]

@@ -20,18 +20,20 @@ class PairedComparison:
 
     Attributes:
         n: number of pairs.
+        mean_a, mean_b: of each method.
         difference: mean of a − b.
-        low, high: its confidence interval; NaN for one pair.
-        interval: what the interval is, as in :class:`Summary`.
+        low, high, interval: its confidence interval, as in :class:`Summary`.
         p: of the two-sided sign-flip permutation test; exact up to 16 pairs.
-        p_wilcoxon: of Wilcoxon's signed-rank test (1945), for comparison; exact up to 16 pairs.
+        p_wilcoxon: of Wilcoxon's signed-rank test (1945); exact up to 16 pairs.
         p_smallest: the smallest ``p`` that n pairs can give: 2/2ⁿ, and no less than one resample's share (1e-5).
-        effect_size: mean over standard deviation of the differences, corrected for its bias (Hedges' g of d_z).
+        effect_size: d_z, mean over standard deviation of the differences, with the exact correction of Hedges 1981.
             0 if all differences are 0, ±inf if all are equal otherwise; NaN where no unbiased one exists (n ≤ 2).
         sd: standard deviation of the differences (n − 1); NaN for one pair.
     """
 
     n: int
+    mean_a: float
+    mean_b: float
     difference: float
     low: float
     high: float
@@ -46,12 +48,9 @@ class PairedComparison:
 def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedComparison:
     """Whether a and b differ, from scores paired by seed.
 
-    The test flips the signs of the differences in all 2ⁿ ways (Fisher 1935, chapter III; where they are too many,
-    in 99,999 drawn ones, the data's own among them: Phipson and Smyth 2010) and counts the mean differences at
-    least as far from 0 as the one seen. It assumes only that, without an effect, a − b and b − a are equally
-    likely. Scores that differ by rounding alone (1e-10 of the largest score) count as equal, in all tests.
-
-    The effect size is d_z with Hedges' correction (Lakens 2013; the exact factor of Hedges 1981).
+    The test flips the signs of the differences in all 2ⁿ ways (Fisher 1935, chapter III), or in 99,999 drawn ones
+    (Phipson and Smyth 2010), and counts the mean differences at least as far from 0 as the one seen. Scores that
+    differ by rounding alone count as equal, in all tests.
 
     Args:
         a, b: shape (n,), n ≥ 1, one score a seed, in one unit.
@@ -74,6 +73,8 @@ def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Pair
     mean = summarize(d, confidence)
     return PairedComparison(
         n=d.size,
+        mean_a=float(a.mean()),
+        mean_b=float(b.mean()),
         difference=mean.mean,
         low=mean.low,
         high=mean.high,

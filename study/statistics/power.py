@@ -9,12 +9,11 @@ from scipy import stats
 def seeds_needed(sd: float, delta: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """How many paired seeds a difference of ``delta`` needs to be found with probability ``power``.
 
-    The number at which the two-sided paired t-test has that power (noncentral t: Cohen 1988, chapter 2), and no
-    fewer than those with which the sign-flip test can reach ``alpha`` at all (2/2ⁿ ≤ α: 6 for 0.05).
+    The number at which the two-sided paired t-test has that power (Cohen 1988, chapter 2), and no fewer than those
+    with which the sign-flip test can reach ``alpha`` at all.
 
     Args:
-        sd: standard deviation of the differences over seeds, in the unit of ``delta``.
-        delta: the difference of the means to be found, > 0.
+        sd, delta: standard deviation of the differences over seeds, and the mean difference to be found, > 0.
         alpha: level of the test. For one comparison of m under Holm's correction, α/m is on the safe side.
         power: in (alpha, 1).
 
@@ -22,12 +21,18 @@ def seeds_needed(sd: float, delta: float, alpha: float = 0.05, power: float = 0.
         >>> seeds_needed(sd=1.0, delta=0.5), seeds_needed(sd=0.1, delta=5.0)
         (34, 6)
     """
+
+    def power_of_t(n: int) -> float:
+        # t² has the noncentral F distribution, which SciPy computes where its noncentral t gives NaN; sure beyond 1e3
+        noncentrality = min(delta / sd * math.sqrt(n), 1e3)
+        return float(stats.ncf.sf(stats.t.isf(alpha / 2, n - 1) ** 2, 1, n - 1, noncentrality**2))
+
     fewest = most = fewest_pairs(alpha)
     if sd == 0:
         return fewest
-    while _power_of_t(most, delta / sd, alpha) < power:
+    while power_of_t(most) < power:
         most *= 2
-    return fewest + bisect_left(range(fewest, most), power, key=lambda n: _power_of_t(n, delta / sd, alpha))
+    return fewest + bisect_left(range(fewest, most), power, key=power_of_t)
 
 
 def fewest_pairs(alpha: float) -> int:
@@ -38,12 +43,3 @@ def fewest_pairs(alpha: float) -> int:
         (6, 11)
     """
     return math.ceil(1 - math.log2(alpha))
-
-
-def _power_of_t(n: int, effect: float, alpha: float) -> float:
-    """Power of the two-sided paired t-test with n pairs, where the mean difference is ``effect`` times its sd."""
-    df = n - 1
-    critical = float(stats.t.isf(alpha / 2, df))
-    # t² has the noncentral F distribution, which SciPy computes where its noncentral t gives NaN; sure beyond 1e3
-    noncentrality = min(effect * math.sqrt(n), 1e3)
-    return float(stats.ncf.sf(critical**2, 1, df, noncentrality**2))

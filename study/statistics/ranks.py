@@ -15,13 +15,12 @@ class FriedmanResult:
     """Whether k methods differ over N benchmarks, and which the benchmarks cannot tell apart.
 
     Attributes:
-        chi2, p: Friedman's statistic, corrected for ties, and its p-value (χ² with k − 1 degrees of freedom).
-        f, p_f: Iman and Davenport's, less conservative, and its p-value (F with k − 1 and (k − 1)(N − 1)).
-            Where all benchmarks rank alike ``f`` is infinite, and ``p_f`` is the exact probability of that.
+        chi2, p: Friedman's test, corrected for ties.
+        f, p_f: Iman and Davenport's, less conservative. Where all benchmarks rank alike ``f`` is infinite, and ``p_f``
+            is the exact probability of that.
         average_ranks: one for each method, 1 = best.
         critical_difference: Nemenyi's: average ranks that differ by so much or more differ significantly.
-        groups: the largest sets of two or more methods none of which differ significantly: indices of methods, best
-            first. They are the bars of a critical-difference figure.
+        groups: the largest sets of methods none of which differ significantly: indices of methods, best first.
     """
 
     chi2: float
@@ -34,14 +33,11 @@ class FriedmanResult:
 
 
 def friedman(scores: ArrayLike, alpha: float = 0.05) -> FriedmanResult:
-    """Friedman's test over benchmarks, with Iman and Davenport's correction and Nemenyi's critical difference.
-
-    Demšar 2006, section 3.2.2; Iman and Davenport 1980. Unlike Demšar's formula for χ², SciPy's corrects for ties,
-    which makes it larger where there are some; without ties they agree.
+    """Friedman's test, with Iman and Davenport's correction and Nemenyi's critical difference (Demšar 2006, 3.2.2).
 
     Args:
         scores: shape (N, k): N ≥ 2 benchmarks, k ≥ 3 methods, the highest score the best. Scores of one benchmark
-            that differ by rounding alone (1e-10 of the largest) share their rank.
+            that differ by rounding alone share their rank.
         alpha: level of the critical difference, in (0, 1).
 
     Raises:

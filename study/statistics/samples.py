@@ -4,11 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROUNDING = 1e-10
-"""Relative to the largest score: what differs by no more than this is equal.
-
-Accuracies are multiples of 1/(number of test samples), known to some 16 digits; their differences, where equal,
-come out unequal in the last of them (0.9 − 0.8 ≠ 0.8 − 0.7), and no test that counts ties would see them.
-"""
+"""Relative to the largest score: what differs by no more is equal (0.9 − 0.8 ≠ 0.8 − 0.7), where tests count ties."""
 
 
 def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -21,21 +17,17 @@ def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def check_finite(x: NDArray[np.float64], name: str) -> None:
-    """A ValueError if ``x``, of any shape, has NaN or infinity among its entries."""
     if not np.isfinite(x).all():
         raise ValueError(f"{name} must be finite, not {x[~np.isfinite(x)][0]}")
 
 
 def check_fraction(value: float, name: str) -> None:
-    """A ValueError if ``value`` is not in (0, 1)."""
     if not 0 < value < 1:
         raise ValueError(f"{name} must be in (0, 1), not {value}")
 
 
 def merge_ties(x: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     """``x`` with the entries that follow each other within ``tolerance``, by size, made equal to their smallest.
-
-    Unlike rounding to a grid, this separates no two values because they lie on either side of a border.
 
     Example:
         >>> merge_ties(np.array([0.5, 0.1 + 0.2, 0.3]), 1e-12).tolist()

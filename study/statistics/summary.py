@@ -18,15 +18,10 @@ Interval = Literal["t", "bca", "constant", "none"]
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of n samples, and how sure it is.
+    """Mean of n samples, standard deviation (n − 1) and confidence interval; the last two are NaN for one sample.
 
-    Attributes:
-        mean: sample mean.
-        sd: sample standard deviation (n − 1); NaN for a single sample.
-        low, high: the confidence interval of the mean; NaN for a single sample.
-        n: number of samples.
-        interval: what the interval is: ``"t"`` (Student), ``"bca"`` (bootstrap, bias-corrected and accelerated),
-            ``"constant"`` (all samples equal: width 0) or ``"none"`` (a single sample).
+    ``interval`` says what the interval is: ``"t"`` (Student), ``"bca"`` (bootstrap), ``"constant"`` (all samples
+    equal: width 0) or ``"none"`` (one sample).
     """
 
     mean: float
@@ -38,13 +33,10 @@ class Summary:
 
 
 def summarize(samples: ArrayLike, confidence: float = 0.95) -> Summary:
-    """Mean and confidence interval over independent samples, for instance one a seed.
-
-    Student's t below 20 samples, the BCa bootstrap of the mean (Efron 1987; 9,999 resamples) from there on.
+    """Mean and confidence interval: Student's t below 20 samples, the BCa bootstrap (Efron 1987) from there on.
 
     Args:
-        samples: shape (n,), n ≥ 1. Equal samples (up to rounding: 1e-10 of the largest) give an interval of
-            width 0; one sample gives none (NaN).
+        samples: independent, shape (n,), n ≥ 1. Those that differ by rounding alone count as equal.
         confidence: of the interval, in (0, 1).
 
     Raises:

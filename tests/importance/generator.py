@@ -2,7 +2,7 @@
 
 A model is a chain of blocks over images, then over sequences, then over vectors. Each block is a small module with
 a trap of its own; what a block does to the promise of an importance (it draws, it mixes samples, its eval mode has
-no graph) stands beside it as a trait.
+no graph) is a trait of its own.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The two products that a convolution's per-sample weight gradients come from, beside autograd's."""
+"""The two products that give a convolution's per-sample weight gradients, compared with autograd."""
 
 import pytest
 import torch

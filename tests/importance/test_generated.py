@@ -225,7 +225,7 @@ def importance(spec: Spec, model: nn.Module, data: Any) -> dict[str, Tensor]:
 
 
 def check(spec: Spec) -> str:
-    """Measure, look at what is left, and compare; says what came of it."""
+    """Measure, look at what is left, and compare; return the outcome."""
     model, data = spec.model(), spec.data()
     found, error = None, None
     with surroundings(spec.around), all_as_it_was("the pass", model, data):
@@ -324,7 +324,7 @@ def test_random_models():
     agrees()
     tried, numbers = outcomes.total(), outcomes["numbers"]
     print("".join(f"{count:6d} {outcome}\n" for outcome, count in outcomes.most_common()))
-    assert numbers >= 0.5 * tried, f"numbers came of {numbers} of {tried} models: {outcomes}"
+    assert numbers >= 0.5 * tried, f"{numbers} of {tried} models gave numbers: {outcomes}"
 
 
 ALONE = [(stage, name) for stage, blocks in BLOCKS.items() for name in blocks]

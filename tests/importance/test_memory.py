@@ -1,4 +1,4 @@
-"""The bound on memory holds where per-sample gradients would not fit; passes leave nothing behind, nor fetch anew.
+"""The bound on memory holds where per-sample gradients would not fit; passes leave nothing behind and reuse memory.
 
 Memory is measured in a process of its own.
 """
@@ -113,7 +113,7 @@ def test_a_pass_works_in_the_memory_of_the_one_before():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", PASSES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     fetched = int(done.stdout)
-    assert fetched < 16000, f"{fetched} pages fetched anew"
+    assert fetched < 16000, f"{fetched} new pages fetched"
 
 
 def living() -> Counter[tuple[int, ...]]:

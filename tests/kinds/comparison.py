@@ -52,7 +52,7 @@ def measure(model: nn.Module, data: Any, variant: str = "exact", **options: Any)
 
 
 def assert_right(got: Tensors, want: Tensors, tolerance: float = 1e-4) -> None:
-    """Each tensor within ``tolerance`` of its largest entry; one that is nothing beside the others is nothing here."""
+    """Each tensor within ``tolerance`` of its largest entry; one that is negligible compared with the others passes."""
     assert set(got) == set(want), f"names differ: {set(got) ^ set(want)}"
     of_model = max(float(value.abs().max()) for value in want.values() if value.numel())
     assert of_model > 0, "the reference is zero everywhere, which tells nothing"

@@ -79,14 +79,14 @@ DRAWS = {
 
 RNG = np.random.default_rng(5)
 UNSEEN = {
-    "a generator made anew": lambda m, x: column(torch.from_numpy(np.random.default_rng().random(len(x)) < 0.5)),
-    "torch's seed made anew": lambda m, x: 2.0 * (torch.rand(len(x), 1, generator=anew()) < 0.5),
+    "a new generator": lambda m, x: column(torch.from_numpy(np.random.default_rng().random(len(x)) < 0.5)),
+    "a new generator of torch": lambda m, x: 2.0 * (torch.rand(len(x), 1, generator=new_generator()) < 0.5),
     "a generator of the file's": lambda m, x: column(torch.from_numpy(RNG.random(len(x)) < 0.5)),
     "the clock": lambda m, x: column(torch.tensor([float(time.perf_counter_ns() // 100 % 2) for _ in x])),
 }
 
 
-def anew() -> torch.Generator:
+def new_generator() -> torch.Generator:
     generator = torch.Generator()
     generator.seed()
     return generator

@@ -73,7 +73,7 @@ class WithGraph(Keeps):
 
 
 class RunningMean(Keeps):
-    """Assigns its buffer anew."""
+    """Assigns a new tensor to its buffer."""
 
     def __init__(self):
         super().__init__()

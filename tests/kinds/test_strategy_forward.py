@@ -282,7 +282,7 @@ def test_a_model_that_is_replaced_by_a_wrapper(when):
         strategy = strategy_of(model, plugins)
         strategy.train(benchmark.train_stream[0])
         want = expected(strategy.model, samples[0][0])
-        assert_right({name: plugin.importance[name] for name in want}, want)  # beside the names of before
+        assert_right({name: plugin.importance[name] for name in want}, want)  # in addition to the earlier names
 
 
 class Dicts(torch.utils.data.Dataset):

@@ -29,7 +29,7 @@ def strategy_with(plugin):
 
 
 def test_a_strategy_goes_on_from_avalanches_checkpoint(plugin_name, tmp_path):
-    """Optimizers cannot be pickled by Avalanche today: they are left out, and made anew."""
+    """Optimizers cannot be pickled by Avalanche today: they are left out and made again."""
     stream = class_incremental().train_stream
     torch.manual_seed(7)
     whole = strategy_with(PLUGINS[plugin_name]())

@@ -181,7 +181,7 @@ def test_manual_consolidation_without_data_or_experience(name):
 
 
 def test_consolidation_by_a_trigger_of_ones_own(plugin_name):
-    """Another plugin consolidates amid an experience, on its data: the penalty acts from there."""
+    """Another plugin consolidates within an experience, on its data: the penalty acts from then on."""
 
     class AtIteration(SupervisedPlugin):
         def after_training_iteration(self, strategy, **kwargs):
@@ -196,7 +196,7 @@ def test_consolidation_by_a_trigger_of_ones_own(plugin_name):
 
 
 def test_only_the_samples_asked_for():
-    """``n_samples`` are drawn from the experience, by the plugin's own seed, anew in each experience."""
+    """``n_samples`` are drawn from the experience, by the plugin's own seed, again in each experience."""
     seen = []
 
     class Seen(EWCPlugin):

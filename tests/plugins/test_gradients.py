@@ -200,7 +200,7 @@ def test_the_virtual_step_of_retrieval_sees_the_penalty_if_it_comes_after(plugin
 
     class Recorded(Watched):
         def optimizer_step(self):
-            """Keep MIR's gradient beside the step."""
+            """Keep MIR's gradient apart from the step."""
             virtual.append(dict(zip(dict(self.model.named_parameters()), self.virtual, strict=True)))
             super().optimizer_step()
 

@@ -120,7 +120,7 @@ def test_early_stopping_leaves_the_path_to_the_weights_put_back(mode, losses, or
 
 @pytest.mark.parametrize("order", ["in front", "behind"])
 def test_early_stopping_equals_a_run_that_ends_at_the_best_epoch(order):
-    """To the last bit, in every experience of a stream, with running averages beside the parameters."""
+    """To the last bit, in every experience of a stream, with running averages as well as parameters."""
 
     def model():
         torch.manual_seed(2)
@@ -182,7 +182,7 @@ class At(SupervisedPlugin):
         setattr(self, callback, self.act)
 
     def before_training_exp(self, strategy, **kwargs):
-        """Begin anew."""
+        """Start again."""
         self.left = self.times
 
     def act(self, strategy, **kwargs):
@@ -199,7 +199,7 @@ CHANGES = {
     "averaged after each epoch": ("after_training_epoch", halve_one, EVERY_TIME),
     "restored before an epoch": ("before_training_epoch", load, 2),
     "written before an epoch": ("before_training_epoch", halve, 2),
-    "restored amid an epoch": ("after_training_iteration", load, 3),
+    "restored during an epoch": ("after_training_iteration", load, 3),
     "clipped in place": ("after_training_iteration", halve_in_place, EVERY_TIME),
     "clipped through data": ("after_training_iteration", halve, EVERY_TIME),
     "clipped before each step": ("before_forward", halve_one, EVERY_TIME),

@@ -137,7 +137,7 @@ def test_a_zero_lambda_changes_nothing(plugin_name):
 
 
 # What Avalanche's own tests of its plugins run: benchmarks with and without task labels, evaluation of all
-# experiences after (and amid) each one, on its own models.
+# experiences after (and within) each one, on its own models.
 
 
 @pytest.mark.parametrize("with_task_labels", [True, False])

@@ -49,9 +49,9 @@ class Recording(Naive):
         super().backward()
 
 
-def train(names, *, model=mlp, stream=class_incremental, beside=(), first=False, kind=Recording, sgd=None):
+def train(names, *, model=mlp, stream=class_incremental, together_with=(), first=False, kind=Recording, sgd=None):
     plugins = [PLUGINS[name]() for name in names]
-    others = [make() for make in beside]
+    others = [make() for make in together_with]
     network = model()
     optimizer = (sgd or (lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.5)))(network.parameters())
     order = [*others, *plugins] if first else [*plugins, *others]
@@ -102,11 +102,11 @@ def test_gradients_that_are_kept_as_zeros(plugin_name):
 @pytest.mark.parametrize("other", ["replay", "distillation"])
 def test_beside_other_plugins(plugin_name, other, first):
     make = {"replay": lambda: ReplayPlugin(mem_size=12), "distillation": lambda: LwFPlugin(alpha=0.7, temperature=2.0)}
-    assert_same([plugin_name], beside=[make[other]], first=first)
+    assert_same([plugin_name], together_with=[make[other]], first=first)
 
 
 def test_a_loss_that_was_scaled_before_the_penalty(plugin_name):
-    assert_same([plugin_name], beside=[lambda: Scaling(in_place=False)], first=True)
+    assert_same([plugin_name], together_with=[lambda: Scaling(in_place=False)], first=True)
 
 
 def test_a_model_that_is_compiled():
@@ -144,7 +144,7 @@ def test_parameters_without_graph_in_the_loss(plugin_name):
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "new-tensor"])
 def test_a_loss_that_is_scaled_behind_the_penalty(plugin_name, in_place):
-    assert_same([plugin_name], beside=[lambda: Scaling(in_place)])
+    assert_same([plugin_name], together_with=[lambda: Scaling(in_place)])
 
 
 def test_a_gradient_scaler(plugin_name):
@@ -239,7 +239,7 @@ def test_who_asks_for_the_value_elsewhere_amid_a_step_disturbs_nothing(plugin_na
             self.values = [*self.values, strategy.plugins[0].penalty.value(origin).item()]
 
     asking = Asking()
-    asked, plain = train([plugin_name], beside=[lambda: asking]), train([plugin_name])
+    asked, plain = train([plugin_name], together_with=[lambda: asking]), train([plugin_name])
     assert any(asking.values), "there never was a penalty"
     assert_close(parameters_of(asked[0]), parameters_of(plain[0]), rtol=0, atol=0, what="parameters")
     assert_close(asked[1][0].importance, plain[1][0].importance, rtol=0, atol=0, what="importance")
@@ -300,7 +300,7 @@ def test_a_loss_differentiated_twice_has_the_gradient_twice(plugin_name):
 
 
 def test_retrieval_that_differentiates_the_loss_before_the_plugin_is_allowed(plugin_name):
-    assert_same([plugin_name], beside=[Differentiating], first=True)
+    assert_same([plugin_name], together_with=[Differentiating], first=True)
 
 
 class Differentiating(SupervisedPlugin):

@@ -1,4 +1,4 @@
-"""What version 0.1 wrote, amid the second of two experiences in parts, goes on in this version."""
+"""What version 0.1 wrote within the second of two experiences in parts continues in this version."""
 
 import gzip
 import io

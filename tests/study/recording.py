@@ -60,6 +60,11 @@ def learner(
     )
 
 
+def train_on(strategy: Any, experiences: Any) -> None:
+    for experience in experiences:
+        strategy.train(experience, eval_streams=[])
+
+
 def same(first: list[list[Batch]], second: list[list[Batch]]) -> bool:
     """Whether the mini-batches of all experiences are the same to the last bit and of the same types."""
     return [len(batches) for batches in first] == [len(batches) for batches in second] and all(

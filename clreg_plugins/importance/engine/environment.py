@@ -1,4 +1,4 @@
-"""The state of the process during a pass: gradients on, exact arithmetic, eager; all of it put back after."""
+"""The state of the process during a pass: gradients on, exact arithmetic, eager; restored afterwards."""
 
 import contextlib
 import random

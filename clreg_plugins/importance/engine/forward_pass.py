@@ -86,6 +86,6 @@ class ForwardPass:
 
 
 def _contiguous_gradient(module: nn.Module, args: tuple, output: Any) -> None:
-    """PyTorch's CPU kernels go wrongly backward through a norm of one image whose gradient has channels last."""
+    """PyTorch's CPU kernels give a wrong gradient for a norm of one image whose gradient has channels last."""
     if isinstance(output, Tensor) and output.requires_grad:
         output.register_hook(Tensor.contiguous)

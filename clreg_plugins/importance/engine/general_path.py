@@ -137,7 +137,7 @@ class GeneralPath:
         tensors = batch.sample_tensors()
         for group in in_groups(self.cotangents.vectors(z, batch.targets, self.generator)):
             self.run.snapshot.rewind()
-            # the one attention kernel that vmap can batch; what it does by a loop is its own affair
+            # the one attention kernel that vmap can batch; its loops stay inside it
             with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 again, squares = vmap(one_sample)(tensors, torch.stack(group, dim=1))

@@ -373,7 +373,7 @@ class EmbeddingRule(LayerRule):
 
 
 def shape_within(dimensions: int, parameter: Tensor) -> tuple[int, ...]:
-    """The parameter's shape beside that of a tensor of so many dimensions that it is broadcast to."""
+    """The parameter's shape with leading ones, as broadcast to a tensor of so many dimensions."""
     return (1,) * (dimensions - parameter.ndim) + tuple(parameter.shape)
 
 

@@ -1,1 +1,1 @@
-"""Figures: numbers in, an ``<svg>`` element out."""
+"""Figures: numbers in, a figure of the document out."""

@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
+from matplotlib import figure as matplotlib_figure
 
+from study.report.document import Figure
 from study.report.figures.style import FONT, INK, MUTED, Look, draw, within_percent
 from study.report.method_results import MethodResult
 from study.report.number_formats import points
 
 
 def accuracy_figure(
-    name: str,
-    alt: str,
-    results: Sequence[MethodResult],
-    looks: Mapping[str, Look],
-    published: Mapping[str, float],
-) -> str:
+    scenario: str, results: Sequence[MethodResult], looks: Mapping[str, Look], published: Mapping[str, float]
+) -> Figure:
     """One row for each method: mean with interval, a dot for each seed, a diamond for the published mean."""
+    name, what = f"accuracy-{scenario}", f"Average accuracy, {scenario}-incremental"
+    alt = f"{what}, in percent: {', '.join(f'{each.method} {points(each.accuracy.mean)}' for each in results)}."
+    diamonds = ", hollow diamonds published means" if published else ""
 
-    def paint(figure: Figure) -> None:
+    def paint(figure: matplotlib_figure.Figure) -> None:
         axes = figure.add_subplot()
         for row, result in enumerate(results):
             look, summary = looks[result.method], result.accuracy
@@ -40,4 +40,5 @@ def accuracy_figure(
             1.02, -0.75, "mean", transform=axes.get_yaxis_transform(), va="center", fontsize=FONT - 1, color=MUTED
         )
 
-    return draw(name, alt, 0.75 + 0.29 * len(results), paint)
+    svg = draw(name, alt, 0.75 + 0.29 * len(results), paint)
+    return Figure(name, f"{what}: means with 95% intervals, a small dot a seed{diamonds}.", alt, svg)

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
+from matplotlib import figure as matplotlib_figure
 
 from study.campaign.strength_search import Choice
+from study.report.document import Figure
 from study.report.figures.style import Look, draw
+from study.report.number_formats import strength
 
 
-def lambda_figure(name: str, alt: str, choices: Sequence[Choice], looks: Mapping[str, Look]) -> str:
+def lambda_figure(scenario: str, choices: Sequence[Choice], looks: Mapping[str, Look]) -> Figure:
     """One line for each method, a ring at the chosen λ; thin lines for other values of further options."""
+    name, what = f"lambda-{scenario}", f"Validation accuracy over λ, {scenario}-incremental"
+    alt = f"{what}. Best λ: {', '.join(f'{choice.method} {strength(choice.best[0])}' for choice in choices)}."
 
-    def paint(figure: Figure) -> None:
+    def paint(figure: matplotlib_figure.Figure) -> None:
         axes = figure.add_subplot()
         positive = [values[0] for choice in choices for values in choice.accuracy if values[0] > 0]
         if len(positive) < sum(len(choice.accuracy) for choice in choices):  # λ = 0 has no place on a log axis
@@ -23,7 +27,7 @@ def lambda_figure(name: str, alt: str, choices: Sequence[Choice], looks: Mapping
             for others, line in _lines(choice).items():
                 chosen = others == choice.best[1:]
                 axes.plot(
-                    [strength for strength, _ in line],
+                    [value for value, _ in line],
                     [accuracy for _, accuracy in line],
                     color=look.color,
                     linestyle=look.dashes,
@@ -36,9 +40,10 @@ def lambda_figure(name: str, alt: str, choices: Sequence[Choice], looks: Mapping
             axes.plot(choice.best[0], best, "o", markersize=11, markerfacecolor="none", color=look.color, mew=1.5)
         axes.set_xlabel("λ (log scale)")
         axes.set_ylabel("validation accuracy %")
-        figure.legend(loc="outside lower center", ncols=3, handlelength=2.4, columnspacing=1.4)
+        figure.legend(loc="outside lower center", ncols=3)
 
-    return draw(name, alt, 2.9 + 0.2 * (len(choices) // 3), paint)
+    svg = draw(name, alt, 2.9 + 0.2 * (len(choices) // 3), paint)
+    return Figure(name, f"{what}; rings mark the chosen λ.", alt, svg)
 
 
 def _lines(choice: Choice) -> dict[tuple[object, ...], list[tuple[float, float]]]:

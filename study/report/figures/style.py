@@ -3,15 +3,11 @@
 import html
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import matplotlib.style
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from scipy.optimize import isotonic_regression
 
 from study.protocol.settings import Method
 
@@ -43,34 +39,28 @@ _SHADES = (0.0, -0.4, 0.45)  # towards black and white
 
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
-_STYLE = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": FONT,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": FONT,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "lines.linewidth": 1.7,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "clreg",
-}
+_STYLE = (
+    dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK)
+    | dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED)
+    | dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+    | {
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": FONT,
+        "axes.linewidth": 0.8,
+        "axes.titlesize": FONT,
+        "axes.titlelocation": "left",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.7,
+        "lines.markersize": 4.5,
+        "legend.handlelength": 2.4,
+        "legend.columnspacing": 1.4,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "clreg",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -105,9 +95,7 @@ def _shaded(color: str, shade: float) -> str:
     return "#" + "".join(f"{round(channel + abs(shade) * (end - channel)):02x}" for channel in channels)
 
 
-def draw(
-    name: str, alt: str, height: float, paint: Callable[[Figure], None], layout: str | None = "constrained"
-) -> str:
+def draw(name: str, alt: str, height: float, paint: Callable[[Figure], None]) -> str:
     """Draw a figure as an ``<svg>`` element; :func:`standalone` makes it a file.
 
     Args:
@@ -115,11 +103,10 @@ def draw(
         alt: text alternative.
         height: in inches; the width is fixed.
         paint: draws.
-        layout: of matplotlib; None leaves the margins to ``paint``.
     """
     buffer = io.StringIO()
     with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(WIDTH, height), layout=layout)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         paint(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return _element(buffer.getvalue(), name, alt)
@@ -164,61 +151,3 @@ def _element(text: str, name: str, alt: str) -> str:
 def within_percent(low: float, high: float) -> tuple[float, float]:
     """Axis limits of accuracies, at most 0 and 100 plus a small margin."""
     return max(low, -1.5), min(high, 101.5)
-
-
-# ------------------------------------------------------------------------------- labels in place of a legend
-
-
-def label_ends(axes: Axes, ends: Sequence[tuple[str, float, Look, float]], gap: float) -> None:
-    """Label ends of lines at the right, moved apart vertically and tied to their points.
-
-    Args:
-        axes: with final limits and scales.
-        ends: name, y, look and x of each.
-        gap: least distance of two labels, as a share of the height.
-    """
-    if not ends:
-        return
-    ends = sorted(ends, key=lambda end: end[1])
-    share = axes.transScale + axes.transLimits  # from data to the axes' own width and height, on any scale
-    heights = apart([share.transform((x, y))[1] for _, y, _, x in ends], gap)
-    for (name, y, look, x), height in zip(ends, heights, strict=True):
-        axes.annotate(
-            "",
-            xy=(x, y),
-            xytext=(1.07, height),
-            textcoords=axes.transAxes,
-            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 2},
-            annotation_clip=False,
-        )
-        axes.add_line(
-            Line2D(
-                [1.085],
-                [height],
-                transform=axes.transAxes,
-                color=look.color,
-                marker=look.marker,
-                linestyle="none",
-                clip_on=False,
-            )
-        )
-        axes.text(1.11, height, name, transform=axes.transAxes, va="center", fontsize=FONT - 0.5)
-
-
-def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Move ascending positions as little as possible (in least squares) so that they are ``gap`` apart, within 0 and 1.
-
-    Example:
-        >>> [round(height, 2) for height in apart([0.1, 0.5, 0.5, 0.9], 0.2)]
-        [0.1, 0.4, 0.6, 0.9]
-    """
-    steps = gap * np.arange(len(heights))
-    room = max(1.0, steps[-1])
-    placed = isotonic_regression(np.asarray(heights) - steps).x + steps
-    placed = np.minimum(placed, room - steps[::-1])
-    return np.maximum(placed, steps - (room - 1.0) / 2).tolist()
-
-
-def margin_for(names: Sequence[str]) -> float:
-    """Share of the width that labels at the right of the axes take."""
-    return min(0.45, (0.58 * (FONT - 0.5) * max(map(len, names), default=0) + 26) / (72 * WIDTH))

@@ -5,8 +5,8 @@ from statistics import mean, median
 
 from study.records.importance_agreement import ImportanceAgreement
 from study.report.analysis import Analysis
-from study.report.document import Cell, Column, Paragraph, Section, Table, number, table_of, word
-from study.report.number_formats import count, strength
+from study.report.document import Cell, Column, Section, Table, table_of
+from study.report.number_formats import count, points, strength
 
 Rows = Sequence[ImportanceAgreement]
 
@@ -28,34 +28,26 @@ def agreement_section(analysis: Analysis) -> Section | None:
         "and experiences. Size: sum over that of the exact Fisher; λ scales with its inverse. Entries that are 0 in "
         f"both are left out. `agreement.csv` has every measurement, by {machines}."
     )
-    return Section("agreement", "Agreement of importances", (Paragraph(how), *tables))
+    return Section("agreement", "Agreement of importances", (how, *tables))
 
 
 def _table(scenario: str, rows: Rows) -> Table:
-    def measured(heading: str, key: str) -> Column[Rows]:
-        return Column(heading, lambda of_method: _range([getattr(row, key) for row in of_method], _three))
+    def measured(heading: str, key: str, text: Callable[[float], str]) -> Column[Rows]:
+        def cell(of_method: Rows) -> Cell:
+            values = [getattr(row, key) for row in of_method]
+            shown, *bounds = map(text, (mean(values), min(values), max(values)))
+            return Cell(shown if {*bounds} == {shown} else f"{shown} [{', '.join(bounds)}]", mean(values))
+
+        return Column(heading, cell)
 
     return table_of(
         f"agreement-{scenario}",
         f"{scenario.capitalize()}-incremental: cost of an importance, and its agreement with the exact Fisher",
         [[row for row in rows if row.method == method] for method in dict.fromkeys(row.method for row in rows)],
-        Column("method", lambda of_method: word(of_method[0].method), "name"),
-        Column("cost, epochs", lambda of_method: number(median(row.epochs for row in of_method), "{:.2f}".format)),
-        measured("rank correlation (Spearman)", "spearman"),
-        measured("correlation (Pearson)", "pearson"),
-        measured("cosine", "cosine"),
-        Column("size over exact", lambda of_method: _range([row.ratio for row in of_method], _two_digits)),
+        Column("method", lambda of_method: of_method[0].method),
+        Column("cost, epochs", lambda of_method: median(row.epochs for row in of_method), points),
+        measured("rank correlation (Spearman)", "spearman", lambda value: points(value, 3)),
+        measured("correlation (Pearson)", "pearson", lambda value: points(value, 3)),
+        measured("cosine", "cosine", lambda value: points(value, 3)),
+        measured("size over exact", "ratio", lambda value: strength(float(f"{value:.2g}"))),
     )
-
-
-def _three(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
-
-
-def _two_digits(value: float) -> str:
-    return strength(float(f"{value:.2g}"))
-
-
-def _range(values: Sequence[float], text: Callable[[float], str]) -> Cell:
-    shown, bounds = text(mean(values)), (text(min(values)), text(max(values)))
-    return Cell(shown if bounds == (shown, shown) else f"{shown} [{bounds[0]}, {bounds[1]}]", mean(values))

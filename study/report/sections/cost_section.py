@@ -5,69 +5,58 @@ from collections.abc import Callable
 from study.protocol.settings import Scenario
 from study.records.run_record import RunRecord
 from study.report.analysis import Analysis
-from study.report.document import Cell, Column, Paragraph, Section, Table, number, table_of, word
+from study.report.document import Cell, Column, Section, Table, table_of
 from study.report.method_results import PHASES, MethodResult
-from study.report.number_formats import BYTES, SECONDS, Unit, count, unit_for
+from study.report.number_formats import BYTES, SECONDS, count, unit_for
 
-Quantity = Callable[[MethodResult], float | None]
+HOW = (
+    "Wall-clock time of a run, mean over seeds. Consolidation: measuring importance and everything that plugins do "
+    "after the last training step. Peak memory: of the process, or of PyTorch on a GPU. State: what the method keeps "
+    "between experiences. Scratch: what its plugin holds only for speed."
+)
+Measured = Callable[[RunRecord], float | None]
 
 
 def cost_section(analysis: Analysis) -> Section | None:
-    tables = [
-        _table(scenario, finished) for scenario in analysis.scenarios if (finished := analysis.finished(scenario))
-    ]
+    finished = {scenario: analysis.finished(scenario) for scenario in analysis.scenarios}
+    tables = [_table(scenario, results) for scenario, results in finished.items() if results]
     if not tables:
         return None
-    text = (
-        "Wall-clock time of a run, mean over seeds. Consolidation: measuring importance and everything that plugins do "
-        "after the last training step. Peak memory: of the process, or of PyTorch on a GPU. State: what the method "
-        "keeps between experiences. Scratch: what its plugin holds only for speed."
-    )
     machines = {record.hardware for record in analysis.selection.records if record.finished}
-    if len(machines) > 1:
-        text += f" The runs ran on {len(machines)} kinds of machines (see below), so times are not comparable."
-    return Section("cost", "Time and memory", (Paragraph(text), *tables))
+    shared = f" Times of {len(machines)} kinds of machines (see below) are not comparable." if len(machines) > 1 else ""
+    return Section("cost", "Time and memory", (HOW + shared, *tables))
 
 
-def _table(scenario: Scenario, finished: list[MethodResult]) -> Table:
-    def total(result: MethodResult) -> float:
-        return sum(map(result.mean_seconds, PHASES))
+def _table(scenario: Scenario, results: list[MethodResult]) -> Table:
+    def seconds(phase: str) -> Measured:
+        return lambda record: sum(getattr(record.seconds, phase))
 
-    def peak(result: MethodResult) -> float | None:
-        return result.mean(lambda record: record.peak_memory)
+    def run(record: RunRecord) -> float:
+        return sum(seconds(phase)(record) for phase in PHASES)
 
-    def scratch(result: MethodResult) -> float | None:
-        return result.mean(lambda record: record.plugin_scratch)
-
-    def share(result: MethodResult) -> Cell:
-        training = result.mean_seconds("training")
-        return number(result.mean_seconds("consolidation") / training if training else None, "{:.3f}".format)
-
-    def state(result: MethodResult) -> float | None:
-        return result.plugin_memory
-
-    def quantity(heading: str, unit: Unit, value: Quantity) -> Column[MethodResult]:
-        return Column(f"{heading}, {unit.name}", lambda result: number(value(result), unit.text))
-
-    seconds = unit_for(map(total, finished), SECONDS)
-    plugin = unit_for([held for result in finished for held in (state(result), scratch(result))], BYTES)
+    time = unit_for([result.mean(run) for result in results], SECONDS)
+    peak = unit_for([result.mean(lambda record: record.peak_memory) for result in results], BYTES)
+    held = unit_for(
+        [result.mean(lambda record: max(record.plugin_memory, record.plugin_scratch)) for result in results], BYTES
+    )
+    columns = (
+        ("a run", time, run),
+        *((phase, time, seconds(phase)) for phase in PHASES),
+        ("peak memory", peak, lambda record: record.peak_memory),
+        ("state", held, lambda record: record.plugin_memory),
+        ("scratch", held, lambda record: record.plugin_scratch),
+    )
     return table_of(
         f"cost-{scenario}",
         f"{scenario.capitalize()}-incremental: time and memory of a run",
-        finished,
-        Column("method", lambda result: word(result.method), "name"),
-        quantity("a run", seconds, total),
-        *(quantity(phase, seconds, lambda result, phase=phase: result.mean_seconds(phase)) for phase in PHASES),
-        Column("consolidation / training", share),
-        quantity("peak memory", unit_for(map(peak, finished), BYTES), peak),
-        quantity("state", plugin, state),
-        quantity("scratch", plugin, scratch),
-        Column("examples stored", lambda result: number(_examples(result))),
+        results,
+        Column("method", lambda result: result.method),
+        *(
+            Column(f"{heading}, {unit.name}", lambda result, of=of: result.mean(of), unit.text)
+            for heading, unit, of in columns
+        ),
+        Column("examples stored", lambda result: result.mean(lambda record: record.memory_examples), "{:.0f}".format),
     )
-
-
-def _examples(result: MethodResult) -> int | None:
-    return max((r.memory_examples for r in result.finished if r.memory_examples is not None), default=None)
 
 
 def unfinished_section(analysis: Analysis) -> Section | None:
@@ -75,13 +64,13 @@ def unfinished_section(analysis: Analysis) -> Section | None:
     if not ended:
         return None
     columns: tuple[Column[tuple[MethodResult, RunRecord]], ...] = (
-        Column("scenario", lambda row: word(row[0].scenario), "name"),
-        Column("method", lambda row: word(row[0].method), "name"),
-        Column("seed", lambda row: number(row[1].run.seed)),
-        Column("outcome", lambda row: word(row[1].outcome, "problem"), "name"),
-        Column("experiences learned", lambda row: number(len(row[1].accuracy))),
-        Column("last line of the error", lambda row: word(row[1].last_line), "prose"),
+        Column("scenario", lambda row: row[0].scenario),
+        Column("method", lambda row: row[0].method),
+        Column("seed", lambda row: row[1].run.seed),
+        Column("outcome", lambda row: Cell(row[1].outcome, row[1].outcome, "problem")),
+        Column("experiences learned", lambda row: len(row[1].accuracy)),
+        Column("last line of the error", lambda row: row[1].last_line),
     )
-    text = f"{count(len(ended), 'run')} did not finish, and {'is' if len(ended) == 1 else 'are'} in no mean or test."
+    text = f"{count(len(ended), 'run')} did not finish; no mean and no test includes them."
     heading = "Runs that diverged or failed"
-    return Section("unfinished", heading, (Paragraph(text), table_of("unfinished", heading, ended, *columns)))
+    return Section("unfinished", heading, (text, table_of("unfinished", heading, ended, *columns)))

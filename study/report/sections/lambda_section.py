@@ -3,7 +3,7 @@
 from study.campaign.strength_search import Choice
 from study.protocol.settings import Scenario
 from study.report.analysis import Analysis
-from study.report.document import Cell, Column, Figure, Gallery, Paragraph, Section, Table, number, table_of, word
+from study.report.document import Cell, Column, Figure, Gallery, Section, Table, table_of
 from study.report.figures.lambda_figure import lambda_figure
 from study.report.figures.style import looks
 from study.report.number_formats import combination, count, enumeration, points, strength
@@ -11,15 +11,18 @@ from study.report.number_formats import combination, count, enumeration, points,
 
 def lambda_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section | None:
     """What the search chose, with ``figures`` that the first screen does not show; None without records of it."""
-    if not analysis.selection.choices:
+    tables = [_table(analysis, scenario, choices) for scenario, choices in _choices(analysis).items()]
+    if not tables:
         return None
-    tables = [_table(analysis, scenario) for scenario in _scenarios(analysis)]
     gallery = (Gallery(figures),) if figures else ()
-    return Section("lambda", "How much depends on λ", (Paragraph(_how(analysis)), *gallery, *tables))
+    return Section("lambda", "Sensitivity to λ", (_how(analysis), *gallery, *tables))
 
 
-def _scenarios(analysis: Analysis) -> list[Scenario]:
-    return list(dict.fromkeys(choice.scenario for choice in analysis.selection.choices))
+def _choices(analysis: Analysis) -> dict[Scenario, list[Choice]]:
+    found: dict[Scenario, list[Choice]] = {}
+    for choice in analysis.selection.choices:
+        found.setdefault(choice.scenario, []).append(choice)
+    return found
 
 
 def _how(analysis: Analysis) -> str:
@@ -37,33 +40,24 @@ def _how(analysis: Analysis) -> str:
 
 
 def lambda_figures(analysis: Analysis) -> tuple[Figure, ...]:
-    return tuple(_figure(analysis, scenario) for scenario in _scenarios(analysis))
+    of_methods = looks(analysis.protocol.methods)
+    return tuple(lambda_figure(scenario, choices, of_methods) for scenario, choices in _choices(analysis).items())
 
 
-def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
-    choices = [choice for choice in analysis.selection.choices if choice.scenario == scenario]
-    best = ", ".join(f"{choice.method} {strength(choice.best[0])}" for choice in choices)
-    alt = f"Validation accuracy over λ, {scenario}-incremental. Best λ: {best}."
-    caption = f"Validation accuracy over λ, {scenario}-incremental; rings mark the chosen λ."
-    name = f"lambda-{scenario}"
-    return Figure(name, caption, alt, lambda_figure(name, alt, choices, looks(analysis.protocol.methods)))
-
-
-def _table(analysis: Analysis, scenario: Scenario) -> Table:
+def _table(analysis: Analysis, scenario: Scenario, choices: list[Choice]) -> Table:
     def of_the_protocol(choice: Choice) -> Cell:
         value = analysis.protocol.strength_of(choice.method, scenario)
         return Cell("as chosen", choice.best[0]) if value == "tuned" else Cell(strength(value), value)
 
-    choices = [choice for choice in analysis.selection.choices if choice.scenario == scenario]
     edge = any(choice.at_edge for choice in choices)
     return table_of(
         f"lambda-{scenario}",
         f"{scenario.capitalize()}-incremental: the search for λ",
         choices,
-        Column("method", lambda choice: word(choice.method), "name"),
+        Column("method", lambda choice: choice.method),
         Column("chosen λ", lambda choice: Cell(combination(choice.options, choice.best), choice.best[0])),
-        Column("validation accuracy %", lambda choice: number(100 * choice.accuracy[choice.best], points)),
-        Column("at the grid's edge", lambda choice: word("yes", "problem") if choice.at_edge else word("no"), "name"),
+        Column("validation accuracy %", lambda choice: 100 * choice.accuracy[choice.best], points),
+        Column("at the grid's edge", lambda choice: Cell("yes", "yes", "problem") if choice.at_edge else "no"),
         Column("λ of the protocol", of_the_protocol),
         notes=["At the edge a wider grid may find a better λ."] if edge else [],
     )

@@ -1,13 +1,12 @@
 """Published numbers and ours."""
 
-from collections.abc import Sequence
 from typing import get_args
 
 from study.protocol.schema import Published, PublishedNumber
 from study.report.analysis import Analysis
-from study.report.comparisons import MEANING, VERDICTS, PublishedRow
-from study.report.document import Cell, Column, Paragraph, Section, Table, mean_cell, number, table_of, word
-from study.report.number_formats import count, margin_points, p_value, points, seeds_of, signed_points, with_bounds
+from study.report.comparisons import MEANING, VERDICTS, PublishedRow, difference_cell
+from study.report.document import Cell, Column, Section, Table, table_of
+from study.report.number_formats import count, p_value, points, seeds_of
 from study.statistics.published import Verdict
 
 
@@ -16,19 +15,11 @@ def published_section(analysis: Analysis) -> Section | None:
         return None
     several = len(analysis.protocol.published) > 1
     sources = [
-        Paragraph(f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}{_margins(table)}")
+        f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}{_margins(table)}"
         for index, table in enumerate(analysis.protocol.published, 1)
     ]
-    tables = [
-        published_table(
-            f"published-{scenario}",
-            f"{scenario.capitalize()}-incremental: published and our average accuracy",
-            analysis,
-            [row for row in analysis.published if row.scenario == scenario],
-        )
-        for scenario in dict.fromkeys(row.scenario for row in analysis.published)
-    ]
-    return Section("published", "Published and ours", (Paragraph(MEANING), *sources, *tables))
+    tables = [_table(analysis, scenario) for scenario in dict.fromkeys(row.scenario for row in analysis.published)]
+    return Section("published", "Published and ours", (MEANING, *sources, *tables))
 
 
 def _spread(table: Published) -> str:
@@ -41,26 +32,24 @@ def _margins(table: Published) -> str:
     return f" Margins: {' '.join(table.margin_reason.split())}" if table.margin_reason else ""
 
 
-def published_table(
-    name: str, caption: str, analysis: Analysis, rows: Sequence[PublishedRow], notes: Sequence[str] = ()
-) -> Table:
-    """One row for each published number, with every test."""
+def _table(analysis: Analysis, scenario: str) -> Table:
     tables, why = analysis.protocol.published, analysis.conclusions.why
     return table_of(
-        name,
-        caption,
-        rows,
+        f"published-{scenario}",
+        f"{scenario.capitalize()}-incremental: published and our average accuracy",
+        [row for row in analysis.published if row.scenario == scenario],
         METHOD,
-        Column("source", lambda row: number(tables.index(row.table) + 1 if len(tables) > 1 else None)),
+        Column("source", lambda row: tables.index(row.table) + 1 if len(tables) > 1 else None),
         *NUMBERS,
-        Column("seeds", lambda row: number(len(row.ours.scores) if row.ours else 0, lambda n: seeds_of(n, row.seeds))),
-        Column("difference, 95% interval", _difference),
-        Column("margin", lambda row: number(row.margin, margin_points)),
-        Column("p (Welch)", lambda row: number(row.comparison and row.comparison.p, p_value)),
-        Column("p (TOST)", lambda row: number(row.comparison and row.comparison.p_tost, p_value)),
-        Column("limited by", lambda row: word(row.limits), "prose"),
-        Column("why", lambda row: word(why(row.scenario, row.method)), "prose"),
-        notes=notes,
+        Column(
+            "seeds", lambda row: len(row.ours.scores) if row.ours else 0, lambda n: seeds_of(n, analysis.protocol.seeds)
+        ),
+        Column("difference, 95% interval", lambda row: difference_cell(row.comparison)),
+        Column("margin", lambda row: row.comparison and row.comparison.margin, "{:g}".format),
+        Column("p (Welch)", lambda row: row.comparison and row.comparison.p, p_value),
+        Column("p (TOST)", lambda row: row.comparison and row.comparison.p_tost, p_value),
+        Column("limited by", lambda row: row.limits),
+        Column("why", lambda row: why(row.scenario, row.method)),
     )
 
 
@@ -68,24 +57,21 @@ def verdict_table(analysis: Analysis, most: int) -> Table:
     """The verdicts that need attention first, in at most so many rows."""
     rows = sorted(analysis.published, key=lambda row: VERDICTS.index(row.verdict))
     several = len({row.scenario for row in rows}) > 1
-    scenario = Column[PublishedRow]("scenario", lambda row: word(row.scenario if several else ""), "name")
+    scenario = Column[PublishedRow]("scenario", lambda row: row.scenario if several else "")
     more = len(rows) - most
     notes = [f"{count(more, 'further number')} below."] if more > 0 else []
     return table_of("verdicts", "Published and ours", rows[:most], METHOD, scenario, *NUMBERS, notes=notes)
 
 
-METHOD = Column[PublishedRow]("method", lambda row: word(row.method), "name")
+METHOD = Column[PublishedRow]("method", lambda row: row.method)
 NUMBERS: tuple[Column[PublishedRow], ...] = (
-    Column("verdict", lambda row: word(row.verdict, row.verdict if row.verdict in get_args(Verdict) else ""), "name"),
-    Column("published %", lambda row: number(row.number.mean, lambda _: _published(row.number))),
-    Column("ours %, 95% interval", lambda row: mean_cell(row.ours and row.ours.accuracy)),
+    Column(
+        "verdict", lambda row: Cell(row.verdict, row.verdict, row.verdict if row.verdict in get_args(Verdict) else "")
+    ),
+    Column("published %", lambda row: Cell(_published(row.number), row.number.mean)),
+    Column("ours %, 95% interval", lambda row: row.ours and row.ours.accuracy),
 )
 
 
 def _published(published: PublishedNumber) -> str:
     return points(published.mean) + ("" if published.spread is None else f" ± {points(published.spread)}")
-
-
-def _difference(row: PublishedRow) -> Cell:
-    c = row.comparison
-    return number(c and c.difference, lambda value: with_bounds(signed_points(value), c.low, c.high))

@@ -2,50 +2,54 @@
 
 from collections import Counter
 
-from study.records.run_record import Hardware
 from study.report.analysis import Analysis
-from study.report.document import Code, Column, Paragraph, Section, number, table_of, word
+from study.report.document import Code, Column, Section, table_of
 from study.report.number_formats import count, enumeration
 from study.report.provenance import changed_settings, is_packaged, protocol_text
 
 PROTOCOL = "protocol.toml"
 """In the folder of a report: the protocol as it was used."""
 
+DATA = (
+    "On the same kind of CPU and with the same versions, the same seed gives the same accuracies to the last bit. "
+    "`records.jsonl.gz` holds the records of every run of this report, `results.csv` and `results.parquet` a row a "
+    "run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy matrices (accuracies there are from 0 to "
+    "1)."
+)
+
 
 def reproduction_section(analysis: Analysis) -> Section:
     packaged = is_packaged(analysis.name, analysis.protocol)
     records = analysis.selection.records
-    packages = sorted({package for record in records for package in record.versions})
-    versions = {
-        package: _counted(Counter(record.versions.get(package, "not installed") for record in records))
-        for package in packages
-    }
+    versions = [
+        (package, _counted(Counter(record.versions.get(package, "not installed") for record in records)))
+        for package in sorted({package for record in records for package in record.versions})
+    ]
     machines = sorted(Counter(record.hardware for record in records).items(), key=lambda item: str(item[0]))
-    hardware: tuple[Column[tuple[Hardware, int]], ...] = (
-        Column("processor", lambda row: word(row[0].processor), "name"),
-        Column("GPU", lambda row: word(row[0].gpu or "–"), "name"),
-        Column("system", lambda row: word(row[0].system), "name"),
-        Column("runs", lambda row: number(row[1])),
-    )
-    package: tuple[Column[tuple[str, str]], ...] = (
-        Column("package", lambda row: word(row[0]), "name"),
-        Column("version", lambda row: word(row[1]), "name"),
-    )
     return Section(
         "reproduction",
         "How to reproduce",
         (
-            Paragraph(
-                "On the same kind of CPU and with the same versions, the same seed gives the same accuracies to the "
-                "last bit. `records.jsonl.gz` holds the records of every run of this report, `results.csv` and "
-                "`results.parquet` a row a run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy "
-                "matrices (accuracies there are from 0 to 1)."
-            ),
-            Paragraph(_where(analysis, packaged)),
+            DATA,
+            _where(analysis, packaged),
             Code("\n".join(_commands(analysis, packaged)), "sh"),
-            Paragraph(_provenance(analysis)),
-            table_of("versions", "Versions", versions.items(), *package),
-            table_of("machines", "Machines", machines, *hardware),
+            _provenance(analysis),
+            table_of(
+                "versions",
+                "Versions",
+                versions,
+                Column("package", lambda row: row[0]),
+                Column("version", lambda row: row[1]),
+            ),
+            table_of(
+                "machines",
+                "Machines",
+                machines,
+                Column("processor", lambda row: row[0].processor),
+                Column("GPU", lambda row: row[0].gpu),
+                Column("system", lambda row: row[0].system),
+                Column("runs", lambda row: row[1]),
+            ),
             Code(protocol_text(analysis.name, analysis.protocol).rstrip("\n"), "toml"),
         ),
     )
@@ -53,10 +57,9 @@ def reproduction_section(analysis: Analysis) -> Section:
 
 def _where(analysis: Analysis, packaged: bool) -> str:
     changed = changed_settings(analysis.name, analysis.protocol)
-    if packaged:
-        origin = "as it comes with the package"
-    else:
-        origin = f"which differs from the packaged one in {changed}" if changed else "which is not a packaged one"
+    origin = "a packaged one" if packaged else "not a packaged one"
+    if changed:
+        origin = f"the packaged one except for {changed}"
     return f"`{PROTOCOL}` is the protocol, {origin}. In the folder of this report:"
 
 
@@ -83,12 +86,14 @@ def _provenance(analysis: Analysis) -> str:
     days = sorted(record.ended[:10] for record in records)
     when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
     commits = Counter(record.commit or "no commit known" for record in records)
-    said = [f"{count(len(records), 'run')}, ended {when}. Code: {_counted(commits)}."]
-    if any(commit.endswith("+") for commit in commits):
-        said.append('A "+" says that files differed from the commit.')
-    if resumed := sum(record.resumed > 0 for record in records):
-        said.append(f"{count(resumed, 'run')} went on from a checkpoint.")
-    return " ".join([*said, analysis.selection.left_out_sentence]).strip()
+    resumed = sum(record.resumed > 0 for record in records)
+    said = (
+        f"{count(len(records), 'run')}, ended {when}. Code: {_counted(commits)}.",
+        'A "+" marks a commit with local changes.' if any(commit.endswith("+") for commit in commits) else "",
+        f"{count(resumed, 'run')} resumed from a checkpoint." if resumed else "",
+        analysis.selection.left_out_sentence,
+    )
+    return " ".join(filter(None, said))
 
 
 def _counted(counter: Counter[str]) -> str:

@@ -2,30 +2,18 @@
 
 from study.protocol.settings import Method, Scenario, takes_strength
 from study.report.analysis import Analysis
-from study.report.document import (
-    Block,
-    Cell,
-    Column,
-    Figure,
-    Gallery,
-    Paragraph,
-    Section,
-    Table,
-    mean_cell,
-    table_of,
-    word,
-)
+from study.report.document import Cell, Column, Figure, Gallery, Section, Table, table_of
 from study.report.figures.accuracy_figure import accuracy_figure
 from study.report.figures.style import looks
 from study.report.method_results import MethodResult
-from study.report.number_formats import NOTHING, enumeration, option, points, seeds_of, strength
+from study.report.number_formats import NOTHING, enumeration, option, seeds_of, strength
 
 
 def results_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section:
     """What each method reached, with ``figures`` that the first screen does not show."""
     tables = (_table(analysis, scenario) for scenario in analysis.scenarios)
-    gallery: tuple[Block, ...] = (Gallery(figures),) if figures else ()
-    return Section("results", "Results", (Paragraph(_how(analysis)), *gallery, *tables))
+    gallery = (Gallery(figures),) if figures else ()
+    return Section("results", "Results", (_how(analysis), *gallery, *tables))
 
 
 def _how(analysis: Analysis) -> str:
@@ -40,23 +28,13 @@ def _how(analysis: Analysis) -> str:
 
 
 def accuracy_figures(analysis: Analysis) -> tuple[Figure, ...]:
-    return tuple(_figure(analysis, scenario) for scenario in analysis.scenarios if analysis.finished(scenario))
-
-
-def _figure(analysis: Analysis, scenario: Scenario) -> Figure:
-    finished = analysis.finished(scenario)
-    published: dict[str, float] = {}
-    for row in analysis.published:
-        if row.scenario == scenario and row.comparison is not None:
-            published.setdefault(row.method, row.number.mean)
-    reached = ", ".join(f"{result.method} {points(result.accuracy.mean)}" for result in finished)
-    alt = f"Average accuracy in percent, {scenario}-incremental: {reached}."
-    caption = (
-        f"Average accuracy, {scenario}-incremental: means with 95% intervals, a small dot a seed"
-        f"{', hollow diamonds published means' if published else ''}."
-    )
-    name = f"accuracy-{scenario}"
-    return Figure(name, caption, alt, accuracy_figure(name, alt, finished, looks(analysis.protocol.methods), published))
+    figures = []
+    for scenario in analysis.scenarios:
+        rows = [row for row in analysis.published if row.scenario == scenario and row.comparison is not None]
+        published = {row.method: row.number.mean for row in reversed(rows)}  # of several numbers the first source's
+        if finished := analysis.finished(scenario):
+            figures.append(accuracy_figure(scenario, finished, looks(analysis.protocol.methods), published))
+    return tuple(figures)
 
 
 def _table(analysis: Analysis, scenario: Scenario) -> Table:
@@ -68,11 +46,11 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
         f"results-{scenario}",
         f"{scenario.capitalize()}-incremental: what each method reached",
         analysis.of(scenario),
-        Column("method", lambda result: word(result.method), "name"),
-        Column("average accuracy %", lambda result: mean_cell(result.accuracy)),
-        Column("forgetting %", lambda result: mean_cell(result.forgetting)),
-        Column("backward transfer %", lambda result: mean_cell(result.backward_transfer)),
-        Column("learning accuracy %", lambda result: mean_cell(result.learning_accuracy)),
+        Column("method", lambda result: result.method),
+        Column("average accuracy %", lambda result: result.accuracy),
+        Column("forgetting %", lambda result: result.forgetting),
+        Column("backward transfer %", lambda result: result.backward_transfer),
+        Column("learning accuracy %", lambda result: result.learning_accuracy),
         Column("seeds", lambda result: _seeds(result, analysis.protocol.seeds)),
         Column("λ", strength_cell),
         notes=_notes(analysis, scenario),
@@ -95,14 +73,13 @@ def _searched_options(protocols: Method, chosen: Method) -> str:
 
 
 def _notes(analysis: Analysis, scenario: Scenario) -> list[str]:
+    results = analysis.of(scenario)
     notes = []
-    if any(result.finished and not result.is_sequential for result in analysis.of(scenario)):
+    if any(result.finished and not result.is_sequential for result in results):
         notes.append(f"{NOTHING}: training on all experiences at once has no forgetting and no transfer.")
-    references = [f"`{result.method}`" for result in analysis.of(scenario) if result.is_reference]
-    if references:
-        notes.append(f"See all data again, upper references and no continual learners: {enumeration(references)}.")
-    there = {result.method for result in analysis.of(scenario)}
-    not_run = [method for method in analysis.protocol.methods if method not in there]
-    if not_run:
-        notes.append(f"Not run: {enumeration(f'`{method}`' for method in not_run)}.")
+    if references := [f"`{result.method}`" for result in results if result.is_reference]:
+        notes.append(f"Upper references, which see all data again: {enumeration(references)}.")
+    there = {result.method for result in results}
+    if not_run := [f"`{method}`" for method in analysis.protocol.methods if method not in there]:
+        notes.append(f"Not run: {enumeration(not_run)}.")
     return notes

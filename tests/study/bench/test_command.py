@@ -44,7 +44,7 @@ def work(monkeypatch):
 
 
 def test_everything_is_measured_kept_and_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr("study.bench.timing.TURN", 0.0)
+    monkeypatch.setattr("study.run.timing.TURN", 0.0)
     monkeypatch.setitem(PLANS, "cpu", SMALL)
     result = call("--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -166,4 +166,4 @@ def test_the_first_screen_is_a_sentence_a_figure_and_one_short_table():
     assert "experience 50" in sentence
     assert figure.startswith("![")
     assert len(table.splitlines()) - 2 <= len(HIGHLIGHTS) <= 8
-    assert origin.startswith("Measured with clreg ")
+    assert origin.startswith("Measured on the CPU: clreg ")

@@ -20,8 +20,8 @@ from study.bench.pass_cost import (
 from study.bench.passes import Pass, avalanche, ours
 from study.bench.record import CLREG
 from study.bench.workloads import CNN, MLP_400, REDUCED_RESNET, SMALL_VIT, ReducedResNet18
-from tests.study.bench.test_timing import Time
 from tests.study.bench.tiny import CPU, TINY
+from tests.study.run.test_timing import Time
 
 IMAGES = [CNN, REDUCED_RESNET, SMALL_VIT]
 

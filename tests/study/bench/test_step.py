@@ -2,7 +2,7 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 
-from study.bench.plugins import AVALANCHE, CORRECTED, PLUGINS, learn, strategy_stub, training_step
+from study.bench.plugins import AVALANCHE, CORRECTED, PLUGINS, StrategyStub, learn, training_step
 from study.bench.record import CLREG
 from study.bench.step import STEP, measure_step
 from tests.study.bench.tiny import CPU, TINY
@@ -12,7 +12,7 @@ FACTORIES = [(by, method) for by, plugins in PLUGINS.items() for method in plugi
 
 @pytest.mark.parametrize(("by", "method"), FACTORIES)
 def test_every_plugin_penalises_a_change_after_three_experiences(by, method):
-    plugin, strategy = PLUGINS[by][method](), strategy_stub(TINY.model(10, CPU))
+    plugin, strategy = PLUGINS[by][method](), StrategyStub(TINY.model(10, CPU))
     learn(plugin, strategy, TINY.images(8, 10, CPU), 3)
     with torch.no_grad():
         for p in strategy.model.parameters():
@@ -36,7 +36,7 @@ def test_a_step_makes_every_callback_once_and_in_order():
             return super().__getattribute__(name)
 
     images = TINY.images(8, 10, CPU)
-    training_step(strategy_stub(TINY.model(10, CPU)), Noting(), images.inputs, images.targets)()
+    training_step(StrategyStub(TINY.model(10, CPU)), Noting(), images.inputs, images.targets)()
     parts = [f"{when}_{part}" for part in ("forward", "backward", "update") for when in ("before", "after")]
     assert calls == ["before_training_iteration", *parts, "after_training_iteration"]
 
@@ -45,7 +45,7 @@ def test_a_step_makes_every_callback_once_and_in_order():
     ("method", "by_whom"), [("L2", {CLREG}), ("EWC", {CLREG, AVALANCHE}), ("SI", {CLREG, AVALANCHE, CORRECTED})]
 )
 def test_steps_of_every_library_are_measured_at_every_experience(monkeypatch, method, by_whom):
-    monkeypatch.setattr("study.bench.timing.TURN", 0.0)
+    monkeypatch.setattr("study.run.timing.TURN", 0.0)
     found = list(measure_step(TINY, method, CPU, 2, (2, 4)))
     assert {(each.by, each.setting) for each in found} == {
         (by, f"experience {experience}") for by in by_whom for experience in (2, 4)

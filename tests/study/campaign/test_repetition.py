@@ -41,7 +41,7 @@ def test_what_differs_is_said_with_what_may_explain_it(record):
     assert difference(failed, record) == "failed before (MemoryError: all of it), finished now"
 
 
-def test_the_command_repeats_the_runs_of_a_seed_and_its_exit_code_says_what_came_of_it(record, tmp_path):
+def test_the_command_repeats_the_runs_of_a_seed_and_its_exit_code_says_numbers_of_it(record, tmp_path):
     store = RunStore(tmp_path)
     store.write(record)
     call = ["repeat", str(tmp_path)]

@@ -361,7 +361,7 @@ def test_a_record_damaged_by_hand_is_named_and_nothing_is_lost(one_run, protocol
     assert row == ["class", "ewc", "2", "1", "–", "–"]
 
 
-def test_a_json_file_of_others_beside_the_records_is_named_and_nothing_stops(
+def test_a_json_file_of_others_among_the_records_is_named_and_nothing_stops(
     one_run, protocol_file, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(training, "perform", finished)

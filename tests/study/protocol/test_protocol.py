@@ -40,193 +40,92 @@ ewc.class = { mean = 50.0, spread = 1.0 }
 """
 
 
+WRONG = r"""
+epochs = 1 => epochs = 0 => training.epochs = 0: input should be greater than or equal to 1
+epochs = 1 => epochs = "1" => training.epochs = '1': input should be a valid integer
+epochs = 1 => epochs = 1.0 => training.epochs = 1.0: input should be a valid integer
+epochs = 1 => epoch = 1 => [training]: unknown key 'epoch'; did you mean 'epochs'? allowed: epochs,
+epochs = 1 =>  => [training]: exactly one of epochs and iterations says how long
+epochs = 1 => +iterations = 5 => [training]: exactly one of epochs and iterations says how long
+batch_size = 32 =>  => training.batch_size is missing
+learning_rate = 5e-3 => learning_rate = inf => training.learning_rate = inf: input should be a finite
+"adam" => "adamw" => training.optimizer = 'adamw': input should be 'adam' or 'sgd'
+"adam" => +momentum = 0.9 => [training]: momentum = 0.9: only the optimizer 'sgd' has one
+"reset" => "forget" => training.optimizer_state = 'forget': input should be 'keep' or 'reset'
+"mlp" => "resnet" => model.name = 'resnet': input should be 'mlp', 'resnet18_reduced' or 'wrn28_2'
+hidden = [100, 100] =>  => [model]: hidden is for the model 'mlp', which needs it
+hidden = [100, 100] => hidden = [100, 0] => model.hidden.1 = 0: input should be greater than or equal to 1
+name = "mlp"\nhidden = [100, 100] => name = "wrn28_2" => model.name = 'wrn28_2' takes CIFAR's images of 3 x 32 x 32
+test_fraction = 0.25 => test_fraction = 1.0 => benchmark.test_fraction = 1.0: input should be less than 1
+test_fraction = 0.25 =>  => [benchmark]: test_fraction is for digits, which need it
+"split_digits" => "split_mnist" => [benchmark]: test_fraction is for digits, which need it
+experiences = 2 => experiences = 3 => [benchmark]: experiences = 3: split_digits has 10 classes; allowed: 2, 5, 10
+name = "split_digits" => +class_order = "shuffled" => benchmark.class_order = 'shuffled': input should be 'labels' or
+test_fraction = 0.25 => +mean = [0.1, 0.2, 0.3] => [benchmark]: mean = [0.1, 0.2, 0.3]: images of split_digits have 1
+test_fraction = 0.25 => +std = 0 => benchmark.std = 0: input should be greater than 0, or a valid list
+"domain", "class"] => "domian"] => scenarios.1 = 'domian': input should be 'task', 'domain' or 'class'
+fisher = "exact" } => fisher = "exakt" } => methods.ewc.fisher = 'exakt': input should be 'exact',
+fisher = "exact" } => fishr = "exact" } => [methods.ewc]: unknown key 'fishr'; did you mean 'fisher'? allowed: kind,
+kind = "si" => kind = "is" => methods.si.kind = 'is': allowed: 'naive', 'joint', 'cumulative', 'replay',
+kind = "si",  =>  => methods.si.kind is missing
+naive = { => "a/b" = { => methods.a/b = 'a/b': string should match pattern
+gamma = 1.0 => gamma = 1.5 => methods.online_ewc.gamma = 1.5: input should be less than or equal to 1
+copies = 2,  => copies = 2, examples = 5,  => [methods.replay-matched]: exactly one of examples, memory_bytes and
+storage = "uint8" => storage = "int8" => methods.replay-matched-uint8.storage = 'int8': input should be 'float32' or
+\nseeds = [1000, 1001, => \nseeds = [2, 0, => tuning.seeds: 2, 0 would be of the runs too, which use
+\nseeds = [1000, => \nseeds = [-1, => tuning.seeds.0 = -1: input should be greater than or equal to 0
+\nseeds =  => \nseeds = 1001 # => tuning.seeds: 1000 would be of the runs too, which use 0 to 1000;
+[strength] => +naive = { task = 1 } => strength.naive: no such method with a λ; allowed: l2,
+ewc = { task = 100, => ewc = { task = "tunned", => strength.ewc.task = 'tunned': input should be a valid number, or
+ewc = { task = 100, => ewc = { task = -1, => strength.ewc.task = -1: input should be greater than or equal to 0, or
+[tuning.grid] => +si2.strength = [1] => tuning.grid.si2: no such method; did you mean 'si'?
+[tuning.grid] => +naive.strength = [1] => tuning.grid.naive: no such method; allowed: l2,
+l2.strength = [ => l2.strength = [-1,  => tuning.grid.l2.strength holds -1; allowed: numbers of at least 0
+l2.strength = [ => l2.strength = [inf,  => tuning.grid.l2.strength holds inf; allowed: numbers of
+l2.strength = [ => l2.strength = [true,  => tuning.grid.l2.strength holds True; allowed: numbers of
+[tuning.grid] => +ewc.fisher = ["exact", "exakt"] => tuning.grid.ewc.fisher = 'exakt': input should be 'exact',
+[tuning.grid] => +ewc.fishr = [1] => tuning.grid.ewc.fishr: no such option; did you mean 'fisher'? allowed: strength,
+[tuning.grid] => +ewc.kind = ["si"] => tuning.grid.ewc.kind: no such option; allowed: strength, fisher, n_samples,
+"domain", "class"] => "domain", "task"] => scenarios holds 'task' twice; allowed: each value once
+\nseeds = [1000, => \nseeds = [1001, => tuning.seeds holds 1001 twice; allowed: each value once
+l2.strength = [ => l2.strength = [10, 10.0,  => tuning.grid.l2.strength holds 10.0 twice; allowed: each value once
+[tuning.grid] => +ewc.fisher = ["exact", "exact"] => tuning.grid.ewc.fisher holds 'exact' twice; allowed: each value
+title = "Split Digits" => title = "" => title = '': allowed: any text but an empty one
+copies = 2,  => examples = 1,  => methods.replay-matched.examples = 1: allowed: at least 2, one of each experience
+[tuning] => -[comparisons]\nbaselines = ["ewk"] => comparisons.baselines holds 'ewk': no such method to compare with;
+[tuning] => -[comparisons]\nbaselines = ["joint"] => comparisons.baselines holds 'joint': no such method to compare
+[tuning] => -[comparisons]\nbaselines = [] => comparisons.baselines = []: list should have at least 1 item
+[tuning] => -[comparisons]\nbaselines = ["ewc", "ewc"] => comparisons.baselines holds 'ewc' twice; allowed: each value
+"""
+"""A line each: what is replaced, by what ("+": a line below it, "-": above it), and what the error says."""
+
+
+@pytest.mark.parametrize("line", WRONG.strip().splitlines())
+def test_an_error_names_file_key_value_and_what_is_allowed(text, line):
+    original, replacement, said = line.replace("\\n", "\n").split(" => ")
+    changed = {"+": f"{original}\n{replacement[1:]}", "-": f"{replacement[1:]}\n{original}"}
+    assert original in text
+    with pytest.raises(ProtocolError, match=re.escape(f"my.toml: {said}")):
+        parse_protocol(text.replace(original, changed.get(replacement[:1], replacement), 1), "my.toml")
+
+
 @pytest.mark.parametrize(
     ("original", "replacement", "said"),
     [
-        ("epochs = 1", "epochs = 0", "training.epochs = 0: input should be greater than or equal to 1"),
-        ("epochs = 1", 'epochs = "1"', "training.epochs = '1': input should be a valid integer"),
-        ("epochs = 1", "epochs = 1.0", "training.epochs = 1.0: input should be a valid integer"),
-        ("epochs = 1", "epoch = 1", "[training]: unknown key 'epoch'; did you mean 'epochs'? allowed: epochs,"),
-        ("epochs = 1", "", "[training]: exactly one of epochs and iterations says how long"),
-        ("epochs = 1", "epochs = 1\niterations = 5", "[training]: exactly one of epochs and iterations says how long"),
-        ("batch_size = 32", "", "training.batch_size is missing"),
-        ("learning_rate = 5e-3", "learning_rate = inf", "training.learning_rate = inf: input should be a finite"),
-        ('"adam"', '"adamw"', "training.optimizer = 'adamw': input should be 'adam' or 'sgd'"),
-        ('"adam"', '"adam"\nmomentum = 0.9', "[training]: momentum = 0.9: only the optimizer 'sgd' has one"),
-        ('"reset"', '"forget"', "training.optimizer_state = 'forget': input should be 'keep' or 'reset'"),
-        ('"mlp"', '"resnet"', "model.name = 'resnet': input should be 'mlp', 'resnet18_reduced' or 'wrn28_2'"),
-        ("hidden = [100, 100]", "", "[model]: hidden is for the model 'mlp', which needs it"),
-        ("hidden = [100, 100]", "hidden = [100, 0]", "model.hidden.1 = 0: input should be greater than or equal to 1"),
-        (
-            'name = "mlp"\nhidden = [100, 100]',
-            'name = "wrn28_2"',
-            "model.name = 'wrn28_2' takes CIFAR's images of 3 x 32 x 32 pixels",
-        ),
-        ("test_fraction = 0.25", "test_fraction = 1.0", "benchmark.test_fraction = 1.0: input should be less than 1"),
-        ("test_fraction = 0.25", "", "[benchmark]: test_fraction is for digits, which need it"),
-        ('"split_digits"', '"split_mnist"', "[benchmark]: test_fraction is for digits, which need it"),
-        (
-            "experiences = 2",
-            "experiences = 3",
-            "[benchmark]: experiences = 3: split_digits has 10 classes; allowed: 2, 5, 10",
-        ),
-        (
-            'name = "split_digits"',
-            'name = "split_digits"\nclass_order = "shuffled"',
-            "benchmark.class_order = 'shuffled': input should be 'labels' or 'random'",
-        ),
-        (
-            "test_fraction = 0.25",
-            "test_fraction = 0.25\nmean = [0.1, 0.2, 0.3]",
-            "[benchmark]: mean = [0.1, 0.2, 0.3]: images of split_digits have 1 channel(s)",
-        ),
-        (
-            "test_fraction = 0.25",
-            "test_fraction = 0.25\nstd = 0",
-            "benchmark.std = 0: input should be greater than 0, or a valid list",
-        ),
-        ('"domain", "class"]', '"domian"]', "scenarios.1 = 'domian': input should be 'task', 'domain' or 'class'"),
-        ('fisher = "exact" }', 'fisher = "exakt" }', "methods.ewc.fisher = 'exakt': input should be 'exact',"),
-        (
-            'fisher = "exact" }',
-            'fishr = "exact" }',
-            "[methods.ewc]: unknown key 'fishr'; did you mean 'fisher'? allowed: kind, fisher, n_samples, batch_size",
-        ),
-        ('kind = "si"', 'kind = "is"', "methods.si.kind = 'is': allowed: 'naive', 'joint', 'cumulative', 'replay',"),
-        ('kind = "si", ', "", "methods.si.kind is missing"),
-        ("naive = {", '"a/b" = {', "methods.a/b = 'a/b': string should match pattern"),
-        ("gamma = 1.0", "gamma = 1.5", "methods.online_ewc.gamma = 1.5: input should be less than or equal to 1"),
-        (
-            "copies = 2, ",
-            "copies = 2, examples = 5, ",
-            "[methods.replay-matched]: exactly one of examples, memory_bytes and copies says how large the memory is",
-        ),
-        (
-            'storage = "uint8"',
-            'storage = "int8"',
-            "methods.replay-matched-uint8.storage = 'int8': input should be 'float32' or 'uint8'",
-        ),
-        (
-            "\nseeds = [1000, 1001,",
-            "\nseeds = [2, 0,",
-            "tuning.seeds: 2, 0 would be of the runs too, which use",
-        ),
-        ("\nseeds = [1000,", "\nseeds = [-1,", "tuning.seeds.0 = -1: input should be greater than or equal to 0"),
-        ("\nseeds = ", "\nseeds = 1001 #", "tuning.seeds: 1000 would be of the runs too, which use 0 to 1000;"),
-        ("[strength]\n", "[strength]\nnaive = { task = 1 }\n", "strength.naive: no such method with a λ; allowed: l2,"),
-        (
-            "ewc = { task = 100,",
-            'ewc = { task = "tunned",',
-            "strength.ewc.task = 'tunned': input should be a valid number, or 'tuned'",
-        ),
-        (
-            "ewc = { task = 100,",
-            "ewc = { task = -1,",
-            "strength.ewc.task = -1: input should be greater than or equal to 0, or 'tuned'",
-        ),
-        (
-            "[tuning.grid]\n",
-            "[tuning.grid]\nsi2.strength = [1]\n",
-            "tuning.grid.si2: no such method; did you mean 'si'?",
-        ),
-        ("[tuning.grid]\n", "[tuning.grid]\nnaive.strength = [1]\n", "tuning.grid.naive: no such method; allowed: l2,"),
-        (
-            "l2.strength = [",
-            "l2.strength = [-1, ",
-            "tuning.grid.l2.strength holds -1; allowed: numbers of at least 0",
-        ),
-        ("l2.strength = [", "l2.strength = [inf, ", "tuning.grid.l2.strength holds inf; allowed: numbers of"),
-        ("l2.strength = [", "l2.strength = [true, ", "tuning.grid.l2.strength holds True; allowed: numbers of"),
-        (
-            "[tuning.grid]\n",
-            '[tuning.grid]\newc.fisher = ["exact", "exakt"]\n',
-            "tuning.grid.ewc.fisher = 'exakt': input should be 'exact', 'sample', 'predicted', 'empirical' or",
-        ),
-        (
-            "[tuning.grid]\n",
-            "[tuning.grid]\newc.fishr = [1]\n",
-            "tuning.grid.ewc.fishr: no such option; did you mean 'fisher'? allowed: strength, fisher, n_samples,",
-        ),
-        (
-            "[tuning.grid]\n",
-            '[tuning.grid]\newc.kind = ["si"]\n',
-            "tuning.grid.ewc.kind: no such option; allowed: strength, fisher, n_samples, batch_size",
-        ),
-        (
-            "[tuning]\n",
-            PUBLISHED.replace("ewc.class", "ewk.class") + "[tuning]\n",
-            "published.0.results.ewk: no such method; did you mean 'ewc'?",
-        ),
-        (
-            "[tuning]\n",
-            PUBLISHED.replace(", spread = 1.0", "") + "[tuning]\n",
-            "[published.0]: results.ewc.class: a spread is given where spread is not 'none', only",
-        ),
-        ("[tuning]\n", PUBLISHED.replace("n = 10\n", "") + "[tuning]\n", "[published.0]: n = None: spreads come from"),
-        (
-            "[tuning]\n",
-            PUBLISHED.replace("mean = 50.0", "mean = 101.0") + "[tuning]\n",
-            "published.0.results.ewc.class.mean = 101.0: input should be less than or equal to 100",
-        ),
-        (
-            "[tuning]\n",
-            PUBLISHED.replace("margin = 1.0", "margin = 0.0") + "[tuning]\n",
-            "published.0.margin = 0.0: input should be greater than 0",
-        ),
-        ('"domain", "class"]', '"domain", "task"]', "scenarios holds 'task' twice; allowed: each value once"),
-        ("\nseeds = [1000,", "\nseeds = [1001,", "tuning.seeds holds 1001 twice; allowed: each value once"),
-        (
-            "l2.strength = [",
-            "l2.strength = [10, 10.0, ",
-            "tuning.grid.l2.strength holds 10.0 twice; allowed: each value once",
-        ),
-        (
-            "[tuning.grid]\n",
-            '[tuning.grid]\newc.fisher = ["exact", "exact"]\n',
-            "tuning.grid.ewc.fisher holds 'exact' twice; allowed: each value once",
-        ),
-        (
-            "[tuning]\n",
-            PUBLISHED.replace("somewhere", " ") + "[tuning]\n",
-            "published.0.source = ' ': allowed: any text",
-        ),
-        ('title = "Split Digits"', 'title = ""', "title = '': allowed: any text but an empty one"),
-        (
-            "[tuning]\n",
-            PUBLISHED.replace("mean = 50.0", "mean = 0.97") + "[tuning]\n",
-            "published.0.results.ewc.class.mean = 0.97: allowed: percent, as in 97.5 for a share of 0.975",
-        ),
-        (
-            "copies = 2, ",
-            "examples = 1, ",
-            "methods.replay-matched.examples = 1: allowed: at least 2, one of each experience",
-        ),
-        (
-            "[tuning]\n",
-            '[comparisons]\nbaselines = ["ewk"]\n[tuning]\n',
-            "comparisons.baselines holds 'ewk': no such method to compare with; did you mean 'ewc'? allowed: naive,",
-        ),
-        (
-            "[tuning]\n",
-            '[comparisons]\nbaselines = ["joint"]\n[tuning]\n',
-            "comparisons.baselines holds 'joint': no such method to compare with",
-        ),
-        (
-            "[tuning]\n",
-            "[comparisons]\nbaselines = []\n[tuning]\n",
-            "comparisons.baselines = []: list should have at least 1 item",
-        ),
-        (
-            "[tuning]\n",
-            '[comparisons]\nbaselines = ["ewc", "ewc"]\n[tuning]\n',
-            "comparisons.baselines holds 'ewc' twice; allowed: each value once",
-        ),
+        ("ewc.class", "ewk.class", "published.0.results.ewk: no such method; did you mean 'ewc'?"),
+        (", spread = 1.0", "", "[published.0]: results.ewc.class: a spread is given where spread is not 'none', only"),
+        ("n = 10\n", "", "[published.0]: n = None: spreads come from"),
+        ("= 50.0", "= 101.0", "published.0.results.ewc.class.mean = 101.0: input should be less than or equal to 100"),
+        ("= 50.0", "= 0.97", "published.0.results.ewc.class.mean = 0.97: allowed: percent, as in 97.5 for a share of"),
+        ("margin = 1.0", "margin = 0.0", "published.0.margin = 0.0: input should be greater than 0"),
+        ("somewhere", " ", "published.0.source = ' ': allowed: any text"),
     ],
 )
-def test_an_error_names_file_key_value_and_what_is_allowed(text, original, replacement, said):
-    assert original in text
+def test_an_error_in_published_numbers_names_the_table(text, original, replacement, said):
+    assert original in PUBLISHED
+    table = PUBLISHED.replace(original, replacement)
     with pytest.raises(ProtocolError, match=re.escape(f"my.toml: {said}")):
-        parse_protocol(text.replace(original, replacement, 1), "my.toml")
+        parse_protocol(text.replace("[tuning]\n", table + "[tuning]\n"), "my.toml")
 
 
 def test_every_error_is_named_at_once(text: str):

@@ -82,7 +82,7 @@ def test_hsus_conditions(scenario):
         assert powers == pytest.approx([-2, -1, 0, 1, 2]), name
 
 
-def test_beside_hsus_definitions_the_exact_ones_differ_in_nothing_else():
+def test_from_hsus_definitions_the_exact_ones_differ_in_nothing_else():
     protocol = load_protocol("hsu2018-split-mnist-exact")
     for scenario in SCENARIOS:
         theirs = load_protocol(f"hsu2018-split-mnist-{scenario}")

@@ -99,7 +99,7 @@ def test_too_few_seeds_get_no_star_and_a_note_that_says_how_many_it_takes(seeds,
 def test_the_family_decides_how_many_seeds_are_too_few():
     both = [*runs("ewc", BETTER[:6]), *runs("naive", WORSE[:6])]
     worse = [*runs("ewc", WORSE[:6]), *runs("naive", BETTER[:6])]
-    assert "Too few seeds (6)" in shown(("a", both, None), ("b", worse, None))
+    assert "Too few seeds (6)" in " ".join(shown(("a", both, None), ("b", worse, None)).split())
     assert "0.031*" in cells(shown(("a", both, "ewc"), ("b", worse, "ewc")), "class, ewc")
 
 

@@ -46,7 +46,7 @@ def with_conclusions(tmp_path, without_figures) -> Path:
     return written(folder, all_records(toy()))
 
 
-def test_they_stand_at_the_head_and_beside_the_numbers(with_conclusions):
+def test_they_are_at_the_head_and_next_to_the_numbers(with_conclusions):
     text = (with_conclusions / "README.md").read_text()
     assert text.splitlines()[2] == "It holds."
     assert text.index("**Which one:** the `ewc` of two lines.") < text.index("<b>Results</b>")

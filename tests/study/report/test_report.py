@@ -297,7 +297,7 @@ def test_without_records_of_the_search_there_is_no_section_and_no_archive_of_it(
     assert (folder / "tuning.jsonl.gz").exists()
     assert (folder / "figures" / "lambda-class.svg").exists()
     written(folder, all_records(toy()))
-    assert "How much depends on λ" not in (folder / "README.md").read_text()
+    assert "Sensitivity to λ" not in (folder / "README.md").read_text()
     assert not (folder / "tuning.jsonl.gz").exists()
     assert not (folder / "figures" / "lambda-class.svg").exists()
 

@@ -18,7 +18,7 @@ from study.run.benchmarks import build_benchmark
 from study.run.data import Encoding
 from study.run.models import build_model, parameter_bytes
 from tests.study.images import write_cifar, write_mnist
-from tests.study.recording import Batch, Recorder, learner, same
+from tests.study.recording import Batch, Recorder, learner, same, train_on
 
 SETTINGS = Benchmark(name="split_digits", experiences=5, test_fraction=0.25)
 CPU = torch.device("cpu")
@@ -88,8 +88,7 @@ def test_what_is_dropped_is_drawn_at_random_and_what_is_kept_was_there():
 def test_an_experience_smaller_than_its_share_is_stored_whole():
     benchmark = benchmark_of("class")
     strategy, memory, _ = replaying(benchmark, "class", Replay(kind="replay", examples=800))
-    for experience in benchmark.train_stream[:2]:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream[:2])
     assert [set(keys(columns)) for columns in memory.stored] == data(benchmark)[:2]
 
 
@@ -106,8 +105,7 @@ def test_a_memory_that_holds_the_whole_past_is_an_error_before_the_first_step_an
             strategy.train(benchmark.train_stream[0], eval_streams=[])
         assert recorder.training == []
     strategy, memory, _ = replaying(benchmark, "class", Replay(kind="replay", examples=whole - 1))
-    for experience in benchmark.train_stream[:4]:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream[:4])
     assert sum(len(columns[0]) for columns in memory.stored) < sum(sizes[:4])
 
 
@@ -214,8 +212,7 @@ def test_what_is_replayed_is_the_same_where_the_data_is_kept_as_bytes(storage):
         batches, recorder = InMemoryBatches(1, encoding=kept_as), Recorder()
         memory = ReplayMemory(size, batches, encoding, COPY_BYTES, 3)
         strategy = learner(benchmark, "task", [batches, memory, recorder])
-        for experience in benchmark.train_stream[:3]:
-            strategy.train(experience, eval_streams=[])
+        train_on(strategy, benchmark.train_stream[:3])
         seen_by.append(recorder.training)
         stored_by.append([tuple(columns) for columns in memory.stored])
     assert same(*seen_by)
@@ -225,8 +222,7 @@ def test_what_is_replayed_is_the_same_where_the_data_is_kept_as_bytes(storage):
 def test_old_and_new_examples_are_mixed():
     benchmark = benchmark_of("task")
     strategy, _, recorder = replaying(benchmark, "task", Replay(kind="replay", examples=100))
-    for experience in benchmark.train_stream[:2]:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream[:2])
     shares = [float((batch[2] == 0).float().mean()) for batch in recorder.training[1]]
     assert sum(0 < share < 1 for share in shares) > 0.9 * len(shares), shares
     assert sum(shares) / len(shares) == pytest.approx(0.43, abs=0.05)  # 200 old among 266 new
@@ -236,8 +232,7 @@ def test_with_iterations_about_every_second_example_is_an_old_one():
     benchmark = benchmark_of("task")
     size = Replay(kind="replay", examples=130)
     strategy, _, recorder = replaying(benchmark, "task", size, iterations=100, batch_size=16)
-    for experience in benchmark.train_stream[:2]:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream[:2])
     assert [len(batches) for batches in recorder.training] == [100, 100]
     old = torch.cat([batch[2] == 0 for batch in recorder.training[1]])
     assert float(old.float().mean()) == pytest.approx(0.5, abs=0.03)
@@ -264,8 +259,7 @@ def test_what_is_replayed_from_bytes_is_the_original_bit_for_bit(name, tmp_path,
     for storage in ("float32", "uint8"):
         size = Replay(kind="replay", examples=20, storage=storage)
         strategy, memory, recorder = replaying(benchmark, "class", size, settings, batch_size=32)
-        for experience in benchmark.train_stream[:3]:
-            strategy.train(experience, eval_streams=[])
+        train_on(strategy, benchmark.train_stream[:3])
         recorded.append(recorder.training)
         pixels: Tensor = memory.stored[0][0]
         assert pixels.nbytes == len(pixels) * pixels[0].numel() * (1 if storage == "uint8" else 4)
@@ -281,8 +275,7 @@ def test_nothing_but_the_seed_decides_what_is_stored():
     def stored(seed: int, drawn_before: int) -> list[Any]:
         strategy, memory, _ = replaying(benchmark, "class", Replay(kind="replay", examples=30), seed=seed)
         torch.rand(drawn_before)
-        for experience in benchmark.train_stream[:2]:
-            strategy.train(experience, eval_streams=[])
+        train_on(strategy, benchmark.train_stream[:2])
         return [keys(columns) for columns in memory.stored]
 
     assert stored(3, 0) == stored(3, 5)
@@ -294,8 +287,7 @@ def test_a_pickled_memory_goes_on_identically(storage):
     benchmark = benchmark_of("task")
     size = Replay(kind="replay", examples=40, storage=storage)
     strategy, memory, recorder = replaying(benchmark, "task", size)
-    for experience in benchmark.train_stream[:2]:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream[:2])
     model, optimizer, batches, resumed_memory = pickle.loads(
         pickle.dumps((strategy.model, strategy.optimizer.state_dict(), memory.batches, memory))
     )

@@ -18,7 +18,7 @@ from study.run.batches import ROWS_AT_A_TIME, Batches, InMemoryBatches, columns_
 from study.run.benchmarks import build_benchmark
 from study.run.data import Encoding
 from tests.study.images import write_mnist
-from tests.study.recording import Recorder, learner, same
+from tests.study.recording import Recorder, learner, same, train_on
 
 SEED = 5
 CPU = torch.device("cpu")
@@ -100,8 +100,7 @@ def test_training_on_all_data_so_far_has_all_of_it_shuffled_together(benchmark_o
     benchmark = benchmark_of("task", "split_mnist")
     recorder = Recorder()
     strategy = learner(benchmark, "task", [InMemoryBatches(SEED), recorder], kind=Cumulative)
-    for experience in benchmark.train_stream:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream)
     first, second = ([torch.cat(column) for column in zip(*batches, strict=True)] for batches in recorder.training)
     assert (len(first[0]), len(second[0])) == (60, 120)
     expected = [columns_of(experience.dataset, CPU) for experience in benchmark.train_stream]

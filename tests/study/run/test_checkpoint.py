@@ -24,12 +24,13 @@ class Stopped(BaseException):
     """As Ctrl-C, or worse."""
 
 
-def what_came_of(record: RunResult) -> tuple:
+def numbers_of(record: RunResult) -> tuple:
     assert record.finished, record.error
     return record.accuracy, record.loss, record.training_loss
 
 
-def stop_before(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_before(index: int, run: Run, environment: RunEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perform a run up to an experience."""
     learn = training.Learner.learn
 
     def stopping(self: training.Learner, at: int) -> None:
@@ -37,7 +38,10 @@ def stop_before(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Stopped
         learn(self, at)
 
-    monkeypatch.setattr(training.Learner, "learn", stopping)
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Learner, "learn", stopping)
+        with pytest.raises(Stopped):
+            perform(run, environment)
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
@@ -48,13 +52,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(run_of, tmp_p
     run = run_of(method, scenario, benchmark=five, training=kept)
     environment = RunEnvironment(Path(), checkpoints=tmp_path)
     for index in (1, 3):
-        with monkeypatch.context() as patched:
-            stop_before(index, patched)
-            with pytest.raises(Stopped):
-                perform(run, environment)
+        stop_before(index, run, environment, monkeypatch)
     resumed = perform(run, environment)
     whole = perform(run, RunEnvironment(Path()))
-    assert what_came_of(resumed) == what_came_of(whole)
+    assert numbers_of(resumed) == numbers_of(whole)
     assert (resumed.resumed, whole.resumed) == (2, 0)
     assert resumed.memory_examples == whole.memory_examples
     assert [len(times) for _, times in resumed.seconds] == [5, 5, 5]
@@ -71,38 +72,30 @@ def test_dropouts_random_numbers_go_on_too(run_of, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "build_model", with_dropout)
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
-    with monkeypatch.context() as patched:
-        stop_before(1, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
-    assert what_came_of(perform(run, environment)) == what_came_of(perform(run, RunEnvironment(Path())))
+    stop_before(1, run, environment, monkeypatch)
+    assert numbers_of(perform(run, environment)) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
 def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_beginning(run_of, tmp_path, monkeypatch):
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
-    with monkeypatch.context() as patched:
-        stop_before(1, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
+    stop_before(1, run, environment, monkeypatch)
     checkpoint = Checkpoint(tmp_path, run)
     whole = checkpoint.path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"nothing"):
         checkpoint.path.write_bytes(damaged)
         record = perform(run, environment)
         assert record.resumed == 0
-        assert what_came_of(record) == what_came_of(perform(run, RunEnvironment(Path())))
+        assert numbers_of(record) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
 def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkeypatch):
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
     with monkeypatch.context() as patched:
-        stop_before(1, patched)
         patched.setattr("study.run.checkpoint.code_hash", lambda: "another")
-        with pytest.raises(Stopped):
-            perform(run, environment)
+        stop_before(1, run, environment, monkeypatch)
     record = perform(run, environment)
     assert record.resumed == 0
-    assert what_came_of(record) == what_came_of(perform(run, RunEnvironment(Path())))
+    assert numbers_of(record) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
 def test_a_full_disk_ends_the_study_and_not_the_run(run_of, tmp_path, monkeypatch):
@@ -147,14 +140,14 @@ def test_runs_killed_at_ten_random_moments_equal_those_left_alone(run_of, tmp_pa
     attempt(run_of(), None)  # which imports what there is to import
     began = time.monotonic()
     attempt(run_of("si", "task", 1000, training=longer, benchmark=five), None)
-    whole = time.monotonic() - began  # so that kills come amid a run however fast the machine is now
+    whole = time.monotonic() - began  # so that kills come during a run however fast the machine is
     seed = 0
     while kills < 10:
         run = run_of(["si", "ewc", "replay-matched"][seed % 3], "task", seed, training=longer, benchmark=five)
         while store.read(run) is None:
             gone_on_from.add((seed, experiences_done(store, run)))
             kills += attempt(run, moments.uniform(0.1, 0.9) * whole if kills < 10 else None)
-        assert what_came_of(store.read(run)) == what_came_of(perform(run, RunEnvironment(Path()))), f"seed {seed}"
+        assert numbers_of(store.read(run)) == numbers_of(perform(run, RunEnvironment(Path()))), f"seed {seed}"
         seed += 1
     assert not any(store.under_way.glob("*.pt")), "checkpoints of runs that have ended are left"
     assert any(done > 0 for _, done in gone_on_from), "no run went on from a checkpoint: this shows nothing"

@@ -15,7 +15,7 @@ from torchvision import datasets, transforms
 from study.protocol.load import load_protocol, protocol_names
 from study.protocol.settings import Benchmark
 from study.run import data
-from study.run.data import DataError, Encoding, data_root, kept_images, load_images, read_images
+from study.run.data import DataError, Encoding, data_root, load_images, read_images
 from tests.study.images import CIFAR, damage, write_cifar, write_mnist
 
 
@@ -139,7 +139,9 @@ def test_only_the_missing_files_are_named(tmp_path, monkeypatch, offline):
         load_images("split_mnist", tmp_path)
 
 
-def test_a_damaged_file_beside_a_missing_one_is_named_before_anything_is_downloaded(tmp_path, monkeypatch, no_download):
+def test_a_damaged_file_next_to_a_missing_one_is_named_before_anything_is_downloaded(
+    tmp_path, monkeypatch, no_download
+):
     write_mnist(tmp_path, monkeypatch)
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
     damage(tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte")
@@ -186,7 +188,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float | None
 
 def test_missing_files_are_downloaded_once_and_then_there(server, tmp_path):
     train, _ = load_images("split_mnist", tmp_path / "root")
-    kept_images.cache_clear()
+    read_images.cache_clear()
     again, _ = load_images("split_mnist", tmp_path / "root")
     assert torch.equal(train.pixels, again.pixels)
     assert len(server) == 1
@@ -201,7 +203,7 @@ def test_a_download_does_not_wait_for_ever(server, tmp_path):
 def test_of_workers_that_start_together_one_downloads_and_the_others_wait(server, tmp_path):
     read: list[Any] = []
     workers = [
-        threading.Thread(target=lambda: read.append(read_images("split_mnist", tmp_path / "root"))) for _ in range(3)
+        threading.Thread(target=lambda: read.append(load_images("split_mnist", tmp_path / "root"))) for _ in range(3)
     ]
     for worker in workers:
         worker.start()

@@ -16,7 +16,7 @@ from study.run.batches import InMemoryBatches, columns_of
 from study.run.benchmarks import build_benchmark
 from study.run.models import MultiHead, build_model, parameter_bytes
 from tests.study.images import write_cifar, write_mnist
-from tests.study.recording import learner
+from tests.study.recording import learner, train_on
 
 DIGITS = Benchmark(name="split_digits", experiences=5, test_fraction=0.25)
 MLP = Model(name="mlp", hidden=[16])
@@ -100,7 +100,7 @@ def test_the_published_mlps_have_the_published_numbers_of_parameters(name, param
 def residual_network(widths: list[int], blocks: int, stem: int, batchnorm_before: bool) -> int:
     """Parameters of a residual network for 3 channels: blocks of two 3 x 3 convolutions without bias, with batch norm
     before each (Zagoruyko and Komodakis 2016) or after each (He et al. 2016), the first of a stage with a 1 x 1
-    convolution beside it wherever the shape changes, which is normalised in the latter case only.
+    convolution in the shortcut where the shape changes, which is normalised in the latter case only.
     """
     total, n_in = 3 * 9 * stem + (0 if batchnorm_before else 2 * stem), stem
     for stage, width in enumerate(widths):
@@ -207,8 +207,7 @@ def gradients(unseen_classes: str, seen: int) -> tuple[Tensor, Tensor, Tensor]:
     benchmark = digits("class")
     model = build_model(MLP.model_copy(update={"unseen_classes": unseen_classes}), "class", benchmark)
     strategy = learner(benchmark, "class", [], model=model)
-    for experience in benchmark.train_stream[:seen]:
-        strategy.train(experience, eval_streams=[])
+    train_on(strategy, benchmark.train_stream[:seen])
     inputs, targets, _ = batch(benchmark.train_stream[seen - 1])
     model.zero_grad()
     out = model(inputs)

@@ -16,7 +16,7 @@ from study.run.specification import Run
 from study.run.tracking import Tracking
 from study.run.trainer import Learner, perform
 from tests.study.own import CODE, PROTOCOL
-from tests.study.run.test_checkpoint import Stopped, stop_before, what_came_of
+from tests.study.run.test_checkpoint import numbers_of, stop_before
 
 HERE = RunEnvironment(Path())
 
@@ -77,7 +77,7 @@ def test_the_same_run_gives_the_same_numbers_whichever_generator_the_method_draw
     environment = RunEnvironment(Path(), code_folder=folder)
     first, second = (perform(own_run(folder), environment) for _ in range(2))
     assert first.finished, first.error
-    assert what_came_of(first) == what_came_of(second)
+    assert numbers_of(first) == numbers_of(second)
     assert perform(own_run(folder, seed=1), environment).loss != first.loss
     assert perform(own_run(folder, "methods.noise.size=0.1"), environment).loss != first.loss
     assert (
@@ -98,22 +98,16 @@ def test_an_importance_of_another_kind_is_not_sent_to_wandb(run_of, tmp_path):
 
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path, monkeypatch):
     run, environment = own_run(folder), RunEnvironment(Path(), tmp_path / "kept", code_folder=folder)
-    with monkeypatch.context() as patched:
-        stop_before(2, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
+    stop_before(2, run, environment, monkeypatch)
     resumed, whole = perform(run, environment), perform(run, RunEnvironment(Path(), code_folder=folder))
-    assert what_came_of(resumed) == what_came_of(whole)
+    assert numbers_of(resumed) == numbers_of(whole)
     assert resumed.resumed == 1
 
 
 def test_a_strategy_of_the_users_starts_again_rather_than_lose_its_state(run_of, tmp_path, monkeypatch):
     run = run_of("naive", method=of_package("avalanche.training.supervised:Cumulative"))
     environment = RunEnvironment(Path(), tmp_path)
-    with monkeypatch.context() as patched:
-        stop_before(1, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
+    stop_before(1, run, environment, monkeypatch)
     resumed = perform(run, environment)
     assert resumed.resumed == 0
     assert resumed.accuracy == perform(run_of("cumulative"), HERE).accuracy

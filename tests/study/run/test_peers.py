@@ -13,11 +13,11 @@ from study.errors import ProtocolError
 from study.protocol.load import parse_protocol
 from study.protocol.settings import AvalancheEWC, AvalancheSI, Benchmark
 from study.run.benchmarks import build_benchmark
-from study.run.peers import SynapticIntelligenceOnCopies
+from study.run.methods import SynapticIntelligenceOnCopies
 from study.run.run_environment import RunEnvironment
 from study.run.trainer import perform
 from tests.study.recording import learner
-from tests.study.run.test_checkpoint import Stopped, stop_before, what_came_of
+from tests.study.run.test_checkpoint import numbers_of, stop_before
 
 EPS = 0.1
 
@@ -73,7 +73,7 @@ def test_on_copies_it_measures_the_path_integral_of_its_definition():
         total = sum(
             path.of_experience[k][name] / ((ends[k][name] - path.anchors[k][name]) ** 2 + EPS) for k in range(2)
         )
-        expected = (-total).clamp(max=1e-3)  # as it stands there: bounded above, and not below
+        expected = (-total).clamp(max=1e-3)  # as in its code: bounded above, and not below
         found = plugin.ewc_data[1][name].data.double().reshape(expected.shape)
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-7), name
     assert any(importance.data.any() for importance in plugin.ewc_data[1].values())
@@ -94,8 +94,8 @@ def test_in_the_study_avalanches_si_equals_training_without_a_penalty_on_a_cpu_a
         perform(run_of(method=AvalancheSI(kind="avalanche_si", mended=m), strength=1e5), RunEnvironment(Path()))
         for m in (False, True)
     )
-    assert what_came_of(as_it_is)[:2] == what_came_of(naive)[:2]
-    assert what_came_of(mended)[:2] != what_came_of(naive)[:2]
+    assert numbers_of(as_it_is)[:2] == numbers_of(naive)[:2]
+    assert numbers_of(mended)[:2] != numbers_of(naive)[:2]
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,12 @@ def test_a_resumed_run_of_theirs_equals_an_uninterrupted_one(run_of, tmp_path, m
     five = run_of().benchmark.model_copy(update={"experiences": 5})
     run = run_of(method=method, strength=strength, benchmark=five)
     environment = RunEnvironment(Path(), checkpoints=tmp_path)
-    with monkeypatch.context() as patched:
-        stop_before(2, patched)
-        with pytest.raises(Stopped):
-            perform(run, environment)
+    stop_before(2, run, environment, monkeypatch)
     resumed, whole = perform(run, environment), perform(run, RunEnvironment(Path()))
-    assert what_came_of(resumed) == what_came_of(whole)
+    assert numbers_of(resumed) == numbers_of(whole)
     assert resumed.resumed == 1
     naive = perform(run_of(benchmark=five), RunEnvironment(Path()))
-    assert what_came_of(whole) != what_came_of(naive)
+    assert numbers_of(whole) != numbers_of(naive)
 
 
 @pytest.mark.parametrize("options", ['mode = "online"', "decay_factor = 0.9"])

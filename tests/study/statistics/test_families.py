@@ -1,39 +1,28 @@
 """Several methods over the same seeds."""
 
-import math
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from study.statistics import FamilyComparison, compare_paired, family, family_pairs, holm
+from study.statistics import FamilyComparison, compare_paired, family, family_pairs
 
 
-def test_holm_as_demsar_works_it_out():
-    # Demšar 2006, section 3.2.2: 0.016, 0.019 and 0.607 against α/3, α/2 and α: the first two reject
-    # (Bonferroni would not reject the second)
-    assert holm([0.607, 0.016, 0.019]) == pytest.approx([0.607, 0.048, 0.048])
-
-
-def test_holm_multiplies_by_how_many_are_left():
-    assert holm([0.01, 0.02, 0.03, 0.3]) == pytest.approx([0.04, 0.06, 0.06, 0.3])
-
-
-def test_holm_never_exceeds_one():
-    assert holm([0.6, 0.7, 0.8]).tolist() == [1, 1, 1]
-
-
-def test_what_could_not_be_tested_does_not_count_in_the_family():
-    adjusted = holm([math.nan, 0.04, 0.01, math.nan])
-    assert adjusted[1:3] == pytest.approx([0.04, 0.02])
-    assert np.isnan(adjusted[[0, 3]]).all()
-    assert np.isnan(holm([math.nan])).all()
-    assert holm([]).shape == (0,)
-
-
-@pytest.mark.parametrize(("bad", "named"), [([0.1, 1.5], "not 1.5"), ([-0.1], "not -0.1"), ([[0.1]], r"\(1, 1\)")])
-def test_what_are_no_p_values_is_refused(bad: list, named: str):
-    with pytest.raises(ValueError, match=named):
-        holm(bad)
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        # Demšar 2006, section 3.2.2: 0.016, 0.019 and 0.607 against α/3, α/2 and α: the first two reject
+        # (Bonferroni would not reject the second)
+        ([0.607, 0.016, 0.019], [0.607, 0.048, 0.048]),
+        ([0.01, 0.02, 0.03, 0.3], [0.04, 0.06, 0.06, 0.3]),
+        ([0.6, 0.7, 0.8], [1, 1, 1]),
+        ([], []),
+    ],
+)
+def test_p_values_are_adjusted_as_holm_says(p_values: list[float], adjusted: list[float]):
+    comparison = compare_paired([1, 2], [2, 1])
+    found = family([("a", "b", replace(comparison, p=p)) for p in p_values])
+    assert [pair.p_holm for pair in found] == pytest.approx(adjusted)
+    assert [pair.significant for pair in found] == [p <= 0.05 for p in adjusted]
 
 
 def _steps_apart(n_methods: int, n_seeds: int) -> dict[str, list[float]]:

@@ -45,7 +45,7 @@ def test_welch_is_that_of_scipy_and_the_standard_error_says_what_the_spread_says
     x = np.random.default_rng(0).normal(90 + shift, 2, 6)
     found = compare_with_published(x, 90, 0.7, "sd", 10, margin=1)
     theirs = stats.ttest_ind_from_stats(x.mean(), x.std(ddof=1), 6, 90, 0.7, 10, equal_var=False)
-    assert (found.statistic, found.p) == pytest.approx((theirs.statistic, theirs.pvalue))
+    assert found.p == pytest.approx(theirs.pvalue)
     assert found == compare_with_published(x, 90, 0.7 / math.sqrt(10), "sem", 10, margin=1)
 
 
@@ -117,7 +117,7 @@ def test_without_a_published_spread_the_number_is_taken_as_exact():
     found = compare_with_published(x, 89, None, None, None, margin=1.5)
     theirs = stats.ttest_1samp(x, 89)
     interval = theirs.confidence_interval(0.95)
-    assert (found.statistic, found.p, found.df) == pytest.approx((theirs.statistic, theirs.pvalue, theirs.df))
+    assert (found.p, found.df) == pytest.approx((theirs.pvalue, theirs.df))
     assert (found.low, found.high) == pytest.approx((interval.low - 89, interval.high - 89))
     tost = [stats.ttest_1samp(x, 89 - 1.5, alternative="greater"), stats.ttest_1samp(x, 89 + 1.5, alternative="less")]
     assert found.p_tost == pytest.approx(max(test.pvalue for test in tost))
@@ -128,24 +128,24 @@ def test_a_single_run_cannot_be_tested(published: tuple):
     found = compare_with_published([97.4], 97.0, *published, margin=100)
     assert found.difference == pytest.approx(0.4)
     assert found.verdict == "inconclusive"
-    assert all(map(math.isnan, (found.low, found.high, found.statistic, found.df, found.p, found.p_tost)))
+    assert all(map(math.isnan, (found.low, found.high, found.df, found.p, found.p_tost)))
 
 
 @pytest.mark.parametrize("published", [(0.0, "sd", 10), (0.0, "sem", 4), (None, None, None)])
 @pytest.mark.parametrize(
-    ("ours", "statistic", "p", "p_tost", "verdict"),
+    ("ours", "p", "p_tost", "verdict"),
     [
-        (97.0, 0, 1, 0, "reproduced"),
-        (97.25, math.inf, 0, 0, "reproduced"),
-        (96.75, -math.inf, 0, 0, "reproduced"),
-        (97.5, math.inf, 0, 0.5, "above"),  # on the margin, which is not within it
-        (98.0, math.inf, 0, 1, "above"),
-        (96.0, -math.inf, 0, 1, "below"),
+        (97.0, 1, 0, "reproduced"),
+        (97.25, 0, 0, "reproduced"),
+        (96.75, 0, 0, "reproduced"),
+        (97.5, 0, 0.5, "above"),  # on the margin, which is not within it
+        (98.0, 0, 1, "above"),
+        (96.0, 0, 1, "below"),
     ],
 )
-def test_where_nothing_varies_a_difference_is_sure(published, ours, statistic, p, p_tost, verdict):
+def test_where_nothing_varies_a_difference_is_sure(published, ours, p, p_tost, verdict):
     found = compare_with_published([ours] * 3, 97.0, *published, margin=0.5)
-    assert (found.statistic, found.p, found.p_tost, found.verdict) == (statistic, p, p_tost, verdict)
+    assert (found.p, found.p_tost, found.verdict) == (p, p_tost, verdict)
     assert found.low == found.high == found.difference == ours - 97.0
     assert math.isfinite(found.df)
 
@@ -161,7 +161,7 @@ def test_one_side_that_does_not_vary_leaves_the_spread_of_the_other(samples: lis
     found = compare_with_published(samples, 96.0, spread, "sd", 5, margin=0.5)
     assert found.df == pytest.approx(4 if spread else 2)
     error = 0.3 / math.sqrt(5) if spread else np.std(samples, ddof=1) / math.sqrt(3)
-    assert found.statistic == pytest.approx(1 / error)
+    assert found.p == pytest.approx(2 * stats.t.sf(1 / error, found.df))
 
 
 @pytest.mark.parametrize(

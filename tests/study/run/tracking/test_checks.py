@@ -57,6 +57,12 @@ def test_online_with_a_key_is_fine(tmp_path: Path, home: Path, monkeypatch: pyte
     check_tracking(Tracking("online", folder=tmp_path / "tracked"))
 
 
+def test_a_key_of_another_form_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "of another form")
+    with pytest.raises(TrackingError, match="the API key for W&B cannot be used: "):
+        check_tracking(Tracking("online", folder=tmp_path / "tracked"))
+
+
 def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for mode in ("offline", "online"):

@@ -49,7 +49,7 @@ def test_the_accuracy_matrix_is_a_table_and_a_picture(
     with Image.open(part.media("images")) as picture:
         pixels = np.asarray(picture.convert("L"))
     assert part.summary["accuracy_heat_map.path"] == f"media/images/{part.media('images').name}"
-    # cells of 60 pixels from (80, 20) on; looked at beside the numbers that are written into them
+    # cells of 60 pixels from (80, 20) on; read next to the numbers written into them
     shades = [[int(pixels[30 + 60 * k, 90 + 60 * i]) for i in range(3)] for k in range(3)]
     assert np.array_equal(np.argsort(np.ravel(shades), kind="stable"), np.argsort(np.ravel(ACCURACY), kind="stable"))
 

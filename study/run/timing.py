@@ -2,28 +2,25 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 Clock = Callable[[], float]
+Name = TypeVar("Name", bound=Hashable)
 
 TURN = 0.04
 """Seconds that a turn takes at least: several steps of a small model."""
 
 FEWEST = 5
-"""Rounds that patience does not cut."""
+"""Rounds in any case."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What is timed in one turn.
-
-    Attributes:
-        work: called once.
-        amount: units in one call, by which its time is divided: 5 for five steps, 0.1 for a tenth of the data.
-    """
+    """What is timed in one turn; its time is divided by ``amount``: 5 for five steps, 0.1 for a tenth of the data."""
 
     work: Callable[[], object]
     amount: float = 1.0
@@ -42,36 +39,28 @@ def clock_of(device: torch.device) -> Clock:
 
 
 def interleave(
-    turns: Mapping[str, Turn], rounds: int, clock: Clock, patience: float = float("inf")
-) -> dict[str, list[float]]:
+    turns: Mapping[Name, Turn], rounds: int, clock: Clock, patience: float = float("inf")
+) -> dict[Name, list[float]]:
     """Seconds per unit of each turn, one entry a round.
 
-    Each has one turn in every round, so that a machine that slows down does so for all. The order of a round is drawn
-    at random, from a fixed seed: none always follows the same other.
-
-    Args:
-        turns: by name.
-        rounds: turns of each.
-        clock: of the device.
-        patience: seconds after which no round begins, but for the first five.
+    Each has one turn in every round, so that a machine that slows down does so for all, in an order drawn for each
+    round from a fixed seed. After ``patience`` seconds no round begins, but for the first five.
     """
     order, shuffle = list(turns), random.Random(0).shuffle
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    seconds: dict[Name, list[float]] = {name: [] for name in turns}
     end = clock() + patience
     for index in range(rounds):
         if index >= FEWEST and clock() > end:
             break
         shuffle(order)
         for name in order:
-            turn = turns[name]
             start = clock()
-            turn.work()
-            seconds[name].append((clock() - start) / turn.amount)
+            turns[name].work()
+            seconds[name].append((clock() - start) / turns[name].amount)
     return seconds
 
 
 def seconds_of(work: Callable[[], object], clock: Clock) -> float:
-    """Seconds of one call."""
     return interleave({"": Turn(work)}, 1, clock)[""][0]
 
 

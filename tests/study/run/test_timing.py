@@ -1,6 +1,6 @@
 import torch
 
-from study.bench.timing import FEWEST, Turn, clock_of, interleave, long_turn, over
+from study.run.timing import FEWEST, Turn, clock_of, interleave, long_turn, over
 
 
 class Time:
