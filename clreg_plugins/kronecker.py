@@ -74,6 +74,8 @@ class LayerCurvature:
         """One product for ``keep · A₁ ⊗ G₁ + weight · A₂ ⊗ G₂``, the second being ``new``, of the same shapes."""
         if not new.outputs.any():  # no loss has reached the layer, and its inputs say nothing
             return self.decayed(keep)
+        if not self.factors.outputs.any():
+            return replace(self, factors=new, weight=1.0).decayed(weight)
         of_inputs = _inner_products(self.factors.inputs, new.inputs)
         of_outputs = _inner_products(self.factors.outputs, new.outputs)
         scales = of_inputs.new_tensor([keep, weight])

@@ -289,7 +289,9 @@ class QuadraticPenalty:
             entries = DOT_ENTRIES if p.device.type == "cpu" else 2**30
             terms += [torch.dot(*pieces) for pieces in zip(p.split(entries), d.split(entries), strict=True)]
         total = sum_of(terms)
-        return Step(torch.zeros(()) if total is None else total * (strength / 2), difference, product, strength)
+        if total is None:  # on the device, or adding it to anything there would wait for a copy
+            total = torch.zeros((), device=next((device for device, _ in self.anchor.buffers), None))
+        return Step(total * (strength / 2), difference, product, strength)
 
     def work_space(self) -> Step:
         """Buffers for :meth:`step`, twice the size of the parameters. A penalty that has grown needs new ones."""

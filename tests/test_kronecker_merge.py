@@ -6,6 +6,7 @@ import torch
 from clreg_plugins import Importance, KroneckerFactors
 from clreg_plugins.kronecker import MERGES
 from tests.kronecker_terms import LAYERS, consolidated, detached, factors_of, grown, parameters, term
+from tests.penalties import assert_equal
 
 
 def products(factors):
@@ -96,28 +97,34 @@ def test_factors_stay_positive_semidefinite_and_of_their_size():
         assert all(0 <= error < 1 for error in layer.merge_errors)
 
 
+def silent(importance):
+    """Factors of layers that no loss has reached."""
+    zero = {name: f._replace(outputs=torch.zeros_like(f.outputs)) for name, f in importance.items()}
+    return KroneckerFactors(zero, Importance({}, {}))
+
+
 @pytest.mark.parametrize("merge", MERGES)
 def test_a_first_term_without_loss_leaves_no_trace(merge):
-    """Its inputs say nothing where G is 0."""
-    silent = KroneckerFactors(
-        {n: f._replace(outputs=torch.zeros_like(f.outputs)) for n, f in term(0).items()}, Importance({}, {})
-    )
+    """Its inputs say nothing."""
     penalty, expected, theta = grown(merge=merge), grown(merge=merge), parameters(seed=5)
-    penalty.recenter(silent, detached(parameters(seed=1)))
+    penalty.recenter(silent(term(0)), detached(parameters(seed=1)))
     assert penalty.active == ()
     assert penalty.value(theta).item() == 0
     for p in (penalty, expected):
-        p.recenter(term(1), detached(parameters(seed=2)))
-    if merge == "nearest":
-        assert penalty.value(theta).item() == pytest.approx(expected.value(theta).item(), rel=1e-12)
+        p.recenter(term(1), detached(parameters(seed=2)), weight=0.5)
+    assert_equal(penalty.state_dict()["layers"], expected.state_dict()["layers"], "layers")
 
 
-def test_decay_goes_by_layers_without_a_new_term():
-    penalty, theta = consolidated(1), parameters(seed=5)
-    before, layers = penalty.layers["linear"], {n: v for n, v in LAYERS.items() if n != "linear"}
-    penalty.recenter(term(1, layers=layers), detached(theta), keep=0.25)
-    after = penalty.layers["linear"]
-    torch.testing.assert_close(after.factors.outputs, 0.25 * before.factors.outputs)
-    torch.testing.assert_close(after.factors.inputs, before.factors.inputs)
-    assert (after.weight, after.merge_errors) == (0.25, ())
-    assert torch.equal(penalty.anchor["linear.weight"], theta["linear.weight"])
+@pytest.mark.parametrize(
+    "new", [lambda found: KroneckerFactors({}, Importance({}, {})), silent], ids=["none", "silent"]
+)
+@pytest.mark.parametrize("merge", MERGES)
+def test_without_a_new_term_a_layer_decays(merge, new):
+    penalty, theta = consolidated(1, merge=merge), parameters(seed=5)
+    before = penalty.layers
+    penalty.recenter(new(term(1)), detached(theta), keep=0.25)
+    for name, after in penalty.layers.items():
+        torch.testing.assert_close(after.factors.outputs, 0.25 * before[name].factors.outputs)
+        assert torch.equal(after.factors.inputs, before[name].factors.inputs)
+        assert (after.weight, after.merge_errors) == (0.25, ())
+        assert all(torch.equal(penalty.anchor[n], theta[n]) for n in after.factors.parameters)

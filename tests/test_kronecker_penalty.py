@@ -1,9 +1,13 @@
 """The penalty equals that of the whole matrix ``A ⊗ G``, in constant memory, as parameters come and grow."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
 from clreg_plugins import Factors, Importance, KroneckerFactors, KroneckerPenalty
+from clreg_plugins.flat import FlatTensors
 from clreg_plugins.kronecker import MERGES
 from tests import oracles
 from tests.kronecker_terms import LAYERS, SHAPES, consolidated, detached, factors_of, grown, parameters, term
@@ -157,6 +161,36 @@ def test_a_step_takes_two_matrix_products_a_layer():
     with Counting() as step:
         penalty.step(theta, 2.0, penalty.work_space())
     assert step.counts["bmm"] + step.counts["mm"] == 2 * len(LAYERS) - 1  # A of an embedding is a diagonal
+
+
+def on_a_device_without_values(penalty):
+    """The same penalty on PyTorch's meta device, which like a GPU is not the CPU."""
+
+    def moved(flat):
+        return FlatTensors({name: place._replace(device=torch.device("meta")) for name, place in flat.places.items()})
+
+    other = copy.copy(penalty)
+    other.importance, other.anchor = moved(penalty.importance), moved(penalty.anchor)
+    other.layers = {
+        name: replace(layer, factors=Factors(*layer.factors[:2], *(f.to("meta") for f in layer.factors[2:])))
+        for name, layer in penalty.layers.items()
+    }
+    return other
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_a_step_copies_nothing_between_devices(diagonal):
+    shapes = SHAPES if diagonal else {n: shape for n, shape in SHAPES.items() if n != "norm.weight"}
+    theta, penalty = parameters(shapes=shapes), KroneckerPenalty()
+    penalty.grow(theta)
+    penalty.recenter(term(1) if diagonal else factors_of(LAYERS, 1), detached(theta))
+    penalty = on_a_device_without_values(penalty)
+    theta = {name: p.to("meta") for name, p in theta.items()}
+    work = penalty.work_space()
+    with Counting() as step:
+        value = penalty.step(theta, 2.0, work).value
+    assert value.device.type == "meta"
+    assert step.counts["_to_copy"] == 0
 
 
 # -------------------------------------------------------------------- growth

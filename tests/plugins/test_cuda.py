@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from clreg_plugins import fisher_diagonal, mas_importance
-from study.bench.plugins import OURS, strategy_stub, training_step
+from clreg_plugins import KFACPlugin, fisher_diagonal, kronecker_factors, mas_importance
+from study.bench.plugins import OURS, StrategyStub, training_step
 from study.bench.workloads import mlp
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -17,9 +17,12 @@ def data():
     return TensorDataset(torch.rand(64, 784, generator=generator), torch.randint(0, 10, (64,), generator=generator))
 
 
-@pytest.mark.parametrize("method", OURS)
+METHODS = {**OURS, "KFAC": lambda: KFACPlugin(1.0, fisher="empirical")}
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_no_step_waits_for_the_device(method, data):
-    strategy, plugin = strategy_stub(mlp(100).cuda()), OURS[method]()
+    strategy, plugin = StrategyStub(mlp(100).cuda()), METHODS[method]()
     plugin.consolidate(strategy, data)
     plugin.before_training_epoch(strategy)
     step = training_step(strategy, plugin, *(tensor.cuda() for tensor in data.tensors))
@@ -42,3 +45,13 @@ def test_importance_is_that_of_the_cpu(measure, data):
     for name, reference in expected.items():
         difference = (found[name].cpu() - reference).abs().max()
         assert difference <= 1e-4 * reference.max(), f"{name}: {difference:.2e} of {reference.max():.2e}"
+
+
+def test_kronecker_factors_are_those_of_the_cpu(data):
+    model = mlp(100)
+    expected = kronecker_factors(model, data)
+    for name, layer in kronecker_factors(model.cuda(), data).items():
+        for found, reference in zip(layer[2:], expected[name][2:], strict=True):
+            assert found.is_cuda
+            difference = (found.cpu() - reference).abs().max()
+            assert difference <= 1e-4 * reference.max(), f"{name}: {difference:.2e} of {reference.max():.2e}"
