@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clreg_plugins import fisher_diagonal, mas_importance
+from clreg_plugins import fisher_diagonal, kronecker_factors, mas_importance
 from study.bench.plugins import AVALANCHE, THEIRS, StrategyStub
 from study.bench.record import CLREG
 from study.bench.workloads import Images
@@ -51,12 +51,19 @@ def ours() -> list[Pass]:
     """The importances that the plugins offer, from images in memory; batch means from a dataset, as Avalanche does."""
     return [
         Pass("exact Fisher", CLREG, partial(_ours, fisher_diagonal, variant="exact")),
+        Pass("exact Kronecker factors", CLREG, partial(_ours, _factors, variant="exact")),
         Pass("sample Fisher", CLREG, partial(_ours, fisher_diagonal, variant="sample"), random=True),
         Pass("empirical Fisher", CLREG, partial(_ours, fisher_diagonal, variant="empirical")),
         Pass("MAS", CLREG, partial(_ours, mas_importance)),
         Pass("batched Fisher", CLREG, partial(_ours, fisher_diagonal, variant="batched", batch_size=STEP_BATCH)),
         Pass("batched MAS", CLREG, partial(_ours, mas_importance, per_sample=False, batch_size=STEP_BATCH)),
     ]
+
+
+def _factors(model: nn.Module, data: Any, **options: Any) -> Importance:
+    factors = kronecker_factors(model, data, **options)
+    by_name = {f"{layer}.{kind}": getattr(f, kind) for layer, f in factors.items() for kind in ("inputs", "outputs")}
+    return by_name | factors.diagonal
 
 
 def _ours(measure: Callable[..., Importance], model: nn.Module, images: Images, _: int, **options: Any) -> Importance:

@@ -10,7 +10,7 @@ from avalanche.training.plugins import MASPlugin as AvalancheMAS
 from avalanche.training.plugins import SynapticIntelligencePlugin as AvalancheSI
 from torch import Tensor, nn
 
-from clreg_plugins import EWCPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
+from clreg_plugins import EWCPlugin, KFACPlugin, L2Plugin, MASPlugin, OnlineEWCPlugin, RegularizationPlugin, SIPlugin
 from study.bench.record import CLREG
 from study.bench.workloads import Images
 from study.run.methods import SynapticIntelligenceOnCopies
@@ -21,6 +21,7 @@ OURS: dict[str, Callable[[], RegularizationPlugin]] = {
     "L2": lambda: L2Plugin(1.0),
     "EWC": lambda: EWCPlugin(1.0, fisher="empirical"),  # a step does not depend on the variant
     "Online EWC": lambda: OnlineEWCPlugin(1.0, fisher="empirical"),
+    "KFAC": lambda: KFACPlugin(1.0, fisher="empirical"),
     "MAS": lambda: MASPlugin(1.0),
     "SI": lambda: SIPlugin(1.0),
 }
