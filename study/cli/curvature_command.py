@@ -88,7 +88,7 @@ def _runs(
     for method in methods:
         settings, strength = {"kind": "naive"}, None
         if method in protocol.methods:
-            settings, strength = resolve(name, protocol, kind[0], method, choices)
+            settings, strength = resolve(protocol, kind[0], method, choices)
         more = {"settings": settings, "strength": strength, "device": device.value}
         runs.append(Run.of(stem(name), protocol, kind[0], method, seed, **more))
     return runs
