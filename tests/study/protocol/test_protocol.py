@@ -52,8 +52,8 @@ learning_rate = 5e-3 => learning_rate = inf => training.learning_rate = inf: inp
 "adam" => "adamw" => training.optimizer = 'adamw': input should be 'adam' or 'sgd'
 "adam" => +momentum = 0.9 => [training]: momentum = 0.9: only the optimizer 'sgd' has one
 "reset" => "forget" => training.optimizer_state = 'forget': input should be 'keep' or 'reset'
-"mlp" => "resnet" => model.name = 'resnet': input should be 'mlp', 'resnet18_reduced' or 'wrn28_2'
-hidden = [100, 100] =>  => [model]: hidden is for the model 'mlp', which needs it
+"mlp" => "resnet" => model.name = 'resnet': input should be 'mlp', 'cnn', 'resnet18_reduced' or 'wrn28_2'
+hidden = [100, 100] =>  => [model]: hidden is for the models 'mlp' and 'cnn', which need it
 hidden = [100, 100] => hidden = [100, 0] => model.hidden.1 = 0: input should be greater than or equal to 1
 name = "mlp"\nhidden = [100, 100] => name = "wrn28_2" => model.name = 'wrn28_2' takes CIFAR's images of 3 x 32 x 32
 test_fraction = 0.25 => test_fraction = 1.0 => benchmark.test_fraction = 1.0: input should be less than 1

@@ -303,7 +303,10 @@ FAMILIES = [
     ("vandeven2018-permuted-mnist-domain", "training.iterations=2"),
     ("avalanche-permuted-mnist-domain", "training.iterations=2"),
     ("zenke2017-permuted-mnist", "training.epochs=1"),
+    ("ritter2018-permuted-mnist", "training.epochs=1"),
     ("split-fmnist-task", "training.iterations=3"),
+    ("kronecker-split-fmnist", "training.iterations=3"),
+    ("kronecker-split-fmnist-cnn", "training.iterations=3"),
     ("fisher-split-mnist-task", "training.iterations=3"),
     ("digits", "training.epochs=1"),
     ("permuted-digits", "training.epochs=1"),
@@ -318,6 +321,8 @@ def test_every_method_of_each_family_runs(name, method, length, tmp_path, monkey
     for data in ("MNIST", "FashionMNIST"):
         write_mnist(tmp_path, monkeypatch, data, per_class=6)
     overrides = [length, "training.batch_size=8", "model.hidden=[8]"]
+    if "permuted" in name:
+        overrides.append("benchmark.experiences=3")
     run(name, method, tmp_path, overrides)
 
 
@@ -340,6 +345,12 @@ def test_on_the_published_mnist_three_batches_are_enough_to_be_better_than_chanc
 
 def test_every_protocol_belongs_to_a_test_here():
     tested = {name.rsplit("-", 1)[0] for name, _ in FAMILIES} | {"fisher-split-cifar10", "split-cifar100"}
-    tested |= {"zenke2017-permuted-mnist", "digits", "permuted-digits"}
+    tested |= {
+        "zenke2017-permuted-mnist",
+        "ritter2018-permuted-mnist",
+        "kronecker-split-fmnist",
+        "digits",
+        "permuted-digits",
+    }
     untested = [n for n in protocol_names() if n not in tested and n.rsplit("-", 1)[0] not in tested]
     assert untested == []

@@ -97,6 +97,14 @@ def test_the_published_mlps_have_the_published_numbers_of_parameters(name, param
     assert n_parameters(build_model(protocol.model, scenario, benchmark_of(protocol.benchmark, scenario))) == parameters
 
 
+def test_the_cnn_pools_after_every_second_convolution(benchmark_of):
+    protocol = load_protocol("kronecker-split-fmnist-cnn")
+    convolutions = (9 * 1 + 1) * 8 + (9 * 8 + 1) * 8 + (9 * 8 + 1) * 16 + (9 * 16 + 1) * 16
+    for scenario, head in (("domain", 2), ("class", 10)):
+        model = build_model(protocol.model, scenario, benchmark_of(protocol.benchmark, scenario))
+        assert n_parameters(model) == convolutions + (16 * 7 * 7 + 1) * head
+
+
 def residual_network(widths: list[int], blocks: int, stem: int, batchnorm_before: bool) -> int:
     """Parameters of a residual network for 3 channels: blocks of two 3 x 3 convolutions without bias, with batch norm
     before each (Zagoruyko and Komodakis 2016) or after each (He et al. 2016), the first of a stage with a 1 x 1
