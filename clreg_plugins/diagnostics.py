@@ -284,7 +284,7 @@ def _quadratic(
         penalty.recenter(curvature, at, clip=None)
     except (ValueError, FloatingPointError) as error:
         raise type(error)(f"curvatures[{name!r}]: {error}") from error
-    return np.array([float(penalty.step({n: point[n].cpu() for n in anchor}, 1.0).value) for point in points])
+    return np.array([float(penalty.step(at | {n: point[n].cpu() for n in anchor}, 1.0).value) for point in points])
 
 
 def _apart(model: nn.Module, values: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

@@ -6,6 +6,7 @@ nothing of models, strategies or importances.
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -223,7 +224,8 @@ class QuadraticPenalty:
             if name not in state:
                 if kind == "importance" and not tensor.any():  # of a frozen parameter, which has no state
                     continue
-                raise ValueError(f"{kind} of unknown parameter {name!r}; known: {', '.join(state) or 'none'}")
+                known = _listed(state) or "none; call grow() first"
+                raise ValueError(f"{kind} of unknown parameter {name!r}; known: {known}")
             known = state[name]
             if tensor.shape != known.shape:
                 raise ValueError(f"{kind} of {name!r} has shape {tuple(tensor.shape)}, expected {tuple(known.shape)}")
@@ -252,16 +254,27 @@ class QuadraticPenalty:
         The number of operations does not depend on the number of parameters.
 
         Args:
-            parameters: θ by name; those without importance are ignored.
-            strength: λ.
+            parameters: θ by name, as ``dict(model.named_parameters())`` has them; those without importance are
+                ignored, and what is missing contributes 0.
+            strength: λ ≥ 0.
             into: a :meth:`work_space` or an earlier result, which is overwritten. New memory if None, which on a CPU
                 costs more than the arithmetic.
 
         Raises:
-            ValueError: a parameter has another shape than its importance: call :meth:`grow` first.
+            TypeError: the parameters have no names.
+            ValueError: a parameter has another shape than its importance (call :meth:`grow` first), none of them has
+                importance though others have, or λ is negative or not finite.
         """
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"parameters is a {type(parameters).__name__}; allowed: dict(model.named_parameters())")
+        check_factor("strength", strength)
         _, difference, product, _ = into or self.work_space()
         given = tuple(name for name in self.active if name in parameters)
+        if self.active and not given:
+            raise ValueError(
+                f"none of the parameters given ({_listed(parameters)}) has importance; known: {_listed(self.active)}; "
+                "give dict(model.named_parameters()), without the prefixes that wrappers add"
+            )
         for name in given:
             if parameters[name].shape != self.anchor.places[name].shape:
                 raise ValueError(
@@ -303,7 +316,17 @@ class QuadraticPenalty:
         return self.step(parameters, 2.0).value
 
     def loss_term(self, parameters: Tensors, strength: float) -> Tensor:
-        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)`` as a scalar that autograd can differentiate."""
+        """``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)`` as a scalar that autograd can differentiate.
+
+        Raises:
+            TypeError, ValueError: as in :meth:`step`, and parameters that are copies without a gradient.
+        """
+        given = [parameters[name] for name in self.active if name in parameters]
+        if given and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in given):
+            raise ValueError(
+                "none of the parameters given requires a gradient, as in a state_dict(); allowed: "
+                "dict(model.named_parameters()), or value() for the number alone"
+            )
         return self.differentiable(self.step(parameters, strength), parameters)
 
     def differentiable(self, step: Step, parameters: Tensors) -> Tensor:
@@ -437,10 +460,15 @@ def _state_place(parameter: Tensor) -> Place:
 
 
 def check_factor(name: str, value: float, high: float = math.inf) -> None:
-    if not (0 <= value <= high and value < math.inf):
+    if not isinstance(value, Real) or isinstance(value, bool) or not (0 <= value <= high and value < math.inf):
         raise ValueError(
             f"{name} is {value!r}; allowed: a finite number >= 0" + ("" if high == math.inf else f" and <= {high}")
         )
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
 def _fits(old: torch.Size, new: torch.Size) -> bool:

@@ -292,13 +292,13 @@ def test_parameters_that_are_gone_have_no_effect():
             "importance",
             lambda t: {"other": torch.ones(2)},
             ValueError,
-            "importance of unknown parameter 'other'; known: weight",
+            "importance of unknown parameter 'other'; known: 'weight'",
         ),
         (
             "anchor",
             lambda t: {"other": torch.ones(2)},
             ValueError,
-            "anchor of unknown parameter 'other'; known: weight",
+            "anchor of unknown parameter 'other'; known: 'weight'",
         ),
         ("anchor", lambda t: {"scale": None}, ValueError, "importance of 'scale' comes without an anchor"),
     ],
@@ -427,7 +427,7 @@ def test_parameters_of_eight_bits_have_state_in_float32(dtype):
     assert {t.dtype for t in (penalty.importance["w"], penalty.anchor["w"])} == {torch.float32}
     assert_unchanged(penalty, exact.state_dict())
     theta = {"w": values[3]}
-    assert penalty.loss_term(theta, 2.0).item() == exact.value({"w": values[3].float()}).item() > 0
+    assert penalty.value(theta).item() == exact.value({"w": values[3].float()}).item() > 0
     for p, value in ((penalty, values[3]), (exact, values[3].float())):
         p.grow({"w": value})
         p.recenter({"w": importance}, {"w": value})

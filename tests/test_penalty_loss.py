@@ -146,9 +146,28 @@ def test_frozen_parameters_get_no_gradient_but_count_in_the_value():
     assert term.item() == pytest.approx(expected, rel=1e-12)
     assert theta["weight"].grad is None
     assert theta["bias"].grad is not None
-    for p in theta.values():
-        p.requires_grad_(False)
-    assert not penalty.loss_term(theta, 2.0).requires_grad
+    frozen = {name: torch.nn.Parameter(p.detach(), requires_grad=False) for name, p in theta.items()}
+    assert not penalty.loss_term(frozen, 2.0).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("parameters_given", "error", "message"),
+    [
+        (lambda theta: {}, ValueError, "none of the parameters given"),
+        (lambda theta: {f"module.{name}": p for name, p in theta.items()}, ValueError, "'module.weight'"),
+        (lambda theta: theta.values(), TypeError, "allowed: dict"),
+        (lambda theta: {name: p.detach() for name, p in theta.items()}, ValueError, "requires a gradient"),
+    ],
+)
+def test_a_penalty_that_would_be_zero_or_without_gradient_is_an_error(parameters_given, error, message):
+    with pytest.raises(error, match=message):
+        consolidated().loss_term(parameters_given(parameters(seed=2)), 2.0)
+
+
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf"), "3", True, None])
+def test_a_strength_that_is_none_is_named(strength):
+    with pytest.raises(ValueError, match=r"strength is .*; allowed: a finite number >= 0"):
+        consolidated().loss_term(parameters(seed=2), strength)
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (1, 5), (5,)])

@@ -17,7 +17,8 @@ def test_ours_hold_the_same_at_the_second_experience_and_at_the_fifth(method):
     found = held(method)
     second, fifth = (found[CLREG, f"experience {experience}"] for experience in (2, 5))
     assert fifth == pytest.approx(second, rel=1e-3)  # of two terms and more one scalar is held
-    assert fifth < 5.1
+    if method != "KFAC":  # whose factors are squares of layers' widths
+        assert fifth < 5.1
 
 
 def test_avalanches_ewc_holds_two_copies_for_each_experience_before():

@@ -129,7 +129,7 @@ def test_an_error_in_published_numbers_names_the_table(text, original, replaceme
 
 
 def test_every_error_is_named_at_once(text: str):
-    wrong = text.replace("epochs = 1", "epochs = 0").replace('"mlp"', '"cnn"')
+    wrong = text.replace("epochs = 1", "epochs = 0").replace('"mlp"', '"rnn"')
     with pytest.raises(ProtocolError) as caught:
         parse_protocol(wrong, "my.toml")
     assert [line.split(" = ")[0] for line in str(caught.value).splitlines()] == [
