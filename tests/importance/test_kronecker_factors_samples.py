@@ -1,13 +1,13 @@
 """Kronecker factors count each sample once, whatever the memory, and leave out those that do not count."""
 
-import gc
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from clreg_plugins import fisher_diagonal, kronecker_factors
 from clreg_plugins.importance.engine.factors import WEIGHT_SHARING
@@ -89,7 +89,7 @@ def test_patches_keep_to_the_bound():
 
 
 def test_out_of_memory_counts_no_sample_twice():
-    """Once layers are trusted and pieces large: before anything of one is added, and after a stretch of it was."""
+    """Once layers are trusted and pieces large."""
     model, x, y = CASES["mlp"].model().double(), torch.randn(40, 5).double(), torch.arange(40) % 3
     y[12] = -100
     refused = []
@@ -108,29 +108,49 @@ def test_out_of_memory_counts_no_sample_twice():
     options = {"variant": "sample", "batch_size": 40}
     plain = kronecker_factors(model, TensorDataset(x, y), **options)
     halved = kronecker_factors(model, TensorDataset(x, y), forward=forward, **options)
-    assert refused == [27, 13], f"stretches out of memory: {refused}"
+    assert refused == [40, 20], f"pieces out of memory: {refused}"
     for name, layer in plain.items():
         torch.testing.assert_close(halved[name][2:], layer[2:])
 
 
-def test_many_stretches_of_samples_that_do_not_count_hold_the_factors_once():
-    """Every second sample counts: sums of 64 stretches at once would be 64 times the factors."""
-    model, n = nn.Linear(300, 2), 128
-    data = TensorDataset(torch.randn(n, 300), torch.where(torch.arange(n) % 2 == 0, 0, -100))
-    alive, factor = [], (1, 301, 301)
+class Positions(nn.Module):
+    """A layer on a table of positions, whose one row is no sample, before one on samples."""
 
-    class Living(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            if function is torch.ops.aten.baddbmm_.default and result.shape == factor:
-                alive.append(living(factor))
-            return result
+    def __init__(self):
+        super().__init__()
+        self.p, self.h = nn.Linear(2, 2), nn.Linear(2, 3)
+        self.register_buffer("table", torch.randn(1, 3, 2))
 
-    with Living():
-        kronecker_factors(model, data, batch_size=n)
-    assert len(alive) == n // 2
-    assert max(alive) <= 4, f"up to {max(alive)} tensors of the size of A at once"
+    def forward(self, x):
+        return self.h((x + self.p(self.table)).tanh()).mean(dim=1)
 
 
-def living(shape):
-    return sum(type(thing) is torch.Tensor and thing.shape == shape for thing in gc.get_objects())
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 2}, {"max_bytes": 1}])
+def test_a_layer_on_what_is_no_sample_has_no_factors_whatever_the_size_of_pieces(options):
+    """One sample alone does not tell it from others."""
+    torch.manual_seed(0)
+    model, x = Positions().double(), torch.randn(8, 3, 2).double()
+    for y in (torch.arange(8) % 3, torch.tensor([0, -100, 2, 0, -100, 2, 0, 1])):
+        plain, found = (kronecker_factors(model, TensorDataset(x, y), **o) for o in ({"batch_size": 8}, options))
+        assert list(plain) == list(found) == ["h"]
+        torch.testing.assert_close(found["h"][2:], plain["h"][2:])
+        oracles.assert_close(found.diagonal, plain.diagonal, 1e-10, "the diagonal")
+
+
+def test_a_model_that_runs_on_whole_batches_alone_may_have_samples_that_do_not_count():
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l = nn.Linear(4, 3)
+            self.register_buffer("state", torch.zeros(16, 4))
+
+        def forward(self, x):
+            return self.l(x + self.state)
+
+    torch.manual_seed(0)
+    model, x, y = Whole().double(), torch.randn(16, 4).double(), torch.arange(16) % 3
+    y[::3] = -100
+    found = kronecker_factors(model, DataLoader(TensorDataset(x, y), 16))["l"]
+    part = nn.Sequential(OrderedDict(l=model.l))
+    expected = kronecker_factors(part, TensorDataset(x[y >= 0], y[y >= 0]))["l"]
+    torch.testing.assert_close(found[2:], expected[2:])

@@ -197,17 +197,32 @@ class FactorPath(LayerPath):
         return FactorSums(module, self.recorder.rules[module], weight, bias, self._reduce, self.scratch)
 
     @torch.no_grad()
-    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor]) -> Found:
-        """The factors' sums of the layers that have them, and the diagonal of the others."""
-        reached = [module for module, call in calls.items() if len(call.inputs)]
-        self._sums = {module: self._no_sums(module) for module in reached if module in self._layers}
-        for module, sums in self._sums.items():
-            sums.add_inputs(calls[module].inputs)
+    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor], counted: Tensor | None = None) -> Found:
+        """The factors' sums of the layers that have them, and the diagonal of the others.
+
+        A layer whose rows are not known to be samples keeps the diagonal, which is the same if they are not.
+        """
+        self._sums = {}
+        for module in (module for module in calls if module in self._layers and module in self.sure):
+            inputs = calls[module].inputs
+            if counted is not None:  # the others have no gradient, but inputs, which must not be among those of A
+                inputs = inputs[self._rows_that_count(self.owners[module], counted)]
+            if len(inputs):
+                self._sums[module] = sums = self._no_sums(module)
+                sums.add_inputs(inputs)
         found = super().moments(calls, z, vectors)
         names = {name for module in self._sums for name in self.names[module].values()}
         factors = {self._layers[module]: sums for module, sums in self._sums.items()}
         self._sums = {}
         return Found(found.moments, found.parameters | names, factors)
+
+    @staticmethod
+    def _rows_that_count(owner: Tensor, counted: Tensor) -> Tensor:
+        """Which rows of a layer are of samples that count; ``owner`` is -1 where no output depends on a row."""
+        owner, counted = owner.cpu(), counted.cpu()
+        if len(owner) == len(counted):
+            owner = torch.where(owner < 0, torch.arange(len(owner)), owner)
+        return (owner >= 0) & counted[owner.clamp(min=0)]
 
     def _gather(
         self, calls: Calls, z: Tensor, group: list[Tensor], squares: dict[nn.Module, Moments]

@@ -53,6 +53,8 @@ class LayerPath:
         self._trusted: set[tuple[nn.Module, bool]] = set()  # and whether among several samples
         self._distrusted: set[nn.Module] = set()
         self._partial: set[nn.Module] = set()  # met with rows that are not all samples: never trusted
+        self.sure: set[nn.Module] = set()  # among several samples each of their rows has felt one alone
+        self.owners: dict[nn.Module, Tensor] = {}  # the sample of each row, of the layers whose layout was checked
 
     @property
     def trusts(self) -> bool:
@@ -80,20 +82,21 @@ class LayerPath:
         return usable
 
     @torch.no_grad()
-    def verified(self, calls: Calls, graph: Graph, by_data: bool) -> Calls:
+    def verified(self, calls: Calls, graph: Graph, look: bool) -> Calls:
         """Those of ``calls`` whose rule holds, each checked until there is evidence; warns if one is wrong.
 
         Args:
-            by_data: the forward pass moved rows by what samples hold, so that the layout is checked of all layers.
+            look: check the layout of all layers, for instance since the forward pass moved rows by what samples hold.
         """
         z, several = graph.outputs, len(graph.outputs) > 1  # from one sample alone a layout cannot be told
         calls = {module: call for module, call in calls.items() if module not in self._distrusted}
         self._trusted -= {(module, several) for module in self._partial}
         unknown = {module: call for module, call in calls.items() if (module, several) not in self._trusted}
-        to_check = calls if by_data else unknown
+        to_check = calls if look else unknown
         if not to_check:
             return calls
         layout = LayoutCheck(z, to_check)
+        self.owners = {module: owner for module, owner in layout.owners.items() if owner is not None}
         self._distrusted |= {module for module in to_check if layout.owners[module] is None}
         parameters = {module: self._own(module) for module in unknown}
         verdicts = verify(z, unknown, layout, parameters, self._tried, graph.epsilon)
@@ -101,6 +104,7 @@ class LayerPath:
         holds = {module for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
         self._trusted |= {(module, several) for module in holds - self._partial}
         self._distrusted |= set(wrong)
+        self.sure |= set(calls) - self._distrusted if several else set()
         if wrong:
             names = ", ".join(full for module in wrong for full in self.names[module].values())
             warnings.warn(
@@ -113,13 +117,14 @@ class LayerPath:
     # -------------------------------------------------------------------- moments
 
     @torch.no_grad()
-    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor]) -> Found:
+    def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor], counted: Tensor | None = None) -> Found:
         """``Σ_n (Σ_k G_nk²)^(p/2)`` of the layers called.
 
         Args:
             calls: layers whose rule holds.
             z: the model's outputs.
-            vectors: the cotangents, of which a few at a time are held.
+            vectors: the cotangents, of which a few at a time are held. They are 0 for samples that do not count.
+            counted: which samples count; None if all do.
         """
         result: Moments = {}
         squares: dict[nn.Module, Moments] = {}  # Σ_k so far, sample by sample

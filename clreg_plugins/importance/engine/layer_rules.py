@@ -157,7 +157,7 @@ class LinearRule(LayerRule):
 
     def prepare(self, module: nn.Module, a: Tensor) -> Tensor:
         """Inputs ``(samples, positions, features)``."""
-        return a.reshape(a.shape[0], -1, a.shape[-1])
+        return a.flatten(1, -2) if a.ndim > 2 else a.unsqueeze(1)
 
     def input_rows(self, module: nn.Module, a: Tensor) -> Tensor:
         """What the weight is multiplied with at each position: (samples, groups, positions, inputs)."""

@@ -11,7 +11,6 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 
 import torch
 from torch import Generator, Tensor, nn
@@ -109,6 +108,8 @@ class Pass:
                 "the model reaches some trainable parameters in training mode alone, and draws random numbers in that "
                 "mode; let its eval mode reach them, or pass forward= that does"
             )
+        if self._factored and self.path == "auto":
+            self._trust_layers(batch)
         number = 0 if self.cotangents.as_asked or not found else self.cotangents.number(z)
         if number > MANY_COTANGENTS:
             warnings.warn(
@@ -116,6 +117,20 @@ class Pass:
                 'of the Fisher variants, "sample" takes one a draw, "empirical" and "predicted" one',
                 stacklevel=2,
             )
+
+    def _trust_layers(self, batch: Batch) -> None:
+        """See on two samples which layers have a row for each: a piece may hold only one, from which none can tell."""
+        pair = batch.rows(0, 2)
+        if batch.size == 1:
+            pair = batch.map(lambda t: torch.cat([t, t]) if t.ndim and len(t) == 1 else t)
+        try:
+            graph = Graph(self.run(pair, record=True))
+        except Exception:  # it runs on whole batches alone, which are checked as they come
+            return
+        if graph.outputs.requires_grad:
+            self.recorder.record_summands(graph)
+            self.layers.verified(self.layers.usable(graph, pair.size), graph, self.run.by_data)
+        self.recorder.calls.clear()
 
     def _few(self, batch: Batch) -> Tensor:
         """The outputs of at most two samples, or of the whole batch where the model runs on no less."""
@@ -173,39 +188,29 @@ class Pass:
         while start < batch.size:
             size = self._plan(batch)
             stop = min(batch.size, start + size)
-            piece = self._piece(batch.rows(start, stop))
-            while start < stop:
-                state = self.generator.get_state()
-                try:
-                    samples, count, by_rule, general, path = next(piece)
-                except Exception as error:
-                    if not is_out_of_memory(error) or stop - start == 1 or not self._divisible:
-                        raise
-                    self._size = (stop - start) // 2
-                    self.generator.set_state(state)
-                    break
-                # added when all is known, so that what ran out of memory has left nothing here
-                self.totals.add(by_rule.moments, "rule")
-                self.totals.add(general, path)
-                self.totals.add_factors(by_rule.factors)
-                self.totals.terms += count
-                start += samples
+            state = self.generator.get_state()
+            try:
+                count, by_rule, general, path = self._piece(batch.rows(start, stop))
+            except Exception as error:
+                if not is_out_of_memory(error) or stop - start == 1 or not self._divisible:
+                    raise
+                self._size = (stop - start) // 2
+                self.generator.set_state(state)
+                continue
+            # added when all is known, so that a piece that ran out of memory has left nothing here
+            self.totals.add(by_rule.moments, "rule")
+            self.totals.add(general, path)
+            self.totals.add_factors(by_rule.factors)
+            self.totals.terms += count
+            start = stop
 
-    def _piece(self, batch: Batch) -> Iterator[tuple[int, int, Found, Moments, str]]:
-        """A piece at once or by stretches: how many samples there are, and how many count; what the layers' rules find,
-        and what the general path does, by which of its ways."""
+    def _piece(self, batch: Batch) -> tuple[int, Found, Moments, str]:
+        """How many samples count, what the layers' rules find, and what the general path does, by which of its ways."""
         state = self.generator.get_state()
         z = self.run(batch, record=True)
         by_data, branches, values = self.run.by_data, self.run.branches, z.detach()
-        count = self._counted(z, batch)
-        if self._factored and 0 < count < batch.size:
-            # a sample that does not count has no gradient, but inputs: it must not be among those of A
-            start = 0
-            del z
-            for stretch in _stretches(self.cotangents.counted(values, batch.targets)):
-                yield from self._piece(batch.rows(start, start + stretch))
-                start += stretch
-            return
+        counted = self.cotangents.counted(values, batch.targets)
+        count = batch.size if counted is None else int(counted.sum())
         graph = Graph(z)
         for p in self.trainable.values():
             p.grad = None  # of a forward that goes backward itself
@@ -214,15 +219,17 @@ class Pass:
         if not reached or not count:
             if self.cotangents.as_asked:  # drawn all the same, so that later samples meet the same numbers
                 deque(self.cotangents.vectors(values, batch.targets, self.generator), maxlen=0)
-            yield batch.size, count, Found({}, set()), {}, "unused"
-            return
+            return count, Found({}, set()), {}, "unused"
         epsilon = graph.epsilon
         calls = {}
         if self.path == "auto":
             self.recorder.record_summands(graph)
-            calls = self.layers.verified(self.layers.usable(graph, batch.size), graph, by_data)
+            # which row is of which sample matters to factors where some samples do not count
+            look = by_data or (self._factored and count < batch.size)
+            calls = self.layers.verified(self.layers.usable(graph, batch.size), graph, look)
             self._checking = bool(calls)
-        by_rule = self.layers.moments(calls, z, self.cotangents.vectors(values, batch.targets, self.generator))
+        vectors = self.cotangents.vectors(values, batch.targets, self.generator)
+        by_rule = self.layers.moments(calls, z, vectors, counted if count < batch.size else None)
         rest = {n: p for n, p in self.trainable.items() if graph.uses[id(p)] and n not in by_rule.parameters}
         if any(p.grad is not None for p in self.trainable.values()):
             raise ValueError(
@@ -238,7 +245,7 @@ class Pass:
         # the general path looks at each sample by itself
         if by_rule.parameters and not self.run.draws and self._divisible:
             self._refuse_mixing(batch, values, by_data, branches, epsilon)
-        yield batch.size, count, by_rule, general, path
+        return count, by_rule, general, path
 
     def _refuse_mixing(self, batch: Batch, z: Tensor, by_data: bool, branches: bool, epsilon: float) -> None:
         """Raise where samples by themselves give other outputs: the first and the last of a piece, or more of it.
@@ -258,11 +265,6 @@ class Pass:
     def _counted(self, z: Tensor, batch: Batch) -> int:
         counted = self.cotangents.counted(z.detach(), batch.targets)
         return batch.size if counted is None else int(counted.sum())
-
-
-def _stretches(counted: Tensor) -> list[int]:
-    """Lengths of the stretches of samples of which all count or none does."""
-    return [len(list(stretch)) for _, stretch in groupby(counted.tolist())]
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ class Totals:
         for layer, sums in self.factor_sums.items():
             for tensor in sums.tensors if reduce is not None else ():
                 reduce(tensor)
-            if not sums.rows:
+            if not sums.outputs.any():  # no sample of any process reached it, or no output depends on it
                 continue
             layers[layer] = sums.factors(self.samples)
             for kind, factor in (("A", layers[layer].inputs), ("G", layers[layer].outputs)):
