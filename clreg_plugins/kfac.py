@@ -14,7 +14,7 @@ from clreg_plugins.kronecker import MERGES, KroneckerPenalty
 
 
 class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
-    """Online EWC whose curvature has Kronecker factors (Ritter, Botev and Barber 2018, equations 9 to 11).
+    """Online EWC whose curvature has Kronecker factors (Ritter, Botev and Barber 2018).
 
     ``L = L_task + λ/2 · Σ_layers tr(Δᵀ G Δ A)`` with Δ = W − W*, the bias folded in, at the latest anchor. After each
     experience ``H ← γ H + F`` layer by layer, where one Kronecker product replaces the sum of two, so that memory and

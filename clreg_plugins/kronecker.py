@@ -72,22 +72,26 @@ class LayerCurvature:
 
     def merged(self, new: Factors, keep: float, weight: float, merge: str) -> "LayerCurvature":
         """One product for ``keep · A₁ ⊗ G₁ + weight · A₂ ⊗ G₂``, the second being ``new``, of the same shapes."""
-        if not new.outputs.any():  # no loss has reached the layer, and its inputs say nothing
+        if not new.outputs.any():  # no gradient reached the layer
             return self.decayed(keep)
         if not self.factors.outputs.any():
             return replace(self, factors=new, weight=1.0).decayed(weight)
-        of_inputs = _inner_products(self.factors.inputs, new.inputs)
+        scales = torch.tensor([keep, weight], dtype=torch.float64, device=new.outputs.device)
+        # each A with trace 1 and its trace in c: A ⊗ G is the same however a factor is split between the two
+        sizes = torch.stack([_traces(self.factors.inputs), _traces(new.inputs)], dim=1)
+        of_inputs = _inner_products(self.factors.inputs, new.inputs) / (sizes[:, :, None] * sizes[:, None]).clamp(
+            min=TINY
+        )
         of_outputs = _inner_products(self.factors.outputs, new.outputs)
-        scales = of_inputs.new_tensor([keep, weight])
+        scales = scales * sizes
         if merge == "nearest":
             left, right = _nearest(of_inputs, of_outputs, scales)
         else:
-            weights = of_inputs.new_tensor([keep * self.weight, weight])
-            left = (weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)).expand(len(of_inputs), 2)
-            right = scales.expand(len(of_inputs), 2)
+            weights = scales.new_tensor([keep * self.weight, weight])
+            left, right = (weights / weights.sum().clamp(min=TINY)).expand_as(scales), scales
         factors = Factors(
             *self.factors[:2],
-            _combined(left, self.factors.inputs, new.inputs),
+            _combined(left / sizes.clamp(min=TINY), self.factors.inputs, new.inputs),
             _combined(right, self.factors.outputs, new.outputs),
         )
         error = _relative_error(of_inputs, of_outputs, scales, left, right)
@@ -97,14 +101,13 @@ class LayerCurvature:
 class KroneckerPenalty(QuadraticPenalty):
     """``Σ_layers tr(Δᵀ G Δ A)`` with Δ = W − W*, and ``Σ_i Ω_i (θ_i − θ*_i)²`` over parameters without factors.
 
-    Memory and time do not grow with the number of terms: where Ritter, Botev and Barber (2018) sum Kronecker products,
-    two are replaced by one. All terms are at the latest anchor. Anchors of their own would need one product for the
-    curvature all the same, whose error would then act on the distance from the first anchor, which only grows; here it
-    acts on θ − θ*.
+    Memory and time do not grow with the number of terms: one Kronecker product replaces a sum of two. All terms are at
+    the latest anchor. With an anchor for each term the curvature would still need one product, whose error would then
+    act on the distance from the first anchor, which only grows; here it acts on θ − θ*.
 
     Args:
         merge: "nearest" takes the product nearest to a sum of two in the Frobenius norm (Van Loan and Pitsianis 1993).
-            "sum" takes the mean of their A and the sum of their G.
+            "sum" takes the mean of their A, each scaled to trace 1, and the sum of their G, each times that trace.
 
     Attributes:
         layers: :class:`LayerCurvature` by name of the layer.
@@ -132,10 +135,15 @@ class KroneckerPenalty(QuadraticPenalty):
     # ------------------------------------------------------------------ growth
 
     def _move(self, places: Mapping[str, Place], present: Tensors | None = None) -> None:
-        layers = {
-            name: replace(layer, factors=_fitted(name, layer.factors, layer.factors[:2], places))
-            for name, layer in self.layers.items()
-        }
+        layers = {}
+        for name, layer in self.layers.items():
+            weight = layer.factors.weight
+            if weight is not None and places[weight].shape[2:] != self.anchor.places[weight].shape[2:]:
+                raise ValueError(
+                    f"the kernel of {name!r} has grown: its weight has shape {tuple(places[weight].shape)}, its anchor "
+                    f"{tuple(self.anchor.places[weight].shape)}; allowed with Kronecker factors: more channels"
+                )
+            layers[name] = replace(layer, factors=_fitted(name, layer.factors, layer.factors[:2], places))
         self._arrange(places, {name for name in self.anchor if name not in self.importance}, present)
         self.layers = layers
 
@@ -171,15 +179,20 @@ class KroneckerPenalty(QuadraticPenalty):
             clip: of the parameters without factors, as in :meth:`QuadraticPenalty.recenter`.
 
         Raises:
+            TypeError: ``importance`` is of another kind.
             ValueError, FloatingPointError: as in :meth:`QuadraticPenalty.recenter`, and factors that do not fit the
-                parameters. The penalty is unchanged then.
+                parameters or are no curvature. The penalty is unchanged then.
         """
+        if not isinstance(importance, KroneckerFactors):
+            kind = type(importance).__name__
+            raise TypeError(f"importance is of type {kind}; allowed: what kronecker_factors() returns")
         check_factor("keep", keep, 1)
         check_factor("weight", weight)
+        keep, weight = float(keep), float(weight)
         layers = {name: layer.decayed(keep) for name, layer in self.layers.items()}
         for name, factors in importance.items():
             layers[name] = self._merged(name, factors, anchor, keep, weight)
-        factored = {parameter for layer in layers.values() for parameter in layer.factors.parameters}
+        factored = _factored(layers)
         diagonal = {n: value for n, value in importance.diagonal.items() if n not in factored or value.any()}
         bare = {n for n in factored if n not in diagonal and not (n in self.importance and self.importance[n].any())}
         before = self.importance, self.anchor
@@ -197,12 +210,8 @@ class KroneckerPenalty(QuadraticPenalty):
         """The curvature of a layer after a term."""
         for parameter in new.parameters:
             if parameter not in self.anchor or parameter not in anchor:
-                raise ValueError(
-                    f"the factors of {name!r} are about {parameter!r}, of which there is no anchor; it needs one"
-                )
-        for kind, factor in (("A", new.inputs), ("G", new.outputs)):
-            if not torch.isfinite(factor).all():
-                raise FloatingPointError(f"the factor {kind} of {name!r} is not finite; every entry must be")
+                raise ValueError(f"layer {name!r} has factors for {parameter!r}, but {parameter!r} has no anchor")
+        new = _checked(name, new, self.anchor.places)
         old = self.layers.get(name)
         names = (new.weight, new.bias)
         if old is not None:
@@ -210,6 +219,11 @@ class KroneckerPenalty(QuadraticPenalty):
             names = (known.weight or new.weight, known.bias or new.bias)
             old = replace(old, factors=_fitted(name, known, names, self.anchor.places))
         new = _fitted(name, new, names, self.anchor.places)
+        if old is not None and old.factors.outputs.shape != new.outputs.shape:
+            raise ValueError(
+                f"layer {name!r} has {len(new.outputs)} groups of {new.outputs.shape[1]} outputs, but had "
+                f"{len(old.factors.outputs)} of {old.factors.outputs.shape[1]}; allowed: the same groups"
+            )
         layer = LayerCurvature(new, 1.0).decayed(weight) if old is None else old.merged(new, keep, weight, self.merge)
         for kind, factor in (("A", layer.factors.inputs), ("G", layer.factors.outputs)):
             if not torch.isfinite(factor).all():
@@ -277,19 +291,22 @@ class KroneckerPenalty(QuadraticPenalty):
         """
         other = type(self)(self.merge)
         expected = set(other.state_dict())
-        if set(state) != expected:
+        if set(_mapping("the whole", state)) != expected:
             raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(expected)}")
         layers = {name: _layer_of(name, entry) for name, entry in _mapping("layers", state["layers"]).items()}
-        factored = {parameter for layer in layers.values() for parameter in layer.factors.parameters}
+        factored = _factored(layers)
         anchors, importances = _mapping("anchor", state["anchor"]), _mapping("importance", state["importance"])
         other._load(state, [name for name in anchors if name in factored and name not in importances])
         for name, layer in layers.items():
             if missing := [n for n in layer.factors.parameters if n not in other.anchor]:
                 raise ValueError(f"the layer {name!r} in the state is about {missing[0]!r}, which has no anchor there")
-            factors = _fitted(name, layer.factors, layer.factors[:2], other.anchor.places)
-            if [f.shape for f in factors[2:]] != [f.shape for f in layer.factors[2:]]:
-                raise ValueError(f"the factors of {name!r} in the state do not fit its parameters")
+            try:
+                factors = _checked(name, layer.factors, other.anchor.places)
+            except (ValueError, FloatingPointError) as error:
+                raise ValueError(f"state of a penalty: {error}") from error
             other.layers[name] = replace(layer, factors=factors)
+        if layers and not other.n_terms:
+            raise ValueError("n_terms of the state is 0, but it has layers; allowed: at least 1")
         other._note_zeros()
         self.__dict__.update(vars(other))
 
@@ -310,15 +327,9 @@ def _layer_of(name: str, entry: Any) -> LayerCurvature:
         raise ValueError(
             f"weight and bias of the layer {name!r} in the state are {names}; allowed: names, one perhaps None"
         )
-    for kind, dimensions in (("inputs", (1, 3) if entry["bias"] is None else (3,)), ("outputs", (3,))):
-        factor = entry[kind]
-        if not (isinstance(factor, Tensor) and factor.is_floating_point() and torch.isfinite(factor).all()):
-            raise ValueError(f"{kind} of the layer {name!r} in the state is not a tensor of finite numbers")
-        if factor.ndim not in dimensions:
-            raise ValueError(
-                f"{kind} of the layer {name!r} in the state has {factor.ndim} dimensions; allowed: "
-                f"{' or '.join(map(str, dimensions))}"
-            )
+    for kind in ("inputs", "outputs"):
+        if not (isinstance(entry[kind], Tensor) and entry[kind].is_floating_point()):
+            raise ValueError(f"{kind} of the layer {name!r} in the state is not a tensor of floating-point numbers")
     errors, weight = entry["merge_errors"], entry["term_weight"]
     numbers = [*errors, weight] if isinstance(errors, list) else [None]
     if not all(isinstance(number, float) and 0 <= number < math.inf for number in numbers):
@@ -328,6 +339,62 @@ def _layer_of(name: str, entry: Any) -> LayerCurvature:
 
 
 # --------------------------------------------------------------- shapes of factors
+
+
+def _factored(layers: Mapping[str, LayerCurvature]) -> set[str]:
+    """Names of the parameters that have factors.
+
+    Raises:
+        ValueError: one is in two layers.
+    """
+    found: dict[str, str] = {}
+    for name, layer in layers.items():
+        for parameter in layer.factors.parameters:
+            if parameter in found:
+                raise ValueError(f"layers {found[parameter]!r} and {name!r} both have factors for {parameter!r}")
+            found[parameter] = name
+    return set(found)
+
+
+def _shapes(
+    factors: Factors, names: tuple[str | None, str | None], places: Mapping[str, Place]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of A and G that these parameters need, with the groups of ``factors``."""
+    weight, bias = names
+    shape = places[bias if weight is None else weight].shape
+    if factors.inputs.ndim == 1 and weight is not None and bias is None and len(shape) == 2:
+        return tuple(shape[:1]), (1, *2 * shape[1:])
+    grouped = factors.outputs.ndim == 3 and len(factors.outputs) > 1 and shape
+    groups = shape[0] // max(factors.outputs.shape[1], 1) if grouped else 1
+    rows = (bias is not None) + (0 if weight is None else shape[1:].numel())
+    outputs = shape[0] // max(groups, 1) if shape else 0
+    return (groups, rows, rows), (groups, outputs, outputs)
+
+
+def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factors:
+    """Factors in the type and on the device of their parameters.
+
+    Raises:
+        ValueError: they do not fit the parameters, or are not those of a curvature.
+        FloatingPointError: they are not finite in that type.
+    """
+    sizes = _shapes(factors, factors[:2], places)
+    if (tuple(factors.inputs.shape), tuple(factors.outputs.shape)) != sizes:
+        raise ValueError(
+            f"the factors of {name!r} have shapes {tuple(factors.inputs.shape)} and {tuple(factors.outputs.shape)}, "
+            f"expected {sizes[0]} and {sizes[1]}"
+        )
+    factors = _fitted(name, factors, factors[:2], places)
+    for kind, factor in (("A", factors.inputs), ("G", factors.outputs)):
+        if not torch.isfinite(factor).all():
+            bad = factor[~torch.isfinite(factor)][0].item()
+            raise FloatingPointError(f"the factor {kind} of {name!r} holds {bad}; every entry must be finite")
+        diagonal = factor if factor.ndim == 1 else factor.diagonal(dim1=1, dim2=2)
+        if (diagonal < 0).any():
+            raise ValueError(f"the diagonal of {kind} of {name!r} holds {diagonal.min().item()}; it must be at least 0")
+        if factor.ndim == 3 and ((factor - factor.mT).abs() > 1e-3 * diagonal.amax(dim=1)[:, None, None]).any():
+            raise ValueError(f"the factor {kind} of {name!r} is not symmetric; it must be")
+    return factors
 
 
 def _fitted(name: str, factors: Factors, names: tuple[str | None, str | None], places: Mapping[str, Place]) -> Factors:
@@ -345,20 +412,15 @@ def _fitted(name: str, factors: Factors, names: tuple[str | None, str | None], p
     weight, bias = names
     inputs, outputs = factors.inputs, factors.outputs
     place = places[bias if weight is None else weight]
-    shape, kind = place.shape, {"dtype": place.dtype, "device": place.device}
-    if inputs.ndim == 1:
-        sizes = shape[:1], (1, *2 * shape[1:])
-    else:
-        groups = 1 if len(outputs) == 1 else shape[0] // max(outputs.shape[1], 1)
-        rows = (bias is not None) + (0 if weight is None else shape[1:].numel())
-        sizes = (groups, rows, rows), (groups, *2 * (shape[0] // max(groups, 1),))
+    kind = {"dtype": place.dtype, "device": place.device}
+    sizes = _shapes(factors, names, places)
     ahead = int(bias is not None and factors.bias is None)
     starts = (0, *[ahead] * (inputs.ndim - 1)), (0, 0, 0)
     fits = all(
         len(size) == factor.ndim and all(n + first <= m for n, first, m in zip(factor.shape, start, size, strict=True))
         for factor, start, size in zip((inputs, outputs), starts, sizes, strict=True)
     )
-    if not fits or (len(outputs) > 1 and sizes[1][1:] != outputs.shape[1:]):
+    if not fits or (len(outputs) > 1 and sizes[1][1:] != tuple(outputs.shape[1:])):
         raise ValueError(
             f"the factors of {name!r} have shapes {tuple(inputs.shape)} and {tuple(outputs.shape)}, but its parameters "
             f"need {sizes[0]} and {sizes[1]}"
@@ -379,11 +441,26 @@ def _corner(factor: Tensor, size: tuple[int, ...], start: int, kind: Mapping[str
 # ------------------------------------------------------- a product for a sum of two
 
 
+TINY = torch.finfo(torch.float64).tiny
+
+PIECE = 2**20
+"""Entries of a factor that are held in float64 at once."""
+
+
+def _traces(factor: Tensor) -> Tensor:
+    """The trace of A for each group, shape (groups,), in float64."""
+    diagonal = factor.unsqueeze(0) if factor.ndim == 1 else factor.diagonal(dim1=1, dim2=2)
+    return diagonal.double().sum(dim=1)
+
+
 def _inner_products(first: Tensor, second: Tensor) -> Tensor:
     """⟨M_i, M_j⟩ of two matrices for each group: (groups, 2, 2), in float64."""
-    rows = [m.reshape(1 if m.ndim == 1 else len(m), -1).double() for m in (first, second)]
-    products = [[(x * y).sum(dim=1) for y in rows] for x in rows]
-    return torch.stack([torch.stack(row, dim=1) for row in products], dim=1)
+    groups = 1 if first.ndim == 1 else len(first)
+    total = torch.zeros(groups, 2, 2, dtype=torch.float64, device=first.device)
+    for pieces in zip(*(m.reshape(groups, -1).split(PIECE, dim=1) for m in (first, second)), strict=True):
+        rows = torch.stack(pieces, dim=1).double()
+        total += rows @ rows.mT
+    return total
 
 
 def _nearest(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
@@ -395,10 +472,13 @@ def _nearest(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor) -> tuple[Ten
     Args:
         of_inputs: ⟨A_i, A_j⟩, shape (groups, 2, 2).
         of_outputs: ⟨G_i, G_j⟩, likewise.
-        scales: c.
+        scales: c, shape (groups, 2).
+
+    Returns:
+        α and γ, shape (groups, 2).
     """
     root_a, root_g = _root(of_inputs), _root(of_outputs)
-    joint = root_a @ torch.diag(scales) @ root_g
+    joint = root_a @ torch.diag_embed(scales) @ root_g
     if not torch.isfinite(joint).all():  # of finite factors: a sum that overflows
         overflow = torch.full_like(joint[:, 0], math.nan)
         return overflow, overflow
@@ -406,10 +486,7 @@ def _nearest(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor) -> tuple[Ten
     # they have one sign (Perron and Frobenius), since inner products of semidefinite matrices are not negative
     alpha = scales * _times(root_g, v[:, 0]).abs()
     gamma = scales * _times(root_a, u[:, :, 0]).abs()
-    # the split between the two is free: A keeps the size of an A
-    size = of_inputs.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt()
-    left = torch.where(sigma[:, 0] > 0, size / sigma[:, 0], 0)
-    return alpha * left[:, None], gamma / size.clamp(min=torch.finfo(size.dtype).tiny)[:, None]
+    return alpha / sigma[:, :1].clamp(min=TINY), gamma
 
 
 def _root(matrix: Tensor) -> Tensor:
@@ -418,7 +495,7 @@ def _root(matrix: Tensor) -> Tensor:
     root = determinant.clamp(min=0).sqrt()
     trace = (matrix.diagonal(dim1=1, dim2=2).sum(dim=1) + 2 * root).sqrt()
     identity = torch.eye(2, dtype=matrix.dtype, device=matrix.device)
-    return (matrix + root[:, None, None] * identity) / trace.clamp(min=torch.finfo(trace.dtype).tiny)[:, None, None]
+    return (matrix + root[:, None, None] * identity) / trace.clamp(min=TINY)[:, None, None]
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -427,14 +504,16 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 def _combined(coefficients: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """``Σ_i x_i M_i`` for each group."""
-    a, b = coefficients.to(first).mT.reshape(2, -1, *[1] * (first.ndim - 1))
-    return a * first + b * second
+    a, b = coefficients.mT.reshape(2, -1, *[1] * (first.ndim - 1))
+    if max(a.max(), b.max()) < torch.finfo(first.dtype).max:
+        return a.to(first) * first + b.to(first) * second
+    return (a * first.double() + b * second.double()).to(first)  # a large coefficient of a small factor
 
 
 def _relative_error(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor, left: Tensor, right: Tensor) -> float:
     """``‖(Σ α_i A_i) ⊗ (Σ γ_i G_i) − Σ c_i A_i ⊗ G_i‖ / ‖Σ c_i A_i ⊗ G_i‖``, from inner products."""
     a, g = _times(of_inputs, left), _times(of_outputs, right)
-    exact = (scales[:, None] * scales * of_inputs * of_outputs).sum()
+    exact = (scales[:, :, None] * scales[:, None] * of_inputs * of_outputs).sum()
     cross = (scales * a * g).sum()
     own = ((left * a).sum(dim=1) * (right * g).sum(dim=1)).sum()
-    return float(((exact - 2 * cross + own).clamp(min=0) / exact.clamp(min=torch.finfo(exact.dtype).tiny)).sqrt())
+    return float(((exact - 2 * cross + own).clamp(min=0) / exact.clamp(min=TINY)).sqrt())

@@ -55,9 +55,12 @@ def test_the_nearest_product_is_that_of_the_leading_singular_pair(layer, keep, w
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_sum_takes_the_mean_of_a_and_the_sum_of_g(layer, keep, weight):
     after, first, second, exact = merged(layer, "sum", keep, weight)
-    mean = (keep * first.inputs + weight * second.inputs) / (keep + weight or 1)
+    traces = [f.inputs.sum() if f.inputs.ndim == 1 else torch.einsum("gii->g", f.inputs) for f in (first, second)]
+    sizes = [trace.reshape(-1, *[1] * (first.inputs.ndim - 1)) for trace in traces]
+    mean = (keep * first.inputs / sizes[0] + weight * second.inputs / sizes[1]) / (keep + weight or 1)
     torch.testing.assert_close(after.factors.inputs, mean)
-    torch.testing.assert_close(after.factors.outputs, keep * first.outputs + weight * second.outputs)
+    summed = keep * traces[0].view(-1, 1, 1) * first.outputs + weight * traces[1].view(-1, 1, 1) * second.outputs
+    torch.testing.assert_close(after.factors.outputs, summed)
     assert after.merge_errors == pytest.approx([relative_error(after, exact)], abs=1e-7)
 
 
@@ -82,7 +85,7 @@ def test_sums_that_are_products_are_kept_exactly(layer, how):
 
 
 def test_factors_stay_positive_semidefinite_and_of_their_size():
-    """After 50 terms; A keeps the scale of an A, so that neither factor over- or underflows."""
+    """After 50 terms; A keeps its size, so that neither factor over- or underflows."""
     penalty = grown(torch.float32)
     for t in range(50):
         scaled = {n: f._replace(outputs=f.outputs * 10.0 ** (t % 7 - 3)) for n, f in term(t, torch.float32).items()}
@@ -95,6 +98,18 @@ def test_factors_stay_positive_semidefinite_and_of_their_size():
             assert values.min() >= -1e-6 * values.max(), f"{name}: {values.min():.3g} beside {values.max():.3g}"
         assert len(layer.merge_errors) == 49
         assert all(0 <= error < 1 for error in layer.merge_errors)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_a_merge_does_not_depend_on_how_a_term_is_split_between_its_factors(merge):
+    after, *_ = merged("linear", merge, 1.0, 1.0)
+    for scale in (255.0, 1e-20, 1e20):
+        other, *_ = merged(
+            "linear", merge, 1.0, 1.0, lambda new, s=scale: new._replace(inputs=s * new.inputs, outputs=new.outputs / s)
+        )
+        for p, q in zip(products(after.factors), products(other.factors), strict=True):
+            torch.testing.assert_close(p, q)
+        assert other.merge_errors == pytest.approx(after.merge_errors, abs=1e-7)
 
 
 def silent(importance):

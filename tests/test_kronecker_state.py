@@ -34,9 +34,9 @@ def spoiled(layer, field, value):
 
 
 BAD_TERMS = {
-    "A is NaN": (spoiled("shifts", "inputs", math.nan), FloatingPointError, "the factor A of 'shifts' is not finite"),
+    "A is NaN": (spoiled("shifts", "inputs", math.nan), FloatingPointError, "the factor A of 'shifts' holds nan"),
     "G is infinite": (
-        spoiled("shifts", "outputs", math.inf), FloatingPointError, "the factor G of 'shifts' is not finite"),
+        spoiled("shifts", "outputs", math.inf), FloatingPointError, "the factor G of 'shifts' holds inf"),
     "G overflows": (
         spoiled("shifts", "outputs", 1e308), FloatingPointError, "the factor A of 'shifts' overflows torch.float64"),
     "A does not fit": (
@@ -46,9 +46,9 @@ BAD_TERMS = {
     "an embedding's A does not fit": (
         changed("table", inputs=torch.ones(6)), ValueError, r"'table' have shapes \(6,\) and"),
     "an unknown parameter": (
-        changed("shifts", bias="other"), ValueError, "the factors of 'shifts' are about 'other', of which there is no"),
+        changed("shifts", bias="other"), ValueError, "layer 'shifts' has factors for 'other', but"),
     "no anchor": (
-        lambda i, a: a.pop("shifts.bias"), ValueError, "the factors of 'shifts' are about 'shifts.bias', of which"),
+        lambda i, a: a.pop("shifts.bias"), ValueError, "layer 'shifts' has factors for 'shifts.bias', but"),
     "a NaN anchor": (
         lambda i, a: a.update({"norm.weight": torch.full((4,), math.nan)}), FloatingPointError, "anchor of 'norm"),
     "a negative diagonal": (

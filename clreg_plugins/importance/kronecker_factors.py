@@ -12,6 +12,7 @@ from clreg_plugins.importance.engine.run import measure
 from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.options import PASS_DEFAULTS, PassOptions, checked
 
+FACTOR_DEFAULTS = {name: value for name, value in PASS_DEFAULTS.items() if name != "path"}
 FACTOR_VARIANTS = tuple(variant for variant in VARIANTS if variant != "batched")
 
 
@@ -48,10 +49,10 @@ def kronecker_factors(
         ignore_index: see there. A counts the inputs of every position of a sample that has one that counts.
         weight_sharing: for layers at several positions of a sample (convolutions, tokens), "expand" takes positions as
             if they were samples, "reduce" takes the mean of a and the sum of g over them (Eschenhagen et al. 2023,
-            arXiv:2311.00636, equations 14 and 19). Embeddings always expand.
+            arXiv:2311.00636). Embeddings always expand.
         max_width: rows of the widest factor. A layer that needs a wider one, such as the output of a language model,
-            keeps the diagonal; 10,000 rows take 400 MB in float32.
-        **options: see :class:`PassOptions`.
+            keeps the diagonal; 10,000 rows take 400 MB in float32, and a pass holds those of one piece besides the sum.
+        **options: see :class:`PassOptions`, without ``path``.
 
     Returns:
         A dict from layer name to :class:`Factors`, with the diagonal of the other parameters in its ``diagonal``.
@@ -80,6 +81,6 @@ def kronecker_factors(
         fisher_cotangents(variant, likelihood, draws, class_dim, ignore_index),
         power=2,
         batch_mean=False,
-        options=checked(options, PASS_DEFAULTS, "kronecker_factors"),
+        options=checked(options, FACTOR_DEFAULTS, "kronecker_factors") | {"path": "auto"},
         factors=FactorOptions(weight_sharing, max_width),
     )

@@ -70,7 +70,7 @@ def test_one_lambda_for_each_experience_is_folded_in():
         for w, t in zip(lambdas, terms, strict=True)
         for n, p in theta.items()
     )
-    loss = plugin.penalty.loss_term(theta, plugin._scale).item()
+    loss = plugin._scale / 2 * plugin.penalty.value(theta).item()
     assert loss == pytest.approx(explicit, rel=1e-5), f"the penalty is {loss}, the explicit sum {explicit}"
 
 

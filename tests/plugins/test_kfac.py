@@ -67,7 +67,7 @@ def test_one_lambda_for_each_experience_is_folded_in():
     plugin = KFACPlugin([3.0, 0.5, 20.0], gamma=0.5)
     for strategy, expected, _ in trained_beside(plugin, mlp(), class_incremental().train_stream):
         theta = {n: p + 0.1 for n, p in parameters_of(strategy.model).items()}
-        loss = plugin.penalty.loss_term(theta, plugin._scale).item()
+        loss = plugin._scale / 2 * plugin.penalty.value(theta).item()
         assert loss == pytest.approx(expected.value(theta).item() / 2, rel=1e-5)
     assert {layer.weight for layer in plugin.penalty.layers.values()} == {0.25 * 3 + 0.5 * 0.5 + 20}
 
