@@ -24,7 +24,7 @@ from clreg_plugins.kronecker import KroneckerPenalty
 from clreg_plugins.penalty import QuadraticPenalty
 
 COPY_ALL = 2**62
-"""A bound on memory that no model reaches: of every parameter that is moved a copy is kept."""
+"""A memory bound that no model reaches: every parameter that is moved is copied."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def agreement(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Agreement:
 
 @dataclass(frozen=True)
 class QuadraticPicture:
-    """The increase of the loss at some points, and what quadratics around the anchor say of it.
+    """The increase of the loss at some points, and what quadratics around the anchor predict.
 
     With δ = θ − θ*, and g, H and G the gradient, Hessian and Gauss–Newton matrix of the mean loss at the anchor. Arrays
     have the shape (points,), in float64; losses are in nats.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 16
-"""Each tensor starts at a multiple of so many entries: vectorised kernels read 16 bytes or more at a time."""
+"""Each tensor starts at a multiple of this many entries: vectorised kernels read 16 bytes or more at a time."""
 
 Kind = tuple[torch.device, torch.dtype]
 

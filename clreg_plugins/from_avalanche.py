@@ -1,4 +1,4 @@
-"""For those who come from Avalanche's own plugins."""
+"""Conversion of Avalanche's own plugins."""
 
 import warnings
 
@@ -15,19 +15,20 @@ DIFFERENCES: dict[type, tuple[str, ...]] = {
     AvalancheEWC: (
         "λ: ours has the 1/2 in front, so reg_lambda = 2 · ewc_lambda.",
         'Fisher: Avalanche squares the gradient of each batch mean. Ours does the same under fisher="batched"; '
-        'fisher="exact" is the Fisher information, and wants another λ.',
+        'fisher="exact" is the Fisher information, and needs a different λ.',
         "Criterion: ours takes the log-likelihood that the criterion stands for; class weights, label smoothing and "
         "the like play no part in the Fisher.",
         "Separate penalties: the same sum, but in memory and time that do not grow with the experiences.",
-        "Data: ours reads the experience with its eval transforms and in its own order; Avalanche with whatever "
+        "Data: ours reads the experience with its eval transforms and in its own order; Avalanche uses whatever "
         "transforms the dataset is set to.",
         "Modes: ours puts every module's train or eval mode back; Avalanche leaves the whole model in train mode.",
     ),
     AvalancheMAS: (
         "λ: ours has the 1/2 in front, so reg_lambda = 2 · lambda_reg.",
         "Importance: Avalanche takes |∇ of the batch mean of ‖z‖²|; ours does the same with per_sample=False.",
-        "Accumulation: Avalanche takes Ω ← αΩ + (1−α)Ω_new, which fades the first experiences; ours averages all "
-        "experiences alike. With α = 0.5 they agree up to the second experience; with another α only in the first.",
+        "Accumulation: Avalanche takes Ω ← αΩ + (1−α)Ω_new, which lets the first experiences fade; ours weights all "
+        "experiences equally. They agree up to the second experience with α = 0.5, and only in the first with any "
+        "other α.",
         "Modes: Avalanche measures with dropout and batch statistics on, and so changes BatchNorm's running "
         "statistics; ours measures in eval mode and changes nothing.",
     ),
@@ -36,7 +37,7 @@ DIFFERENCES: dict[type, tuple[str, ...]] = {
         'Gradient: Avalanche uses that of the total loss, penalty included; ours does so with gradient="total".',
         "Negative totals: Avalanche keeps them; ours does so with clip=False.",
         "Upper bound: Avalanche cuts Ω at 0.001; ours does not cut it.",
-        "Parameters: Avalanche leaves out BatchNorm's and those in excluded_parameters; ours holds all.",
+        "Parameters: Avalanche leaves out BatchNorm's and those in excluded_parameters; ours includes all.",
         "Damping: Avalanche divides by Δ² + eps with eps = 1e-7 by default, far below Zenke's 0.1.",
         "Device: Avalanche moves its state to the CPU at every step; ours stays on the parameters' device.",
         "On a CPU: Avalanche 0.6 keeps views of the parameters there instead of copies, so that Δθ, and with it Ω, is "
@@ -47,9 +48,9 @@ DIFFERENCES: dict[type, tuple[str, ...]] = {
 
 
 def from_avalanche(plugin: object) -> RegularizationPlugin:
-    """One of Avalanche's plugins, not yet trained with, as ours: λ converted, definitions as close as they go.
+    """Convert one of Avalanche's plugins, not yet used in training, to ours, with λ and the closest definitions.
 
-    Every remaining difference in definition is listed in one ``UserWarning``, and stands in :data:`DIFFERENCES`.
+    Every remaining difference in definition is listed in one ``UserWarning``, and in :data:`DIFFERENCES`.
 
     Args:
         plugin: Avalanche's ``EWCPlugin``, ``MASPlugin`` or ``SynapticIntelligencePlugin``.
@@ -59,7 +60,7 @@ def from_avalanche(plugin: object) -> RegularizationPlugin:
 
     Raises:
         TypeError: ``plugin`` is something else.
-        ValueError: it holds importances already, or an option that ours does not have: several values of
+        ValueError: it holds importances already, or an option that ours does not support: several values of
             ``si_lambda``, which in Avalanche rescale the whole penalty in each experience, or parameters that
             are excluded by name.
     """

@@ -21,7 +21,7 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
     time at experience 100 are those at experience 1. Parameters without factors (normalisation, bare parameters, layers
     that are called twice) keep the diagonal: ``paths`` says which.
 
-    A step costs two matrix products a layer, of the size of the factors. See ``docs/kronecker_factors.md``.
+    A step costs two matrix products per layer, of the size of the factors. See ``docs/kronecker_factors.md``.
 
     Args:
         reg_lambda: λ ≥ 0, or one λ_t for each experience, as for :class:`EWCPlugin`.

@@ -37,7 +37,7 @@ class OutsideChanges:
     same values is no change. No step waits for a device, unless a version says that there was a write.
 
     When an ``EarlyStoppingPlugin`` of the strategy keeps the best weights, ω is kept and restored with them.
-    Any other change gives one warning an experience. Frozen parameters may change: they have no path.
+    Any other change gives one warning per experience. Frozen parameters may change: they have no path.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     an importance that :meth:`_measure` returns for them is left out.
 
     Args:
-        reg_lambda: λ ≥ 0, a float. Methods that sum terms also take a sequence with one λ_t an experience: λ_t
+        reg_lambda: λ ≥ 0, a float. Methods that sum terms also take a sequence with one λ_t per experience: λ_t
             weighs the term that experience t leaves behind and is folded into its importance.
         consolidation: "experience" consolidates when an experience ends (of an online stream: when its origin
             experience ends or changes, on the origin's data). "manual" leaves it to calls of :meth:`consolidate`.
@@ -45,8 +45,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     Raises:
         ValueError: an argument outside what is allowed.
-        FloatingPointError: in training, the loss or an importance is NaN or infinite. On a GPU the loss is looked
-            at once an epoch, so that no step waits for the device; under ``torch.distributed`` likewise, so that
+        FloatingPointError: in training, the loss or an importance is NaN or infinite. On a GPU the loss is checked
+            once per epoch, so that no step waits for the device; under ``torch.distributed`` likewise, so that
             every process raises the error if one has it.
         TypeError: a subclass lacks :meth:`_measure` or :meth:`_consolidate`.
         RuntimeError: in training, the strategy's update never calls ``before_backward``.

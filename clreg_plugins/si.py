@@ -18,7 +18,7 @@ GRADIENT = ("task", "total")
 
 
 class SIPlugin(RegularizationPlugin, supports_distributed=True):
-    """A parameter is important if its way through training lowered the loss (Zenke, Poole and Ganguli 2017).
+    """A parameter is important if its path through training lowered the loss (Zenke, Poole and Ganguli 2017).
 
     ``ω ← ω − g·Δθ`` at each step, with Δθ the change that the optimizer really made (equation 3), and at the end of an
     experience ``Ω ← max(Ω + ω/(Δ² + ξ), 0)`` with Δ the change over the whole of it (equations 4 and 5).
@@ -30,7 +30,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     device.
 
     When Avalanche's ``EarlyStoppingPlugin`` puts the best weights back, ω becomes that of the path to them. After any
-    other change outside the optimizer (weights averaged, clipped or restored), there is one warning an experience: ω
+    other change outside the optimizer (weights averaged, clipped or restored), there is one warning per experience: ω
     holds the optimizer's whole path, and Δ is the change to the weights as they are at consolidation. See
     :class:`~clreg_plugins.outside_changes.OutsideChanges`.
 

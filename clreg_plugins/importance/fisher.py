@@ -28,7 +28,7 @@ def fisher_diagonal(
     ``F_i = 1/N Σ_n E_{y ~ p(y|x_n)} [(∂ log p(y|x_n)/∂θ_i)²]``, the expectation taken as ``variant`` says. See
     Kirkpatrick et al. 2017 and, on the variants, van de Ven 2025 (arXiv:2502.11756).
 
-    A sample is what has an index in the data: an image, a sequence. Where its output has positions (pixels, tokens),
+    A sample is one item of the data: an image, a sequence. If its output has several positions (pixels, tokens),
     its log-likelihood is the sum over them, and their labels are independent given the input.
 
     Args:

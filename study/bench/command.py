@@ -23,7 +23,7 @@ class Only(StrEnum):
 
 def bench(
     device: OnDevice = Device.cpu,
-    only: Annotated[Only | None, typer.Option(help="Measure this part; the others stay as recorded.")] = None,
+    only: Annotated[Only | None, typer.Option(help="Measure only this part; the others stay as recorded.")] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Write the page from the measurements in --out; measure nothing.")
     ] = False,

@@ -50,7 +50,7 @@ def turned_off(name: str) -> Iterator[None]:
 
 
 def ratios(workload: Workload, variant: str, device: torch.device) -> dict[str, tuple[float, ...]]:
-    """The time of a pass without each constant over that with all of them, one entry a round."""
+    """The time of a pass without each constant over that with all of them, one entry per round."""
     model = workload.build(10).to(device)
     images = workload.images(SAMPLES[workload], 10, device)
 

@@ -18,7 +18,7 @@ LOOKS = {
     "torch.func": Look(PALETTE[3], "D", "-"),
     "curvlinops": Look(PALETTE[5], "v", "-"),
 }
-"""One look a library, in every figure."""
+"""The look of each library, the same in every figure."""
 
 
 def growth_figure(name: str, alt: str, lines: Mapping[str, Sequence[tuple[int, Measurement]]]) -> str:

@@ -33,7 +33,7 @@ SIDE = 1024
 def measure_passes(
     workload: Workload, classes: int, device: torch.device, rounds: int, patience: float
 ) -> Iterator[Measurement]:
-    """Every library's passes on a model with so many classes, in turns with a training epoch and a matrix product.
+    """Every library's passes on a model with this many classes, in turns with a training epoch and a matrix product.
 
     A pass whose numbers differ from ours is not timed; those that draw at random are not compared. A pass that takes
     more than ``patience`` seconds is timed on fewer samples and its time is scaled.

@@ -94,7 +94,7 @@ def training_step(
 
 
 def learn(plugin: SupervisedPlugin, strategy: StrategyStub, images: Images, experiences: int) -> None:
-    """Train so many experiences of one step each, and begin the next one."""
+    """Train this many experiences of one step each, and begin the next one."""
     strategy.experience.dataset = images.dataset
     step = training_step(strategy, plugin, images.inputs, images.targets)
     for index in range(experiences + 1):

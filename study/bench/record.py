@@ -1,4 +1,4 @@
-"""Measurements and their circumstances, kept as one JSON file a device."""
+"""Measurements and their circumstances, kept as one JSON file per device."""
 
 import platform
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ class Measurement(Frozen):
         by: the library whose code was measured.
         setting: a further condition: "experience 10", "100 classes".
         quantity: what the values are.
-        values: one a round; none where it was not measured.
+        values: one per round; none where it was not measured.
         seconds: median absolute time, where the quantity is a ratio of times.
         note: shown below the table; the reason, where it was not measured.
     """

@@ -32,18 +32,18 @@ HIGHLIGHTS: tuple[tuple[DeviceName, Part, str, str, str], ...] = (
 NOUNS = {STEP: "training step", HELD: "memory held", EPOCHS: "importance pass"}
 
 EXPLANATION = """\
-Whatever is compared takes turns within one process, and a ratio is formed in each round: the speed of a machine drifts,
-the ratios hold. Numbers are medians over the rounds, with the quartiles in brackets.
+Everything that is compared takes turns within one process, and a ratio is formed in each round, because the speed of a
+machine drifts. Numbers are medians over the rounds, with the quartiles in brackets.
 
 - A **training step** is forward, backward, fused Adam and every callback of the plugin, without Avalanche's loop around
   it. Naive's is the same step without a plugin.
 - An **importance pass** is timed over the same images as the epoch. Unless it draws at random, a pass is first compared
   with ours in double precision; one whose numbers differ is left out. Other libraries get the batch size that suits
   them best. A slow pass is timed on fewer images, and its time is scaled.
-- **Memory held** by a plugin is counted tensor by tensor, buffers that only save time included.
+- **Memory held** by a plugin is counted tensor by tensor, including buffers that only save time.
 - The **peak** of a pass is what it takes beyond the memory before it and its result; all samples come in one batch.
-- A **matrix product's rate**: the floating-point operations of the pass, counted at the least, per second, over those
-  of a plain matrix product."""
+- A **matrix product's rate**: the floating-point operations of the pass per second, counted as a lower bound, over
+  those of a plain matrix product."""
 
 
 def write_page(folder: Path) -> Path:
@@ -128,7 +128,7 @@ def _device(performance: Performance, figures: dict[str, str]) -> Iterator[str]:
     yield f"## On a {DEVICES[performance.device]}"
     yield f"```sh\nclreg-study bench --device {performance.device}\n```"
     if "step" in performance.parts:
-        yield from _folded("Training steps, in times of Naive's", _steps(performance.of("step")))
+        yield from _folded("Training steps, relative to Naive's", _steps(performance.of("step")))
     if "pass" in performance.parts:
         yield from _folded("Importance passes, in training epochs", _passes(performance, figures))
     if "memory" in performance.parts:

@@ -33,7 +33,7 @@ class Workload:
 
     Attributes:
         name: shown in tables.
-        build: a model with so many outputs; picklable where memory is measured on a CPU.
+        build: a model with this many outputs; picklable where memory is measured on a CPU.
         shape: of an image.
         batch: images in a training step.
         samples: images in an importance pass.

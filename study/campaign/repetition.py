@@ -1,4 +1,4 @@
-"""Recorded runs performed again, to check that they give the same numbers."""
+"""Repetition of recorded runs, to check that they give the same numbers."""
 
 from study.records.run_record import RunRecord
 

@@ -42,7 +42,7 @@ def curvature(
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default runs/<protocol>/curvature.")] = None,
     overrides: options.Overrides = None,
 ) -> None:
-    """Draw how good a penalty's quadratic is: the first experience's loss while the second is trained.
+    """Draw how well a penalty approximates the first experience's loss while the second is trained.
 
     It is compared with what the Gauss-Newton matrix, the Hessian, Kronecker factors and diagonals predict.
     """

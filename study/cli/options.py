@@ -42,7 +42,7 @@ Overrides = Annotated[
 ]
 Methods = Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")]
 Scenarios = Annotated[str | None, typer.Option("--scenario", help="Only these scenarios: task, domain, class.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a CPU.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one per CPU.")]
 OnDevice = Annotated[Device, typer.Option("--device", help="Where runs compute.")]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets; by default $CLREG_DATA_ROOT, or data in this folder.")
@@ -57,7 +57,7 @@ Out = Annotated[
 Records = Annotated[
     Path | None, typer.Option(help="Folder of records to read, or of a report; by default runs/<protocol>.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Repeat runs that are finished already.")]
+Force = Annotated[bool, typer.Option("--force", help="Repeat finished runs.")]
 Reuse = Annotated[
     list[Path] | None,
     typer.Option("--reuse", help="Folder of records, or of a report: runs that it has are not repeated; repeatable."),

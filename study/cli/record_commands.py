@@ -58,7 +58,7 @@ def report(
 def overview(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with reports below it.")] = Path("reports"),
 ) -> None:
-    """Write one page on all reports below a folder: every number published for them, and ours."""
+    """Write an overview of all reports below a folder: their verdicts on published numbers, and their answers."""
     from study.report.overview import write_overview
 
     typer.echo(f"written: {write_overview(folder)}")
@@ -67,7 +67,7 @@ def overview(
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A protocol or a folder of records, with :METHOD for one.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="MORE", help="Further ones, with --ranks.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="MORE", help="More of them, with --ranks.")] = None,
     ranks: Annotated[
         Path | None,
         typer.Option(help="SVG file: rank the methods that all share over all studies and scenarios, and draw it."),
@@ -114,7 +114,7 @@ def agreement(
 ) -> None:
     """Compare the importances of a protocol's EWC methods with the exact one on the same networks, and their cost.
 
-    They go to agreement.csv, and `report` includes them. After an interrupt the same command goes on; delete the file
+    They go to agreement.csv, and `report` includes them. After an interrupt the same command resumes; delete the file
     to measure again.
     """
     folder = out or records_folder(name)
@@ -146,7 +146,7 @@ def repeat(
     seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
     data_root: options.DataRoot = None,
 ) -> None:
-    """Perform recorded runs again and compare the numbers, to the last bit."""
+    """Repeat recorded runs and check that the numbers are equal to the last bit."""
     from study.report.number_formats import SECONDS, quantity
 
     folder = folder_named(name)

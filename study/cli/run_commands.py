@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Train every method in every scenario over the seeds, and print the results.
 
-    Finished runs are kept: after an interrupt the same command goes on.
+    Finished runs are kept: after an interrupt the same command resumes.
     """
     from study.report.terminal_tables import method_results, scenario_table
 

@@ -24,7 +24,7 @@ class Benchmark(Table):
         experiences: how many; of a split benchmark an equal share of the classes each.
         class_order: of a split benchmark, that of the labels or one that each seed draws.
         padding: pixels of zeros added at each side of an image, before it is normalised.
-        mean, std: pixels, in [0, 1], are normalised to (pixel - mean) / std; one number, or one a channel.
+        mean, std: pixels, in [0, 1], are normalised to (pixel - mean) / std; one number, or one per channel.
         test_fraction: share of each class kept for testing; only for the digits, which have no test set.
         split_seed: of the stratified splits, the same for every run.
     """
@@ -163,7 +163,7 @@ class Replay(Table):
     Attributes:
         storage: the type that a pixel is stored in; what is replayed is the same.
         examples, memory_bytes, copies: the size of the memory, exactly one of the three: a number of examples, a
-            number of bytes, or the bytes of so many float32 copies of the model's parameters (2: what importance and
+            number of bytes, or the bytes of this many float32 copies of the model's parameters (2: what importance and
             anchor of a regularizer take).
     """
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "–"
-"""Stands where there is no number."""
+"""Shown where there is no number."""
 
 
 def points(value: float, decimals: int = 2) -> str:

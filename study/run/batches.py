@@ -42,7 +42,7 @@ def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = N
 class InMemoryBatches(SupervisedPlugin, supports_distributed=False):
     """Feeds a strategy from memory (on a GPU: from its memory), in an order that only the seed decides.
 
-    Every sample is read once an experience, where Avalanche's loader reads each in every epoch, and a batch indexes
+    Every sample is read once per experience, where Avalanche's loader reads each in every epoch, and a batch indexes
     tensors. The order has its own generator, so all methods see the same batches. For data that fits in memory without
     random augmentation. Samples of several tasks are shuffled together, not balanced in every batch.
 

@@ -23,7 +23,7 @@ def build_own_benchmark(
 
     Args:
         settings: of the protocol.
-        scenario: "task" adds task labels, one an experience, where the data has none.
+        scenario: "task" adds task labels, one per experience, where the data has none.
         seed, root, folder: of the run, of the data, and of the protocol file.
         validation_fraction: share of each experience's training data, stratified by class, that takes the place of
             its test data; None for the test data.

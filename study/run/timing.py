@@ -41,7 +41,7 @@ def clock_of(device: torch.device) -> Clock:
 def interleave(
     turns: Mapping[Name, Turn], rounds: int, clock: Clock, patience: float = float("inf")
 ) -> dict[Name, list[float]]:
-    """Seconds per unit of each turn, one entry a round.
+    """Seconds per unit of each turn, one entry per round.
 
     Each has one turn in every round, so that a machine that slows down does so for all, in an order drawn for each
     round from a fixed seed. After ``patience`` seconds no round begins, but for the first five.

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 QUANTILES = {"median": 0.5, "quantile_90": 0.9, "quantile_99": 0.99}
-SAMPLE = 2**17  # at most so many values of Ω, evenly spaced, make its quantiles
+SAMPLE = 2**17  # at most this many values of Ω, evenly spaced, give its quantiles
 
 
 def importance_statistics(importance: "Mapping[str, Tensor]") -> dict[str, float]:

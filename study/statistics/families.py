@@ -17,7 +17,7 @@ class FamilyComparison:
         comparison: a against b.
         p_holm: ``comparison.p`` adjusted for the family.
         significant: ``p_holm`` ≤ α.
-        reachable: whether so many seeds can give a significant result in this family at all.
+        reachable: whether this many seeds can give a significant result in this family at all.
     """
 
     a: str

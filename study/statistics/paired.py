@@ -53,7 +53,7 @@ def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Pair
     differ by rounding alone count as equal, in all tests.
 
     Args:
-        a, b: shape (n,), n ≥ 1, one score a seed, in one unit.
+        a, b: shape (n,), n ≥ 1, one score per seed, in one unit.
         confidence: of the interval, which is that of :func:`summarize` over a − b.
 
     Raises:

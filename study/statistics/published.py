@@ -61,7 +61,7 @@ def compare_with_published(
     the tests take their limits for a vanishing spread.
 
     Args:
-        samples: shape (n,), n ≥ 1, one score a seed. With one alone nothing can be tested: p-values are NaN.
+        samples: shape (n,), n ≥ 1, one score per seed. With one alone nothing can be tested: p-values are NaN.
         published_mean, published_spread, margin: in the unit of ``samples``. Without a spread the next two are unused.
         spread_kind: ``"sd"`` over the runs or ``"sem"``, the standard error of their mean.
         published_n: number of runs behind the published mean; at least 2 where a spread is given.

@@ -19,7 +19,7 @@ class FriedmanResult:
         f, p_f: Iman and Davenport's, less conservative. Where all benchmarks rank alike ``f`` is infinite, and ``p_f``
             is the exact probability of that.
         average_ranks: one for each method, 1 = best.
-        critical_difference: Nemenyi's: average ranks that differ by so much or more differ significantly.
+        critical_difference: Nemenyi's: average ranks that differ by at least this much differ significantly.
         groups: the largest sets of methods none of which differ significantly: indices of methods, best first.
     """
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.data import DataLoader, Dataset, Subset
 
 BATCH = 256
-"""Samples read at a time where nothing else is said."""
+"""Samples read at a time by default."""
 
 JOINED, JOINED_BYTES = 1024, 2**25
 """How many samples, and how much of their inputs, are put together at most where it makes no difference.
@@ -83,7 +83,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any, cut_from: int |
     Args:
         function: of a tensor.
         tree: a nest of dicts, tuples, lists, dataclasses and packed sequences.
-        cut_from: ``function`` takes rows out of so many samples: packed sequences are packed again.
+        cut_from: ``function`` takes rows out of this many samples: packed sequences are packed again.
     """
     if isinstance(tree, Tensor):
         return function(tree)
@@ -257,7 +257,7 @@ def default_unpack(raw: Any, labelled: bool) -> tuple:
 def _joined(read: Iterator[Batch]) -> Iterator[Batch]:
     """The same samples in larger batches, of 1024 or of inputs of 32 MiB at most, as far as shapes and types agree.
 
-    What a pass does between its operations it does once a batch, and with a small model on small images that weighs.
+    A pass has some overhead per batch, which matters for a small model on small images.
     """
     held: list[Batch] = []
     for batch in read:

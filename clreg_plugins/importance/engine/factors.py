@@ -130,7 +130,7 @@ class FactorSums:
         self.outputs.baddbmm_(rows.mT, rows)
 
     def factors(self, samples: int) -> Factors:
-        """The factors over so many samples."""
+        """The factors over this many samples."""
         return Factors(self.weight, self.bias, self.inputs / self.rows, self.outputs / samples)
 
     def _not_padding(self, tokens: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def in_groups(vectors: Iterator[Tensor]) -> Iterator[list[Tensor]]:
 
 
 class GeneralPath:
-    """Moments of parameters that no rule speaks of.
+    """Moments of parameters that no rule covers.
 
     Attributes:
         reason: why samples were taken one at a time, in one line; None while they were not.

@@ -64,7 +64,7 @@ class LayerPath:
     # ----------------------------------------------------------- which rules hold
 
     def usable(self, graph: Graph, n: int) -> Calls:
-        """Layers called exactly once, on something that can be one row a sample, each weight used just there."""
+        """Layers called exactly once, on something that can be one row per sample, each weight used just there."""
         usable = {}
         # autocast casts a weight once however often it is used, so that a shared one counts by its holders, too
         holders = Counter(id(p) for module in self.recorder.calls for p in module.parameters(recurse=False))

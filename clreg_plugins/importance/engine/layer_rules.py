@@ -68,7 +68,7 @@ class LayerRule:
     :func:`register_layer_rule`.
 
     Attributes:
-        parameters: the names within the module that the rule speaks of. Others take the general path, as does the
+        parameters: the names within the module that the rule covers. Others take the general path, as does the
             weight of a reparametrised layer, which goes by another name.
     """
 
@@ -373,7 +373,7 @@ class EmbeddingRule(LayerRule):
 
 
 def shape_within(dimensions: int, parameter: Tensor) -> tuple[int, ...]:
-    """The parameter's shape with leading ones, as broadcast to a tensor of so many dimensions."""
+    """The parameter's shape with leading ones, as broadcast to a tensor of this many dimensions."""
     return (1,) * (dimensions - parameter.ndim) + tuple(parameter.shape)
 
 
@@ -429,7 +429,7 @@ _RULES: dict[type[nn.Module], LayerRule] = {
 
 
 def register_layer_rule(kind: type[nn.Module], rule: LayerRule) -> None:
-    """Give a type of layer a rule, for every importance from now on; it replaces the one that there is.
+    """Give a type of layer a rule, for every importance from now on; it replaces an existing one.
 
     The rule is checked like the package's own: on the first samples of every pass its numbers are compared with
     autograd's, and where they differ the general path computes the importance, with a warning that names the

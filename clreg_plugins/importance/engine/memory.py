@@ -14,7 +14,7 @@ from clreg_plugins.importance.engine.model import has_memory
 from clreg_plugins.importance.engine.recording import Graph
 
 OUTPUT_BYTES = 2**22
-"""What one layer's output takes at most in a piece on a CPU, beyond which caches make larger pieces slower ones."""
+"""Largest output of one layer in a piece on a CPU; larger pieces no longer fit the caches and are slower."""
 
 KERNEL_BYTES = 2**24
 """What kernels keep for themselves on a CPU, code and scratch, however small a piece is; set aside from the bound."""
@@ -62,7 +62,7 @@ def _saved_bytes_per_sample(run: ForwardPass, batch: Batch) -> float:
     """What autograd keeps for one more sample of ``batch``, measured on its first samples."""
 
     def measure(n: int) -> int:
-        """Bytes that autograd keeps for so many samples."""
+        """Bytes that autograd keeps for this many samples."""
         storages: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -90,6 +90,6 @@ def keep_freed_memory() -> None:
     """Let the C library keep what one batch frees for the next; fetching it again took a fifth of a MLP's pass.
 
     glibc gives memory back beyond twice the largest block it has freed, which it counts up to 32 MiB. One that is
-    never written to is enough, and once a process: the next would lie in its heap, and lengthen that.
+    never written to is enough, once per process: the next would lie in its heap, and lengthen that.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")

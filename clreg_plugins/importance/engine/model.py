@@ -1,4 +1,4 @@
-"""What the importance of a model's parameters needs to know of the model itself."""
+"""What an importance needs to know about the model."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""In which mode a model is measured: eval mode, as the model itself understands it, or what comes nearest to it."""
+"""In which mode a model is measured: eval mode, as the model defines it, or the nearest mode that works."""
 
 from collections.abc import Callable
 

@@ -114,7 +114,7 @@ class Pass:
         if number > MANY_COTANGENTS:
             warnings.warn(
                 f"this importance takes {number} backward passes for each sample, one for each output and position; "
-                'of the Fisher variants, "sample" takes one a draw, "empirical" and "predicted" one',
+                'of the Fisher variants, "sample" takes one per draw, "empirical" and "predicted" one',
                 stacklevel=2,
             )
 

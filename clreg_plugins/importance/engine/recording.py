@@ -86,7 +86,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def recording(self, samples: int) -> Iterator[None]:
-        """Record inside this context a forward pass on so many samples.
+        """Record inside this context a forward pass on this many samples.
 
         A layer's hooks come first, so that other hooks see what they always do. A model with attention must not be
         recorded by two threads at once: PyTorch's ``linear`` is watched meanwhile.

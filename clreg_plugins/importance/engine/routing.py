@@ -32,7 +32,7 @@ _LEAVING = frozenset(
         "_local_scalar_dense",
     ]
 )
-"""Functions by which data reaches Python, which may do with it what it likes."""
+"""Functions by which data reaches Python, where anything may depend on it."""
 
 _ORDERING = frozenset(
     [

@@ -173,7 +173,7 @@ def _compare(got: Moments, want: Moments, enough: bool, epsilon: float, rounding
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    return tensor.unsqueeze(-1).flatten(1)  # of one number a sample, too
+    return tensor.unsqueeze(-1).flatten(1)  # also of one number per sample
 
 
 def _first_and_last(owner: Tensor) -> list[int]:

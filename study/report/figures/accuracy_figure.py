@@ -41,4 +41,4 @@ def accuracy_figure(
         )
 
     svg = draw(name, alt, 0.75 + 0.29 * len(results), paint)
-    return Figure(name, f"{what}: means with 95% intervals, a small dot a seed{diamonds}.", alt, svg)
+    return Figure(name, f"{what}: means with 95% intervals, a small dot per seed{diamonds}.", alt, svg)

@@ -31,7 +31,7 @@ def _how(analysis: Analysis) -> str:
         f"Source of λ: {protocol.strength_source.strip().rstrip('.')}. The search trains with every value of the "
         f"grid on {count(len(tuning.seeds), 'seed')} that no result here uses ({enumeration(map(str, tuning.seeds))}), "
         f"and evaluates on {100 * tuning.validation_fraction:g}% of each class's training data, held out for it. "
-        "It uses no test data. The highest mean accuracy is chosen, of equals the smallest λ."
+        "It uses no test data. The λ with the highest mean accuracy is chosen; on ties, the smallest."
     )
     unfinished = sum(not record.finished for record in analysis.selection.tuning)
     if unfinished:

@@ -54,7 +54,7 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
 
 
 def differing_table(analysis: Analysis, most: int) -> Table | None:
-    """The pairs of most interest and smallest p, in at most so many rows; None without pairs."""
+    """The pairs of most interest and smallest p, in at most ``most`` rows; None without pairs."""
     scenarios = {id(pair): scenario for scenario, pairs in analysis.pairs.items() for pair in pairs}
     pairs = _of_interest(analysis)
     if not pairs:

@@ -54,7 +54,7 @@ def _table(analysis: Analysis, scenario: str) -> Table:
 
 
 def verdict_table(analysis: Analysis, most: int) -> Table:
-    """The verdicts that need attention first, in at most so many rows."""
+    """The verdicts that need attention first, in at most ``most`` rows."""
     rows = sorted(analysis.published, key=lambda row: VERDICTS.index(row.verdict))
     several = len({row.scenario for row in rows}) > 1
     scenario = Column[PublishedRow]("scenario", lambda row: row.scenario if several else "")

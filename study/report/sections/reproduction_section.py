@@ -14,9 +14,9 @@ PROTOCOL = "protocol.toml"
 
 DATA = (
     "On the same kind of CPU and with the same versions, the same seed gives the same accuracies to the last bit. "
-    "`records.jsonl.gz` holds the records of every run of this report, `results.csv` and `results.parquet` a row a "
-    "run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy matrices (accuracies there are from 0 to "
-    "1)."
+    "`records.jsonl.gz` holds the records of every run of this report, `results.csv` and `results.parquet` one "
+    "row per run, `accuracy.csv` and `accuracy.parquet` every entry of the accuracy matrices (accuracies there are "
+    "from 0 to 1)."
 )
 
 
@@ -59,17 +59,17 @@ def reproduction_section(analysis: Analysis) -> Section:
 
 def _where(analysis: Analysis, packaged: bool) -> str:
     changed = changed_settings(analysis.name, analysis.protocol)
-    origin = "a packaged one" if packaged else "not a packaged one"
+    origin = "the packaged protocol" if packaged else "a protocol of your own"
     if changed:
-        origin = f"the packaged one except for {changed}"
+        origin = f"the packaged protocol except for {changed}"
     code = "".join(_code(analysis, file, version) for file, version in analysis.protocol.own_code.items())
-    return f"`{PROTOCOL}` is the protocol, {origin}. {code}In the folder of this report:"
+    return f"`{PROTOCOL}` is {origin}. {code}In the folder of this report:"
 
 
 def _code(analysis: Analysis, file: str, version: str | None) -> str:
     """Where the user's own code is."""
     if own_file(file) in analysis.attachments.files:
-        return f"It names `{file}`, which is here in the version of the runs; what that imports is not. "
+        return f"It names `{file}`, which is here in the version of the runs; modules that it imports are not.  "
     return f"It names `{file}`, which is not here: the runs used the version with the hash {version}. "
 
 

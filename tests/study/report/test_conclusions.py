@@ -117,7 +117,7 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     changed = RunRecord.model_validate(records[0].model_dump() | {"run": run, "id": run.id})
     write_report(name, shorter, [changed], [], tmp_path / "short")
     text = (tmp_path / "short" / "README.md").read_text()
-    assert "the packaged one except for training.epochs (4, here 1)." in text
+    assert "the packaged protocol except for training.epochs (4, here 1)." in text
     assert "1 other settings, 8 no finished run" in text
 
 
