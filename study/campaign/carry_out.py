@@ -68,7 +68,7 @@ def carry_out(
         # methods of equal settings are one run under two names
         missing = list({run.id: run for run in runs if run.id not in records}.values())
         jobs = max(1, min(jobs, len(missing)))
-        progress = StudyProgress(terminal, len(missing), jobs, store.under_way)
+        progress = StudyProgress(terminal, len(missing), jobs, store)
         try:
             with progress.shown(), closing(execute(missing, store, environment, jobs, cluster)) as ended:
                 for record in ended:

@@ -27,11 +27,11 @@ def perform_and_store(run: Run, store: RunStore, environment: RunEnvironment) ->
 
 
 def keep(record: RunRecord, store: RunStore, environment: RunEnvironment) -> None:
-    """Write a record, then delete the run's checkpoint.
+    """Write a record, then delete the run's progress and checkpoint.
 
-    A run that failed, for instance for lack of memory, keeps it: it will be tried again.
+    A run that failed, for instance for lack of memory, keeps its checkpoint: it will be tried again.
     """
     store.write(record)
-    if environment.checkpoints is not None and record.outcome != "failed":
-        for path in environment.checkpoints.glob(f"{record.id}.*"):
+    if environment.checkpoints is not None:
+        for path in environment.checkpoints.glob(f"{record.id}.{'json' if record.outcome == 'failed' else '*'}"):
             path.unlink(missing_ok=True)

@@ -12,7 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from study.campaign.one_run import LOST
 from study.records.run_record import RunRecord
+from study.records.store import RunStore
 
 
 def runs_under_way(folder: Path, within: float | None = None) -> list[dict]:
@@ -44,11 +46,11 @@ class StudyProgress:
         console: to print to.
         total: number of runs.
         jobs: how many run at a time.
-        under_way: folder of the checkpoints.
+        store: of the records and checkpoints.
     """
 
-    def __init__(self, console: Console, total: int, jobs: int, under_way: Path) -> None:
-        self.console, self.total, self.jobs, self.under_way = console, total, jobs, under_way
+    def __init__(self, console: Console, total: int, jobs: int, store: RunStore) -> None:
+        self.console, self.total, self.jobs, self.store = console, total, jobs, store
         self.done = self.not_finished = 0
         self.began = time.time()
         self._bar = Progress(
@@ -79,12 +81,14 @@ class StudyProgress:
         self.done += 1
         if not record.finished:
             self.not_finished += 1
-            self.console.print(f"{record.outcome}: {record.run}: {record.last_line}", style="red", markup=False)
+            kept = "" if record.error == LOST else f"; its record: {self.store.path(record.run)}"
+            said = f"{record.outcome}: {record.run}: {record.last_line}{record.place}{kept}"
+            self.console.print(said, style="red", markup=False)
         running = min(self.jobs, self.total - self.done)
         self._bar.update(self._task, advance=1, running=running, failed=self.not_finished)
         if not self.console.is_terminal:
             self.console.print(f"{self.done} of {self.total} runs done: {record.run}", markup=False)
 
     def _picture(self) -> Group:
-        running = runs_under_way(self.under_way, within=time.time() - self.began)
+        running = runs_under_way(self.store.under_way, within=time.time() - self.began)
         return Group(self._bar, *([under_way_table(running[: self.jobs])] if running else []))

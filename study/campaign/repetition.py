@@ -14,7 +14,7 @@ def difference(before: RunRecord, now: RunRecord) -> str:
     changes = "; ".join(changed_environment(before, now))
     reasons = f" ({changes})" if changes else ""
     if not now.finished:
-        return f"{before.outcome} before, {now.outcome} now: {now.last_line}{reasons}"
+        return f"{before.outcome} before, {now.outcome} now: {now.last_line}{now.place}{reasons}"
     if not before.finished:
         return f"{before.outcome} before ({before.last_line}), finished now{reasons}"
     entries = ([value for row in record.accuracy for value in row] for record in (before, now))

@@ -137,6 +137,24 @@ def folder_named(name: str) -> Path:
     return Path(name) if Path(name).is_dir() else records_folder(name)
 
 
+def records_of_the_current_code(name: str) -> list[RunRecord]:
+    """The records of a protocol or in a folder, for a protocol's file of the versions of its code as they are now.
+
+    Raises:
+        RecordError: a record is damaged.
+        MissingRecords: there is none, or none of these versions.
+    """
+    folder = folder_named(name)
+    if folder == Path(name) or not Path(name).is_file():
+        return records_saying_what_is_left_out(folder)
+    protocol, request = protocol_as_run(name, None, folder)
+    again = command_to_repeat(name, protocol, overrides=request.overrides if request else None)
+    records = records_saying_what_is_left_out(folder, protocol.own_code, again)
+    if not records:
+        raise MissingRecords(f"no record in {folder} was made with the code that {name} names as it is now", "run")
+    return records
+
+
 def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     """The records and method that ``PROTOCOL[:METHOD]`` or ``FOLDER[:METHOD]`` names.
 
@@ -146,7 +164,7 @@ def records_and_method(argument: str) -> tuple[list[RunRecord], str | None]:
     """
     name, colon, method = argument.rpartition(":") if ":" in argument else (argument, "", "")
     folder = folder_named(name)
-    records = [record for record in records_saying_what_is_left_out(folder) if record.run.evaluated_on == "test"]
+    records = [record for record in records_of_the_current_code(name) if record.run.evaluated_on == "test"]
     methods = sorted({record.run.label for record in records})
     if colon and method not in methods:
         raise ProtocolError(f"{argument}: no records of method {method!r} in {folder}{suggestion(method, methods)}")

@@ -51,9 +51,8 @@ Wandb = Annotated[Mode, typer.Option("--wandb", help="offline: written for `wand
 Ray = Annotated[
     str | None, typer.Option(help="Run on a Ray cluster: its address, auto, or local to start one on this machine.")
 ]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder to write to; by default runs/<protocol>, or runs/<protocol>-tuning.")
-]
+Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default runs/<protocol>.")]
+SearchOut = Annotated[Path | None, typer.Option("--out", help="Folder to write to; by default runs/<protocol>-tuning.")]
 Records = Annotated[
     Path | None, typer.Option(help="Folder of records to read, or of a report; by default runs/<protocol>.")
 ]

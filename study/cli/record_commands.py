@@ -16,6 +16,7 @@ from study.cli.folders import (
     protocol_as_run,
     records_and_method,
     records_folder,
+    records_of_the_current_code,
     records_saying_what_is_left_out,
     stem,
     tuning_records,
@@ -23,6 +24,7 @@ from study.cli.folders import (
 from study.cli.run_commands import check_own_code
 from study.cli.terminal import print_table
 from study.errors import SOME_RUNS_FAILED, ProtocolError
+from study.records.code_versions import of_one_version
 from study.records.store import RecordError
 from study.run.run_environment import RunEnvironment
 
@@ -43,7 +45,9 @@ def report(
     given = request.overrides if request else overrides
     again = command_to_repeat(name, protocol, records=records, tuning=tuning, overrides=given)
     found = records_saying_what_is_left_out(folder, protocol.own_code, again)
-    searched = tuning_records(name, tuning, archived_in=folder)
+    searched, of_other_code = of_one_version(tuning_records(name, tuning, archived_in=folder), protocol.own_code)
+    for sentence in of_other_code:
+        typer.echo(f"of the search, {sentence}", err=True)
     from study.report.attachments import read_attachments
     from study.report.write_report import write_report  # here, since other commands need not wait for matplotlib
 
@@ -150,7 +154,7 @@ def repeat(
     from study.report.number_formats import SECONDS, quantity
 
     folder = folder_named(name)
-    there = [record for record in records_saying_what_is_left_out(folder) if record.run.seed == seed]
+    there = [record for record in records_of_the_current_code(name) if record.run.seed == seed]
     if not there:
         raise RecordError(f"{folder} has no record with seed {seed}")
     labels = options.selected("--methods", methods, dict.fromkeys(record.run.label for record in there))

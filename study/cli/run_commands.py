@@ -10,7 +10,7 @@ import typer
 from study.campaign.carry_out import Interrupted, carry_out
 from study.campaign.local_pool import usable_cpus
 from study.campaign.ray_cluster import check_cluster
-from study.campaign.strength_search import choose, resolve, tuning_runs
+from study.campaign.strength_search import Choice, choose, resolve, tuning_runs
 from study.cli import options
 from study.cli.folders import (
     code_folder,
@@ -83,7 +83,7 @@ def tune(
     data_root: options.DataRoot = None,
     wandb: options.Wandb = options.Mode.disabled,
     ray: options.Ray = None,
-    out: options.Out = None,
+    out: options.SearchOut = None,
     reuse: options.Reuse = None,
     force: options.Force = False,
     overrides: options.Overrides = None,
@@ -99,10 +99,26 @@ def tune(
     records = _perform(runs, name, overrides, folder, jobs, device, data_root, wandb, ray, force, reuse)
     choices = choose(stem(name), protocol, records)
     print_table(choice_table(protocol.title, choices))
-    typer.echo(f"[strength]\n{strength_toml(choices)}")
+    if choices:
+        typer.echo(
+            'Nothing needs to be copied: `run` reads these λ from the search where the protocol says "tuned". To fix '
+            f"them, put them into the protocol:\n\n[strength]\n{strength_toml(choices)}\n"
+        )
     command = command_line("run", name, tuning=out, overrides=overrides, device=device.value)
-    _say_what_is_where(folder, f'next, with these λ where the protocol says "tuned": {command}')
+    _say_what_is_where(folder, "\n".join([*filter(None, map(_widen, choices)), f"next: {command}"]))
     _exit_if_any_failed(records)
+
+
+def _widen(choice: Choice) -> str:
+    """What to do about a best λ at the edge of its grid; empty if it is not, or if there is no λ to try beyond it."""
+    tried = [values[0] for values in choice.accuracy]
+    if not choice.at_edge or min(tried) == max(tried) or choice.strength == 0:
+        return ""
+    more = "larger" if choice.strength == max(tried) else "smaller"
+    return (
+        f"λ = {choice.strength:g} of {choice.method} ({choice.scenario}) is at the edge of its grid; a {more} one "
+        f"may be better: add some to tuning.grid.{choice.method}.strength and search again, which keeps finished runs"
+    )
 
 
 def _perform(

@@ -53,8 +53,8 @@ def resolve(settings: Own, key: str, folder: Path) -> Any:
         raise ProtocolError(f"{said}: there is no {where}; allowed: package.module:Name or ./file.py:Name")
     if found != settings.source_hash:
         raise ProtocolError(
-            f"{said}: {path.name} has changed, its hash is {found} and not {settings.source_hash}; allowed: that "
-            "version, or a protocol without this source_hash"
+            f"{said}: {path.name} has changed, it has the hash {found} and not {settings.source_hash}; allowed: the "
+            "version with that hash"
         )
     if str(folder.resolve()) not in sys.path:
         sys.path.append(str(folder.resolve()))
@@ -86,6 +86,12 @@ def build(
     signature = inspect.signature(target)
     named = {name: value for name, value in offered.items() if name in signature.parameters}
     arguments = {**named, **(always or {}), **settings.options}
+    options = [name for name in signature.parameters if name not in {**named, **(always or {})}]
+    for name in settings.options:
+        if name not in signature.parameters and not _takes_any_keyword(signature):
+            raise ProtocolError(
+                f"{said}: unknown key {key}.{name}{suggestion(name, options, '' if options else 'none')}"
+            )
     try:
         signature.bind(**arguments)
     except TypeError as error:
@@ -100,6 +106,10 @@ def build(
         raise
     except Exception as error:
         raise ProtocolError(f"{said}: {describe(error, _file(settings.kind, folder))}") from error
+
+
+def _takes_any_keyword(signature: inspect.Signature) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
 
 
 def describe(error: BaseException, path: Path | None) -> str:

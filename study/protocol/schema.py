@@ -196,7 +196,13 @@ class Protocol(Table):
 
     def _check_grid(self) -> None:
         grid = self.tuning.grid if self.tuning else {}
-        _known("tuning.grid", grid, self._penalised, "method")
+        for name in grid:
+            if isinstance(self.methods.get(name), Own) and name not in self._penalised:
+                raise ValueError(
+                    f"strength.{name} is missing: a method with a grid needs it, as in "
+                    f"strength.{name}.{self.scenarios[0]} = 'tuned'"
+                )
+        _known("tuning.grid", grid, self._penalised, "method with a λ")
         for name in grid:
             for values in self.tuning.combinations(name):
                 self.variant(name, values)

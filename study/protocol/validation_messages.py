@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from study.protocol.table import suggestion
+
 YOUR_OWN = "your own as package.module:Name or ./file.py:Name"
 EXPECTED = ": input should be "  # how pydantic's errors of a wrong type or value begin
 
@@ -41,7 +43,8 @@ def _message(error: Any) -> tuple[str, str]:
     if error["type"] == "value_error":
         return (f"[{key}]: ", message) if key else ("", message)
     if error["type"] == "union_tag_invalid":
-        return f"{key} = {error['ctx']['tag']!r}", f": allowed: {error['ctx']['expected_tags']}, or {YOUR_OWN}"
+        tag, allowed = error["ctx"]["tag"], [each.strip("'") for each in error["ctx"]["expected_tags"].split(", ")]
+        return f"{key} = {tag!r}", f"{suggestion(tag, allowed)}, or {YOUR_OWN}"
     if location[:1] == ["strength"] and error["type"] == "dict_type":
         return f"{key} = {error['input']!r}", f": allowed: a λ for a scenario, as in {key}.task = {error['input']!r}"
     if error["type"] == "string_pattern_mismatch" and "(own)" in error["loc"]:

@@ -3,6 +3,7 @@
 import platform
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 from study.run.result import Matrix, Outcome, RunResult, Seconds
 from study.run.specification import Frozen, Run
@@ -69,6 +70,16 @@ class RunRecord(Frozen):
     def last_line(self) -> str:
         """The last line of the error, without the traceback."""
         return (self.error or "").strip().rpartition("\n")[2]
+
+    @property
+    def place(self) -> str:
+        """`` (file, line n)`` of the error: the last in a file of the user's own if it passed one, else the last."""
+        frames = re.findall(r'^  File "(.+)", line (\d+)', self.error or "", re.MULTILINE)
+        files = [table.file for table, _ in self.run.own_code]
+        own = {Path(file).name if file.endswith(".py") else f"{file.rpartition('.')[2]}.py" for file in files}
+        for file, line in [frame for frame in frames if Path(frame[0]).name in own][-1:] or frames[-1:]:
+            return f" ({file}, line {line})"
+        return ""
 
 
 def record_of(run: Run, result: RunResult) -> RunRecord:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario
 from study.report.attachments import Attachments, Conclusions
-from study.report.comparisons import PublishedRow, against_published, compare_methods
+from study.report.comparisons import LEVEL, PublishedRow, against_published, compare_methods
 from study.report.method_results import MethodResult
-from study.report.number_formats import seeds_of
+from study.report.number_formats import count, points, seeds_of
 from study.report.selection import Selection
-from study.statistics import FamilyComparison
+from study.statistics import FamilyComparison, fewest_pairs
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,34 @@ class Analysis:
         verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.verdicts.items())
         pairs = f"{self.differing_pairs} pairs of methods differ significantly" if self.differing_pairs else ""
         return "; ".join(filter(None, (runs, verdicts, pairs))) + "."
+
+    @property
+    def finding(self) -> str:
+        """A sentence for each scenario on the best method and the next, and whether they differ significantly."""
+        return " ".join(filter(None, map(self._best, self.scenarios)))
+
+    def _best(self, scenario: Scenario) -> str:
+        ranked = [result for result in self.finished(scenario) if not result.is_reference]
+        ranked.sort(key=lambda result: -result.accuracy.mean)
+        if not ranked:
+            return ""
+        best, *others = ranked
+        said = (
+            f"{scenario.capitalize()}-incremental: `{best.method}` has the highest average accuracy, "
+            f"{points(best.accuracy.mean)}% over {count(len(best.scores), 'seed')}"
+        )
+        if not others:
+            return f"{said}."
+        said += f", and `{others[0].method}` the next, {points(others[0].accuracy.mean)}%"
+        pairs = self.pairs[scenario]
+        for pair in pairs:
+            if {pair.a, pair.b} == {best.method, others[0].method}:
+                if pair.reachable:
+                    return f"{said}; the difference is {'' if pair.significant else 'not '}significant."
+                over = f"{count(pair.comparison.n, 'seed')} and {count(len(pairs), 'pair')}"
+                fewest = fewest_pairs(LEVEL / len(pairs))
+                return f"{said}; with {over} no difference can be significant, with {fewest} seeds it could."
+        return f"{said}."
 
 
 def analyse(selection: Selection, attachments: Attachments | None = None) -> Analysis:

@@ -6,6 +6,7 @@ from itertools import product
 
 from study.protocol.schema import Comparisons, Protocol, Published, PublishedNumber
 from study.protocol.settings import Scenario
+from study.protocol.table import Own
 from study.report.document import Cell, Column
 from study.report.method_results import MethodResult
 from study.report.number_formats import count, p_equals, p_value, points, signed_points, with_interval
@@ -100,14 +101,24 @@ def _compare(ours: MethodResult, table: Published, number: PublishedNumber) -> P
 
 
 def compare_methods(results: Sequence[MethodResult], comparisons: Comparisons | None = None) -> list[FamilyComparison]:
-    """The family that the protocol names (None: all pairs) for one scenario, paired by common seeds, with Holm's p."""
+    """The family that the protocol names (None: all pairs) for one scenario, paired by common seeds, with Holm's p.
+
+    A difference is a method minus its baseline: one that the protocol names, or else training without a penalty, or
+    the method that the user's own one is compared with.
+    """
     if comparisons is not None:
         results = [result for result in results if not result.is_reference]
     scores = {result.method: result.scores for result in results}
+    pairs = family_pairs(scores, comparisons.baselines if comparisons else ())
+    if comparisons is None:
+        rank = {
+            each.method: 2 if each.settings.kind == "naive" else not isinstance(each.settings, Own) for each in results
+        }
+        pairs = [(b, a) if rank[a] > rank[b] else (a, b) for a, b in pairs]
     return family(
         [
             (a, b, paired_by_seed(scores[a], scores[b]))
-            for a, b in family_pairs(scores, comparisons.baselines if comparisons else ())
+            for a, b in pairs
             if a in scores and b in scores and scores[a].keys() & scores[b].keys()
         ],
         LEVEL,

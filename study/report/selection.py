@@ -20,7 +20,7 @@ OTHER_SETTINGS = "other settings than the protocol's"
 VALIDATION = "evaluated on validation data"
 TUNING_SEED = "seeds of the search"
 OLDER = "other records of runs that are in the report (older, failed, or on another device)"
-OUTSIDE_GRID = "not of the protocol's search"
+OUTSIDE_GRID = "of a search with other settings than the protocol's"
 
 
 class ReportError(StudyError):

@@ -44,5 +44,6 @@ def list_differences(differences: dict[str, list[Any]], last: str = "") -> str:
     listed = []
     for key, values in differences.items():
         *first, final = dict.fromkeys(map(option, values))
-        listed.append(f"{key} ({', '.join([*first, f'{last}{final}'])})")
+        name = f"the code of {key.removesuffix('.source_hash')}" if key.endswith(".source_hash") else key
+        listed.append(f"{name} ({', '.join([*first, f'{last}{final}'])})")
     return "; ".join(listed)

@@ -76,9 +76,14 @@ def _pairs(a: Side, b: Side) -> Iterator[tuple[str, MethodResult, MethodResult]]
         differences = differing([one.records[0].run, two.records[0].run])
         other_data = {key: values for key, values in differences.items() if key.startswith("benchmark")}
         if other_data:
-            raise StudyError(
-                f"{a[0]} and {b[0]} cannot be compared: their data differs in {list_differences(other_data)}"
-            )
+            problem = f"{a[0]} and {b[0]} cannot be compared: their data"
+            if list(other_data) == ["benchmark.source_hash"]:
+                file = one.records[0].run.benchmark.file
+                raise StudyError(
+                    f"{problem} comes from two versions of {file} (hashes {' and '.join(other_data.popitem()[1])}); "
+                    "a benchmark in a file of its own keeps its version when a method is edited"
+                )
+            raise StudyError(f"{problem} differs in {list_differences(other_data)}")
         yield f"{scenario}, {method}" if method == other else f"{scenario}, {method} − {other}", one, two
 
 

@@ -117,7 +117,7 @@ def compose(analysis: Analysis) -> Document:
     described = description[0].partition(". ")[0].removesuffix(".")
     return Document(
         analysis.protocol.title,
-        analysis.conclusions.answer or (f"{described}." if described else analysis.status),
+        analysis.conclusions.answer or (f"{described}." if described else analysis.finding or analysis.status),
         first_screen(analysis, pictures),
         tuple(section for section in sections if section is not None),
     )

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 from study.protocol.settings import Scenario
+from study.protocol.table import Own
 from study.report.analysis import Analysis
 from study.report.comparisons import DIFFERENCE, HOLM, LEVEL, TESTS, pairs_notes, sign_flip_test
 from study.report.document import Cell, Column, Section, Table, table_of
@@ -60,11 +61,12 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
     if not pairs:
         return None
     several = len(analysis.pairs) > 1
-    more = len(pairs) - most
+    shown = pairs[:most]
+    more = sum(map(len, analysis.pairs.values())) - len(shown)
     return table_of(
         "verdicts",
         "Method against method: differences of average accuracy, in percentage points",
-        pairs[:most],
+        shown,
         METHODS,
         Column("scenario", lambda pair: scenarios[id(pair)] if several else ""),
         FINDING,
@@ -75,11 +77,14 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
 
 
 def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
-    """By p, the pairs of the protocol's family, or else variants of one method, or each method against none, or all.
+    """By p, the pairs of the protocol's family, or else those of the most interesting kind.
 
-    The baselines of a family take turns, so that no baseline's pairs hide another's.
+    The baselines of a family take turns, so that no baseline's pairs hide another's. Without a family, the user's own
+    methods come first, then each method against none, then variants of one method. Without such methods it is the
+    variants, or each method against none, or all pairs.
     """
-    kinds = {name: method.kind for name, method in analysis.protocol.methods.items()}
+    methods = analysis.protocol.methods
+    kinds = {name: method.kind for name, method in methods.items()}
     pairs = [pair for found in analysis.pairs.values() for pair in found]
     pairs.sort(key=lambda pair: (pair.p_holm, -abs(pair.comparison.difference)))
     if analysis.protocol.comparisons is not None:
@@ -89,8 +94,11 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
             turns[pair.b] += 1
             turn[id(pair)] = turns[pair.b]
         return sorted(pairs, key=lambda pair: turn[id(pair)])
+    own = [pair for pair in pairs if isinstance(methods[pair.a], Own) or isinstance(methods[pair.b], Own)]
     variants = [pair for pair in pairs if kinds[pair.a] == kinds[pair.b]]
     with_none = [pair for pair in pairs if "naive" in (kinds[pair.a], kinds[pair.b])]
+    if own:
+        return list({id(pair): pair for pair in own + with_none + variants}.values())
     return variants or with_none or pairs
 
 

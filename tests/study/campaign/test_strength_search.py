@@ -125,6 +125,11 @@ def test_the_command_prints_what_a_protocol_file_needs_and_run_uses_it(protocol_
     expected = {"task": 100, "domain": 100, "class": 10}
     assert tomllib.loads(toml) == {"strength": {"ewc": expected, "online_ewc": expected}}
     assert len(list(Path("runs/tiny-tuning").glob("*.json"))) == len(performed)
+    *edges, following = result.stderr.splitlines()[-3:]
+    assert following == f"next: clreg-study run {protocol_file}"
+    for line, method in zip(edges, ("ewc", "online_ewc"), strict=True):
+        assert line.startswith(f"λ = 10 of {method} (class) is at the edge of its grid; a smaller one may be better")
+        assert f"add some to tuning.grid.{method}.strength" in line
 
     performed.clear()
     arguments = ["run", str(protocol_file), "--methods", "ewc", "--seeds", "1", "--jobs", "1", "--wandb", "disabled"]

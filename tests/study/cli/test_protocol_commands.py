@@ -77,8 +77,23 @@ def test_only_run_and_tune_import_the_users_code(folder, monkeypatch):
 def test_an_error_of_the_users_code_comes_before_training_and_without_a_traceback(folder):
     result = call("run", "my.toml", "--jobs", 1, "--wandb", "disabled", "--set", "methods.noise.sise=1")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: my.toml: methods.noise.kind = './mine.py:Noise': got an unexpected keyword")
+    assert result.stderr.startswith("error: my.toml: methods.noise.kind = './mine.py:Noise': unknown key")
     assert not list((folder / "runs" / "my").glob("*.json"))
+
+
+def test_a_failure_in_the_users_code_names_its_line_and_the_record_and_has_ended(folder):
+    failing = CODE.replace("        strategy.loss += self.scale", "        1 / 0\n        strategy.loss += self.scale")
+    (folder / "mine.py").write_text(failing, encoding="utf-8")
+    line = 1 + failing[: failing.index("1 / 0")].count("\n")
+    result = call("run", "my.toml", "--jobs", 1, "--wandb", "disabled", "--seeds", 1)
+    assert result.exit_code == 1
+    said = next(each for each in result.stderr.splitlines() if each.startswith("failed: "))
+    (record,) = (folder / "runs" / "my").glob("class-noise-*.json")
+    place = f"({folder / 'mine.py'}, line {line})"
+    assert said.endswith(f": ZeroDivisionError: division by zero {place}; its record: runs/my/{record.name}")
+    status = call("status", "my.toml").stdout
+    assert "| class | noise | 1 | – | – | 1 |" in status
+    assert "begun and not ended" not in status
 
 
 def test_show_names_the_users_file_and_its_hash_once_and_nothing_internal(folder):
@@ -106,6 +121,8 @@ def test_after_an_edit_every_command_leaves_the_old_records_out_and_says_so(fold
     again = "clreg-study tune my.toml --set strength.noise.class=tuned && clreg-study run my.toml --set strength.noise."
     assert f"{left_out}; to make them again: {again}" in refused.stderr
     assert (refused.exit_code, "error: there are no records to report on" in refused.stderr) == (2, True)
+    repeated = call("repeat", "my.toml")
+    assert (repeated.exit_code, left_out in repeated.stderr, "source_hash" in repeated.stderr) == (2, True, False)
     repeated = call("repeat", "my")
     assert (repeated.exit_code, repeated.stderr.count("mine.py has changed")) == (2, 1)
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from study.campaign.progress import StudyProgress
 from study.cli.app import app
 from study.cli.terminal import print_table
+from study.records.store import RunStore
 
 CELLS = ["replay-matched-uint8", "[not, markup]", "0.125", "a|b", "eight words are as many as fit here"]
 
@@ -55,9 +56,10 @@ def test_without_a_terminal_it_is_markdown_of_any_width(capsys, monkeypatch):
 
 def test_the_progress_of_thousands_of_runs_fits_into_80_columns(tmp_path):
     to = Console(width=80, file=StringIO(), force_terminal=True)
-    progress = StudyProgress(to, 1200, 16, tmp_path)
+    progress = StudyProgress(to, 1200, 16, RunStore(tmp_path))
     progress.began -= 60  # clocks of files are coarse
-    (tmp_path / "x.json").write_text(
+    progress.store.under_way.mkdir()
+    (progress.store.under_way / "x.json").write_text(
         json.dumps({"run": "class-incremental replay-matched-uint8, seed 9", "experiences": 1, "of": 5, "accuracy": 1})
     )
     to.print(progress._picture())

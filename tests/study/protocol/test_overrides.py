@@ -60,7 +60,7 @@ def test_an_override_may_add_a_table_and_name_a_method_with_a_dot_in_it(protocol
         ("trainin.epochs=3", "unknown key 'trainin'; did you mean 'training'? allowed: title,"),
         ("training.iterations=9", "[training]: exactly one of epochs and iterations says how long"),
         ("training=adam", "training = 'adam': input should be a valid dictionary or instance of Training"),
-        ("methods.ewc.kind=wec", "methods.ewc.kind = 'wec': allowed: 'naive',"),
+        ("methods.ewc.kind=wec", "methods.ewc.kind = 'wec'; did you mean 'ewc'? allowed: naive, "),
         ("benchmark.experiences=4", "[benchmark]: experiences = 4: split_digits has 10 classes; allowed: 2, 5, 10"),
         ("strength.ewc=5", "strength.ewc = 5: allowed: a λ for a scenario, as in strength.ewc.task = 5"),
         ("strength.naive.task=1", "strength.naive: no such method with a λ; allowed: l2,"),

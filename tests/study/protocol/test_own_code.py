@@ -75,7 +75,7 @@ def test_a_grid_may_hold_any_option_of_the_users_method(folder):
 @pytest.mark.parametrize(
     ("original", "replacement", "said"),
     [
-        ("./mine.py:Noise", "mine.py", "methods.noise.kind = 'mine.py': allowed: 'naive', 'joint',"),
+        ("./mine.py:Noise", "mine.py", "methods.noise.kind = 'mine.py'; allowed: naive, joint,"),
         ("./mine.py:Noise", "mine.py:", "methods.noise.kind = 'mine.py:': allowed: your own as package.module:Name or"),
         ("./mine.py:Network", "./mine:Net", "model.kind = './mine:Net': allowed: your own as package.module:Name or"),
         ('kind = "./mine.py:Network"', 'name = "cnn"\nhidden = [1] #', "[model]: unknown key 'width'"),
@@ -83,6 +83,11 @@ def test_a_grid_may_hold_any_option_of_the_users_method(folder):
             "[strength]",
             "[strength]\nnone.class = 1",
             "strength.none: no such method with a λ; did you mean",
+        ),
+        (
+            "noise.class = 1",
+            "",
+            "strength.noise is missing: a method with a grid needs it, as in strength.noise.class = ",
         ),
         ("noise.class = 1", "noise.task = 1", "strength.noise.class is missing"),
         (

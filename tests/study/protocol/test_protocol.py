@@ -66,7 +66,7 @@ test_fraction = 0.25 => +std = 0 => benchmark.std = 0: input should be greater t
 "domain", "class"] => "domian"] => scenarios.1 = 'domian': input should be 'task', 'domain' or 'class'
 fisher = "exact" } => fisher = "exakt" } => methods.ewc.fisher = 'exakt': input should be 'exact',
 fisher = "exact" } => fishr = "exact" } => [methods.ewc]: unknown key 'fishr'; did you mean 'fisher'? allowed: kind,
-kind = "si" => kind = "is" => methods.si.kind = 'is': allowed: 'naive', 'joint', 'cumulative', 'replay',
+kind = "si" => kind = "is" => methods.si.kind = 'is'; did you mean 'si'? allowed: naive, joint, cumulative, replay,
 kind = "si",  =>  => methods.si.kind is missing
 naive = { => "a/b" = { => methods.a/b = 'a/b': string should match pattern
 gamma = 1.0 => gamma = 1.5 => methods.online_ewc.gamma = 1.5: input should be less than or equal to 1
@@ -78,8 +78,8 @@ storage = "uint8" => storage = "int8" => methods.replay-matched-uint8.storage = 
 [strength] => +naive = { task = 1 } => strength.naive: no such method with a λ; allowed: l2,
 ewc = { task = 100, => ewc = { task = "tunned", => strength.ewc.task = 'tunned': input should be a valid number, or
 ewc = { task = 100, => ewc = { task = -1, => strength.ewc.task = -1: input should be greater than or equal to 0, or
-[tuning.grid] => +si2.strength = [1] => tuning.grid.si2: no such method; did you mean 'si'?
-[tuning.grid] => +naive.strength = [1] => tuning.grid.naive: no such method; allowed: l2,
+[tuning.grid] => +si2.strength = [1] => tuning.grid.si2: no such method with a λ; did you mean 'si'?
+[tuning.grid] => +naive.strength = [1] => tuning.grid.naive: no such method with a λ; allowed: l2,
 l2.strength = [ => l2.strength = [-1,  => tuning.grid.l2.strength holds -1; allowed: numbers of at least 0
 l2.strength = [ => l2.strength = [inf,  => tuning.grid.l2.strength holds inf; allowed: numbers of
 l2.strength = [ => l2.strength = [true,  => tuning.grid.l2.strength holds True; allowed: numbers of

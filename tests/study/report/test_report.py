@@ -179,8 +179,8 @@ def test_pairs_are_tested_by_flipping_signs_and_too_few_seeds_get_no_star(comple
     tables = markdown_tables(complete)
     assert len(tables[PAIRS]) == 1 + 10
     a, b = accuracies("ewc"), accuracies("naive")
-    found = row(tables, PAIRS, "naive − ewc")
-    assert found["difference, 95% interval"] == mean_and_interval(b - a)
+    found = row(tables, PAIRS, "ewc − naive")
+    assert found["difference, 95% interval"] == "+" + mean_and_interval(a - b)
     assert found["p"] == p_text(sign_flip_p(a, b)) == "0.125"
     assert (found["p (Holm)"], found["seeds"], found["finding"]) == ("1.000", "4", "too few seeds (4)")
     needed = TTestPower().solve_power(effect_size=1 / (b - a).std(ddof=1), alpha=0.05 / 10, power=0.8)
@@ -215,10 +215,10 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
     )
     assert holm[0] <= 0.05
     assert holm[1] <= 0.05 < holm[2]
-    for index, (a, b) in enumerate(itertools.combinations(vectors, 2)):
-        found = row(tables, PAIRS, f"{a} − {b}")
+    for index, (b, a) in enumerate(itertools.combinations(vectors, 2)):
+        found = row(tables, PAIRS, f"{a} − {b}" if b == "naive" else f"{b} − {a}")
         assert (found["p"], found["p (Holm)"]) == (p_text(raw[index]), p_text(holm[index]) + ("*" if index < 2 else ""))
-        assert found["finding"] == (f"{b} higher" if index < 2 else "no difference shown")
+        assert found["finding"] == (f"{a} higher" if index < 2 else "no difference shown")
         assert found["p (Wilcoxon)"] == p_text(stats.wilcoxon((vectors[a] - vectors[b]).round(9)).pvalue)
     text = (folder / "README.md").read_text()
     assert "exact sign-flip permutation test" in text
@@ -230,11 +230,13 @@ def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_fi
     records = [r for r in all_records(protocol) if (r.run.label, r.run.seed) != ("ewc", 1)]
     folder = written(tmp_path, records)
     tables = markdown_tables(folder)
-    with_ewc = row(tables, PAIRS, "naive − ewc")
+    with_ewc = row(tables, PAIRS, "ewc − naive")
     kept = np.array([0, 2, 3])
     assert with_ewc["seeds"] == "3 of 4"
-    assert with_ewc["difference, 95% interval"] == mean_and_interval((accuracies("naive") - accuracies("ewc"))[kept])
-    assert row(tables, PAIRS, "naive − joint")["seeds"] == "4"
+    assert with_ewc["difference, 95% interval"] == "+" + mean_and_interval(
+        (accuracies("ewc") - accuracies("naive"))[kept]
+    )
+    assert row(tables, PAIRS, "joint − naive")["seeds"] == "4"
     assert row(tables, RESULTS, "ewc")["average accuracy %"] == mean_and_interval(accuracies("ewc")[kept])
     assert row(tables, RESULTS, "ewc")["seeds"] == "3 of 4"
 
@@ -248,7 +250,11 @@ def test_the_first_screen_has_at_most_eight_verdicts_those_that_need_attention_f
     folder = written(tmp_path, all_records(without), protocol=without)
     found = markdown_tables(folder)[FIRST_PAIRS]
     assert len(found) == 1 + 8
-    assert {"naive" in cells[0] for cells in found[1:]} == {True}, "without variants of a method: against none"
+    assert {cells[0].endswith(" − naive") for cells in found[1:]} == {True}, (
+        "without variants of a method: against none"
+    )
+    scenarios, pairs = 2, 10
+    assert f"{scenarios * pairs - 8} further pairs below." in (folder / "README.md").read_text()
 
 
 def test_the_first_screen_shows_pairs_with_every_baseline_that_the_protocol_names(tmp_path, without_figures):
@@ -313,8 +319,8 @@ def test_a_single_seed_has_no_intervals_and_no_tests(tmp_path, without_figures):
     assert published["verdict"] == "inconclusive"
     assert "p (Welch)" not in published, "a column without a number is left out"
     assert "1 seed" in published["limited by"]
-    pair = row(tables, PAIRS, "naive − ewc")
-    assert pair["difference, 95% interval"] == "−10.00"
+    pair = row(tables, PAIRS, "ewc − naive")
+    assert pair["difference, 95% interval"] == "+10.00"
     assert pair["finding"] == "too few seeds (1)"
     assert "seeds for 1 point" not in pair
     assert "nan" not in (folder / "README.md").read_text()

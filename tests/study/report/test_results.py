@@ -58,7 +58,8 @@ def test_with_the_same_seeds_all_pairs_are_the_family_of_the_statistics(seeds):
     found = compare_methods(with_seeds(scores))
     pairs = [
         (a.method, b.method, compare_paired(list(a.scores.values()), list(b.scores.values())))
-        for a, b in itertools.combinations(with_seeds(scores), 2)
+        for b, a in itertools.combinations(with_seeds(scores), 2)
+        for a, b in [(a, b) if b.method == "naive" else (b, a)]
     ]
     assert found == family(pairs)
     assert {pair.reachable for pair in found} == {seeds >= fewest_pairs(0.05 / len(found))}

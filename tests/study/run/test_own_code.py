@@ -121,7 +121,7 @@ def test_an_edit_is_another_run_and_a_run_of_the_old_code_fails(folder):
     assert perform(after, RunEnvironment(Path(), code_folder=folder)).finished
     failed = perform(before, RunEnvironment(Path(), code_folder=folder))
     assert failed.outcome == "failed"
-    assert "mine.py has changed, its hash is" in failed.error
+    assert "mine.py has changed, it has the hash" in failed.error
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
@@ -159,8 +159,9 @@ def run_model(scenario: str) -> object:
     [
         (
             ["methods.noise.sise=1"],
-            "kind = './mine.py:Noise': got an unexpected keyword argument 'sise'; ",
+            "kind = './mine.py:Noise': unknown key methods.noise.sise; did you mean 'size'[?] allowed: size",
         ),
+        (["model.widht=4", "model.width="], "unknown key model.widht; did you mean 'width'[?] allowed: width"),
         (["methods.noise.strength_argument=alpha"], "missing a required argument: 'reg_lambda'; allowed: reg_lambda, "),
         (["strength.noise=", "tuning="], "λ goes to None, see strength and strength_argument"),
         (["methods.noise.kind=./mine.py:Nose"], "mine.py has no class or function 'Nose'; did you mean 'Noise'?"),
