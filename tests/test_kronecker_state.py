@@ -5,10 +5,11 @@ import io
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
-from clreg_plugins import Importance, KroneckerFactors, KroneckerPenalty
+from clreg_plugins import Factors, Importance, KroneckerFactors, KroneckerPenalty
 from clreg_plugins.kronecker import MERGES
 from tests import oracles
 from tests.kronecker_terms import LAYERS, SHAPES, consolidated, detached, grown, parameters, term
@@ -200,6 +201,14 @@ DAMAGED = {
     "errors that are none": edited("linear", merge_errors=None),
     "a negative error": edited("linear", merge_errors=[-0.5]),
     "an error that is NaN": edited("linear", merge_errors=[math.nan]),
+    "A has a negative diagonal": edited("linear", inputs=-torch.eye(5)[None].double()),
+    "A is not symmetric": edited("linear", inputs=torch.ones(5, 5).triu()[None].double()),
+    "a factor that float32 cannot hold": lambda s: [
+        s["anchor"].update({n: s["anchor"][n].float() for n in ("linear.weight", "linear.bias")}),
+        s["layers"]["linear"].update(inputs=1e200 * torch.eye(5)[None].double()),
+    ],
+    "a layer twice": lambda s: s["layers"].update(again=s["layers"]["linear"]),
+    "terms without number": lambda s: s.update(n_terms=0),
 }
 
 
@@ -209,7 +218,41 @@ def test_a_damaged_state_is_refused_and_changes_nothing(how):
     before, value = everything(penalty), penalty.value(theta)
     state = everything(consolidated(3))
     DAMAGED[how](state)
-    with pytest.raises(ValueError, match=r"state|its parameters need"):
+    with pytest.raises(ValueError, match=r"state|its parameters need|both have factors"):
         penalty.load_state_dict(state)
     assert_unchanged(penalty, before)
     assert torch.equal(penalty.value(theta), value)
+
+
+def test_a_state_that_is_no_mapping_is_refused():
+    with pytest.raises(ValueError, match="allowed: a mapping by name"):
+        KroneckerPenalty().load_state_dict(3)
+
+
+def test_a_weight_of_another_kind_of_number_is_stored_as_a_float():
+    penalty = grown()
+    penalty.recenter(term(0), detached(parameters()), weight=np.float32(2))
+    loaded(penalty)
+
+
+@pytest.mark.parametrize("importance", [{}, {"linear.weight": torch.ones(3, 4)}, None])
+def test_what_is_no_factors_is_refused(importance):
+    with pytest.raises(TypeError, match="allowed: what kronecker_factors"):
+        grown().recenter(importance, detached(parameters()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((2, 3, 3), "the kernel of 'conv' has grown"), ((4, 1, 2), "the factors of 'conv' have shapes")],
+)
+def test_a_convolution_may_not_change_its_kernel_or_its_groups(shape, message):
+    penalty = KroneckerPenalty()
+    weight = {"conv.weight": torch.zeros(2, 3, 2).double()}
+    penalty.grow(weight)
+    factors = Factors("conv.weight", None, torch.eye(6)[None].double(), torch.eye(2)[None].double())
+    penalty.recenter(KroneckerFactors({"conv": factors}, Importance({}, {})), weight)
+    before = everything(penalty)
+    changed = {"conv.weight": torch.zeros(shape).double()}
+    with pytest.raises(ValueError, match=message if shape[0] == 2 else "shrink|have shapes"):
+        penalty.grow(changed)
+    assert_unchanged(penalty, before)
