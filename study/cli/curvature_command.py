@@ -60,6 +60,7 @@ def curvature(
         from study.run.curvature import measure_curvature
 
         given = {"--methods": methods, "--scenario": scenario, "--seed": seed or None, "--samples": samples}
+        given |= {"--device": None if device is options.Device.cpu else device.value, "--tuning": tuning}
         words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
         sets = [word for override in overrides or () for word in ("--set", override)]
         command = shlex.join(["clreg-study", "curvature", name, *words, *sets])

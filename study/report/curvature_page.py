@@ -9,8 +9,7 @@ from study.atomic import write_atomically
 from study.errors import StudyError
 from study.report.figures.curvature_figure import LINES, curvature_figure
 from study.report.figures.style import standalone
-from study.report.number_formats import enumeration
-from study.run.curvature import FACTORS, Curvature
+from study.run.curvature import FACTORS, Curvature, TrainingPath
 
 DATA, FIGURE, PAGE = "curvature.json", "curvature.svg", "README.md"
 
@@ -102,9 +101,10 @@ def _cells(found: Curvature) -> tuple[list[str], list[list[str]]]:
         "iterations": [str(path.iterations[-1]) for path in paths],
         "distance ‖θ − θ*‖": [f"{path.distance[-1]:.3g}" for path in paths],
         "increase of the loss, nats": [f"{path.actual[-1]:.3g}" for path in paths],
+        "gᵀδ + ½ δᵀHδ, of the increase": [_share(_quadratic(path), path.actual[-1]) for path in paths],
         "gradient, gᵀδ": [f"{path.first_order[-1]:.3g}" for path in paths],
         "Gauss–Newton, ½ δᵀGδ": [f"{path.gauss_newton[-1]:.3g}" for path in paths],
-        "Hessian": [_share(path.hessian[-1], path.gauss_newton[-1]) for path in paths],
+        "Hessian, of δᵀGδ": [_share(path.hessian[-1], path.gauss_newton[-1]) for path in paths],
     }
     for name in paths[0].predicted:
         numbers[LINES[name].label] = [_share(path.predicted[name][-1], path.gauss_newton[-1]) for path in paths]
@@ -116,17 +116,24 @@ def _share(value: float, whole: float) -> str:
     if not whole:
         return "–"
     percent = 100 * value / whole
+    if 0 < abs(percent) < 0.01:
+        return "< 0.01%"
     return f"{percent:.0f}%" if abs(percent) >= 10 else f"{percent:.2g}%"
 
 
+def _quadratic(path: TrainingPath) -> float:
+    """gᵀδ + ½ δᵀHδ at the end of a path."""
+    return path.first_order[-1] + path.hessian[-1]
+
+
 def _answer(found: Curvature) -> str:
-    """One sentence on the shares that the Kronecker factors and the exact diagonal have."""
-    shares = (
-        f"{_share(path.predicted[FACTORS][-1], path.gauss_newton[-1])} and "
-        f"{_share(path.predicted['exact'][-1], path.gauss_newton[-1])} with {path.run.label}"
-        for path in found.paths
-    )
-    return (
-        "Of the curvature along the way from the end of the first experience to that of the second, the Kronecker "
-        f"factors and the exact diagonal give {enumeration(shares)}."
-    )
+    """A sentence for each path: how much of the increase a quadratic explains, and of that quadratic each curvature."""
+    sentences = []
+    for path in found.paths:
+        whole = _share(_quadratic(path), path.actual[-1])
+        factors, diagonal = (_share(path.predicted[name][-1], path.gauss_newton[-1]) for name in (FACTORS, "exact"))
+        sentences.append(
+            f"{path.run.label}: gradient and Hessian explain {whole} of the increase of the first experience's loss. "
+            f"Of the Gauss–Newton curvature the Kronecker factors hold {factors}, the exact diagonal {diagonal}."
+        )
+    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from avalanche.core import SupervisedPlugin
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from clreg_plugins import KroneckerFactors, fisher_diagonal, kronecker_factors, quadratic_picture
@@ -48,6 +49,16 @@ class TrainingPath(Frozen):
     hessian: list[float]
     predicted: dict[str, list[float]]
 
+    @model_validator(mode="after")
+    def _every_curve_has_each_point(self) -> "TrainingPath":
+        curves = [self.distance, self.actual, self.first_order, self.gauss_newton, self.hessian]
+        if not self.iterations or {len(c) for c in (*curves, *self.predicted.values())} != {len(self.iterations)}:
+            raise ValueError("every curve needs a value for each of the iterations, of which there is at least one")
+        allowed = {FACTORS, REDUCED, *DIAGONALS}
+        if not {FACTORS, "exact"} <= self.predicted.keys() <= allowed:
+            raise ValueError(f"predicted holds {', '.join(self.predicted)}; allowed: {', '.join(sorted(allowed))}")
+        return self
+
 
 class Curvature(Frozen):
     """The paths of several methods from the same parameters.
@@ -64,7 +75,7 @@ class Curvature(Frozen):
 
     title: str
     command: str
-    paths: list[TrainingPath]
+    paths: Annotated[list[TrainingPath], Field(min_length=1)]
     samples: int
     parameters: int
     ended: str
@@ -191,7 +202,7 @@ def _curvatures(run: Run, model: nn.Module, columns: Columns) -> dict[str, Mappi
     options = {"unpack": tuple, "seed": derived_seed(run.seed, "importance")}
     loader = InMemoryLoader(columns, PASS_BATCH)
     found: dict[str, Mapping[str, Tensor] | KroneckerFactors] = {FACTORS: kronecker_factors(model, loader, **options)}
-    if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
+    if any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in model.modules()):
         found[REDUCED] = kronecker_factors(model, loader, weight_sharing="reduce", **options)
     for variant in DIAGONALS:
         data = InMemoryLoader(columns, run.training.batch_size) if variant == "batched" else loader

@@ -40,7 +40,9 @@ def test_an_embedded_protocol_has_a_page_that_is_written_again_from_its_data(nam
     share = data["paths"][0]["predicted"]["kfac"][-1] / data["paths"][0]["gauss_newton"][-1]
     row = next(line for line in page.splitlines() if line.startswith("| Kronecker factors |"))
     assert float(row.split("|")[2].strip(" %")) == pytest.approx(100 * share, rel=0.05)
-    assert f"{row.split('|')[2].strip()} and " in page.split("\n\n")[1], "the sentence says it too"
+    answer = page.split("\n\n")[1].splitlines()
+    assert f"the Kronecker factors hold {row.split('|')[2].strip()}, " in answer[0], "the sentence says it too"
+    assert [line.split(":")[0] for line in answer] == ["- none", "- mine", "- online_ewc"]
     assert "](curvature.svg)" in page
     command = next(line for line in page.splitlines() if line.startswith("clreg-study"))
     assert command == (
@@ -50,6 +52,17 @@ def test_an_embedded_protocol_has_a_page_that_is_written_again_from_its_data(nam
     svg = files["curvature.svg"].decode()
     assert all(f">{text}<" in svg for text in ("none", "mine, λ = 100", "Gauss–Newton", "diagonal, batched"))
     (tmp_path / "README.md").unlink()
+    good = files["curvature.json"]
+    for spoil, said in (
+        (lambda found: found.update(paths=[]), "paths: List should have at least 1 item"),
+        (lambda found: found["paths"][0]["actual"].pop(), "every curve needs a value"),
+        (lambda found: found["paths"][0]["predicted"].pop("kfac"), "predicted holds exact"),
+    ):
+        spoil(damaged := json.loads(good))
+        (tmp_path / "curvature.json").write_text(json.dumps(damaged))
+        code, output = invoke(name, "--rebuild", "--out", str(tmp_path))
+        assert (code, said in output) == (2, True), output
+    (tmp_path / "curvature.json").write_bytes(good)
     code, output = invoke(name, "--rebuild", "--out", str(tmp_path))
     assert code == 0, output
     assert contents(tmp_path) == files
