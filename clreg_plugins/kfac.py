@@ -38,6 +38,7 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
 
     Attributes:
         penalty: the :class:`KroneckerPenalty` so far; its ``layers`` hold A, G and the errors of merges.
+        importance: the diagonal of the whole curvature.
 
     Raises:
         ValueError: as for :class:`OnlineEWCPlugin`.

@@ -27,12 +27,13 @@ class LayerCurvature:
 
     Attributes:
         factors: A and G, and the names of the layer's parameters.
-        weight: Σ of the terms' weights, decayed like the terms.
-        merge_errors: of each merge, the relative error in the Frobenius norm of the product that replaces a sum of two.
+        term_weight: Σ of the terms' weights, decayed like the terms.
+        merge_errors: of each merge of two terms that both reached the layer, the error of the product that replaces
+            their sum, relative to the sum, in the Frobenius norm.
     """
 
     factors: Factors
-    weight: float
+    term_weight: float
     merge_errors: tuple[float, ...] = ()
 
     def matrix(self, tensors: Tensors) -> Tensor:
@@ -68,14 +69,14 @@ class LayerCurvature:
     def decayed(self, keep: float) -> "LayerCurvature":
         """``keep · A ⊗ G``."""
         factors = self.factors._replace(outputs=self.factors.outputs * keep)
-        return replace(self, factors=factors, weight=keep * self.weight)
+        return replace(self, factors=factors, term_weight=keep * self.term_weight)
 
     def merged(self, new: Factors, keep: float, weight: float, merge: str) -> "LayerCurvature":
         """One product for ``keep · A₁ ⊗ G₁ + weight · A₂ ⊗ G₂``, the second being ``new``, of the same shapes."""
         if not new.outputs.any():  # no gradient reached the layer
             return self.decayed(keep)
         if not self.factors.outputs.any():
-            return replace(self, factors=new, weight=1.0).decayed(weight)
+            return replace(self, factors=new, term_weight=1.0).decayed(weight)
         scales = torch.tensor([keep, weight], dtype=torch.float64, device=new.outputs.device)
         # each A with trace 1 and its trace in c: A ⊗ G is the same however a factor is split between the two
         sizes = torch.stack([_traces(self.factors.inputs), _traces(new.inputs)], dim=1)
@@ -87,7 +88,7 @@ class LayerCurvature:
         if merge == "nearest":
             left, right = _nearest(of_inputs, of_outputs, scales)
         else:
-            weights = scales.new_tensor([keep * self.weight, weight])
+            weights = scales.new_tensor([keep * self.term_weight, weight])
             left, right = (weights / weights.sum().clamp(min=TINY)).expand_as(scales), scales
         factors = Factors(
             *self.factors[:2],
@@ -95,7 +96,7 @@ class LayerCurvature:
             _combined(right, self.factors.outputs, new.outputs),
         )
         error = _relative_error(of_inputs, of_outputs, scales, left, right)
-        return LayerCurvature(factors, keep * self.weight + weight, (*self.merge_errors, error))
+        return LayerCurvature(factors, keep * self.term_weight + weight, (*self.merge_errors, error))
 
 
 class KroneckerPenalty(QuadraticPenalty):
@@ -276,7 +277,7 @@ class KroneckerPenalty(QuadraticPenalty):
                 **layer.factors._asdict(),
                 "inputs": layer.factors.inputs.clone(),
                 "outputs": layer.factors.outputs.clone(),
-                "term_weight": layer.weight,
+                "term_weight": layer.term_weight,
                 "merge_errors": list(layer.merge_errors),
             }
             for name, layer in self.layers.items()

@@ -48,7 +48,7 @@ def test_the_nearest_product_is_that_of_the_leading_singular_pair(layer, keep, w
         got, best = torch.outer(a, outputs.flatten()), sigma[0] * torch.outer(u[:, 0], vh[0])
         assert (got - best).norm() <= 1e-10 * sigma[0], f"{(got - best).norm():.3g} of {sigma[0]:.3g}"
     assert after.merge_errors == pytest.approx([relative_error(after, exact)], abs=1e-7)
-    assert after.weight == keep + weight
+    assert after.term_weight == keep + weight
 
 
 @pytest.mark.parametrize(("keep", "weight"), FACTORS)
@@ -141,5 +141,5 @@ def test_without_a_new_term_a_layer_decays(merge, new):
     for name, after in penalty.layers.items():
         torch.testing.assert_close(after.factors.outputs, 0.25 * before[name].factors.outputs)
         assert torch.equal(after.factors.inputs, before[name].factors.inputs)
-        assert (after.weight, after.merge_errors) == (0.25, ())
+        assert (after.term_weight, after.merge_errors) == (0.25, ())
         assert all(torch.equal(penalty.anchor[n], theta[n]) for n in after.factors.parameters)

@@ -69,7 +69,7 @@ def test_one_lambda_for_each_experience_is_folded_in():
         theta = {n: p + 0.1 for n, p in parameters_of(strategy.model).items()}
         loss = plugin._scale / 2 * plugin.penalty.value(theta).item()
         assert loss == pytest.approx(expected.value(theta).item() / 2, rel=1e-5)
-    assert {layer.weight for layer in plugin.penalty.layers.values()} == {0.25 * 3 + 0.5 * 0.5 + 20}
+    assert {layer.term_weight for layer in plugin.penalty.layers.values()} == {0.25 * 3 + 0.5 * 0.5 + 20}
 
 
 def test_a_layer_that_loses_its_factors_keeps_what_it_has():
@@ -94,7 +94,7 @@ def test_a_layer_that_loses_its_factors_keeps_what_it_has():
         assert plugin.penalty.value(theta).item() == pytest.approx(expected.value(theta).item(), rel=1e-5)
         assert plugin.paths["inner.weight"] == ("factors" if model.calls == 1 else "vectorised")
         model.calls = 2
-    assert plugin.penalty.layers["inner"].weight == pytest.approx(0.81)
+    assert plugin.penalty.layers["inner"].term_weight == pytest.approx(0.81)
     assert plugin.penalty.importance["inner.weight"].any()
 
 

@@ -6,7 +6,7 @@ For a layer with inputs a and output gradients g_k under cotangents k = 1…K, a
     "expand":  A = 1/NT Σ_n Σ_t a aᵀ     G = 1/N Σ_n Σ_t Σ_k g_k g_kᵀ      positions as if they were samples
     "reduce":  A = 1/N Σ_n ā āᵀ          G = 1/N Σ_n Σ_k ĝ_k ĝ_kᵀ          ā their mean, ĝ_k their sum
 
-With one position the two agree. A layer that some samples do not reach has the mean over those that do in A.
+With one position the two agree. If some samples skip a layer, A averages over those that reach it.
 """
 
 from collections.abc import Iterator
