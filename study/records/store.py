@@ -145,7 +145,7 @@ class RunStore:
             ) from None
         with lock:
             for cut_short in (*self.folder.glob("*.tmp"), *self.under_way.glob("*.tmp")):
-                cut_short.unlink(missing_ok=True)  # by a kill amid a write
+                cut_short.unlink(missing_ok=True)  # left by a kill during a write
             yield
 
 
