@@ -10,7 +10,8 @@ from clreg_plugins.importance.engine.factors import WEIGHT_SHARING
 from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.kronecker_factors import FACTOR_VARIANTS, kronecker_factors
 from clreg_plugins.importance.options import ReadingOptions
-from clreg_plugins.kronecker import MERGES, KroneckerPenalty
+from clreg_plugins.kronecker import KroneckerPenalty
+from clreg_plugins.layer_curvature import MERGES
 
 
 class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):

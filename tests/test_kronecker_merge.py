@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clreg_plugins import Importance, KroneckerFactors
-from clreg_plugins.kronecker import MERGES
+from clreg_plugins.layer_curvature import MERGES
 from tests.kronecker_terms import LAYERS, consolidated, detached, factors_of, grown, parameters, term
 from tests.penalties import assert_equal
 

@@ -8,7 +8,7 @@ import torch
 
 from clreg_plugins import Factors, Importance, KroneckerFactors, KroneckerPenalty
 from clreg_plugins.flat import FlatTensors
-from clreg_plugins.kronecker import MERGES
+from clreg_plugins.layer_curvature import MERGES
 from tests import oracles
 from tests.kronecker_terms import LAYERS, SHAPES, consolidated, detached, factors_of, grown, parameters, term
 from tests.penalties import assert_equal, assert_unchanged, everything, gradient, written_out

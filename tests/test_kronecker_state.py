@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clreg_plugins import Factors, Importance, KroneckerFactors, KroneckerPenalty
-from clreg_plugins.kronecker import MERGES
+from clreg_plugins.layer_curvature import MERGES
 from tests import oracles
 from tests.kronecker_terms import LAYERS, SHAPES, consolidated, detached, grown, parameters, term
 from tests.penalties import assert_unchanged, everything, gradient

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from clreg_plugins import KFACPlugin, KroneckerPenalty, kronecker_factors
-from clreg_plugins.kronecker import MERGES
+from clreg_plugins.layer_curvature import MERGES
 from tests.penalties import assert_equal, written_out
 from tests.plugins.digits import (
     Growing,
