@@ -21,7 +21,7 @@ from clreg_plugins.importance.engine.moments import measured
 from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.options import PASS_DEFAULTS, checked
 from clreg_plugins.kronecker import KroneckerPenalty
-from clreg_plugins.penalty import QuadraticPenalty
+from clreg_plugins.penalty import QuadraticPenalty, listed
 
 COPY_ALL = 2**62
 """A memory bound that no model reaches: every parameter that is moved is copied."""
@@ -276,7 +276,7 @@ def _quadratic(
     layers = curvature.values() if factored else ()
     known = {*(curvature.diagonal if factored else curvature), *(n for layer in layers for n in layer.parameters)}
     if missing := [n for n in anchor if n not in known]:
-        raise ValueError(f"curvatures[{name!r}] has no {_listed(missing)}, but anchor has")
+        raise ValueError(f"curvatures[{name!r}] has no {listed(missing)}, but anchor has")
     penalty = KroneckerPenalty() if factored else QuadraticPenalty()
     at = {n: value.cpu().double() for n, value in centre.items() if n in known}
     try:
@@ -407,16 +407,11 @@ def _same_names_and_shapes(sides: Mapping[str, Mapping[str, Tensor]]) -> None:
         raise ValueError(f"{first} has no entries; it needs at least one")
     for side, values in others:
         if missing := [name for name in reference if name not in values]:
-            raise ValueError(f"{side} has no {_listed(missing)}, but {first} has; both need the same names")
+            raise ValueError(f"{side} has no {listed(missing)}, but {first} has; both need the same names")
         if extra := [name for name in values if name not in reference]:
-            raise ValueError(f"{first} has no {_listed(extra)}, but {side} has; both need the same names")
+            raise ValueError(f"{first} has no {listed(extra)}, but {side} has; both need the same names")
         for name, value in reference.items():
             if value.shape != values[name].shape:
                 raise ValueError(
                     f"{name!r} has shape {tuple(value.shape)} in {first}, but {tuple(values[name].shape)} in {side}"
                 )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:5]))
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -22,8 +22,8 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
     that it is, exactly, so that memory and time at experience 100 are those at experience 1.
 
     The Fisher is that of what the strategy trains: its ``forward`` on its minibatches, with the likelihood of its
-    criterion. Before each experience the pass is rehearsed on
-    4 samples, so that errors come before training; that takes as long as a few training steps.
+    criterion. Before each experience the pass is rehearsed on 4 samples, so that errors come before training; that
+    takes as long as a few training steps.
 
     Args:
         reg_lambda: λ ≥ 0, or one λ_t for each experience (at least as many as there are): λ_t weighs the term that

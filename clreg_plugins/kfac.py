@@ -6,12 +6,11 @@ from typing import Any, Unpack
 
 from clreg_plugins.ewc import OnlineEWCPlugin
 from clreg_plugins.importance.checks import one_of, whole
-from clreg_plugins.importance.engine.factors import WEIGHT_SHARING
+from clreg_plugins.importance.engine.factors import MAX_WIDTH, WEIGHT_SHARING
 from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.kronecker_factors import FACTOR_VARIANTS, kronecker_factors
 from clreg_plugins.importance.options import ReadingOptions
 from clreg_plugins.kronecker import KroneckerPenalty
-from clreg_plugins.layer_curvature import MERGES
 
 
 class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
@@ -59,7 +58,7 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
         gamma: float = 1.0,
         merge: str = "nearest",
         weight_sharing: str = "expand",
-        max_width: int = 10_000,
+        max_width: int = MAX_WIDTH,
         likelihood: str | None = None,
         draws: int = 1,
         class_dim: int = 1,
@@ -67,7 +66,6 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
         **options: Unpack[ReadingOptions],
     ) -> None:
         one_of("fisher", fisher, FACTOR_VARIANTS)
-        one_of("merge", merge, MERGES)
         one_of("weight_sharing", weight_sharing, WEIGHT_SHARING)
         whole("max_width", max_width, 1)
         self.merge, self.weight_sharing, self.max_width = merge, weight_sharing, max_width

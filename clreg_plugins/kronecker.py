@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clreg_plugins.flat import Place
 from clreg_plugins.importance.checks import one_of
-from clreg_plugins.importance.engine.factors import Factors
+from clreg_plugins.importance.engine.factors import Factors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.layer_curvature import MERGES, LayerCurvature
 from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, check_factor, sum_of
@@ -116,16 +116,15 @@ class KroneckerPenalty(QuadraticPenalty):
         factored = _factored(layers)
         diagonal = {n: value for n, value in importance.diagonal.items() if n not in factored or value.any()}
         bare = {n for n in factored if n not in diagonal and not (n in self.importance and self.importance[n].any())}
-        before = self.importance, self.anchor
+        before = self.importance, self.anchor, self.layers
+        self.layers = layers
         try:
             if bare != {name for name in self.anchor if name not in self.importance}:
                 self._arrange(self.anchor.places, bare)
             super().recenter(diagonal, anchor, keep=keep, weight=weight, clip=clip)
         except BaseException:
-            self.importance, self.anchor = before
+            self.importance, self.anchor, self.layers = before
             raise
-        self.layers = layers
-        self._note_zeros()
 
     def _merged(self, name: str, new: Factors, anchor: Tensors, keep: float, weight: float) -> LayerCurvature:
         """The curvature of a layer after a term."""
@@ -277,19 +276,16 @@ def _factored(layers: Mapping[str, LayerCurvature]) -> set[str]:
     return set(found)
 
 
-def _shapes(
-    factors: Factors, names: tuple[str | None, str | None], places: Mapping[str, Place]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _shapes(factors: Factors, names: tuple[str | None, str | None], places: Mapping[str, Place]) -> Shapes:
     """The shapes of A and G that these parameters need, with the groups of ``factors``."""
     weight, bias = names
     shape = places[bias if weight is None else weight].shape
     if factors.inputs.ndim == 1 and weight is not None and bias is None and len(shape) == 2:
-        return tuple(shape[:1]), (1, *2 * shape[1:])
-    grouped = factors.outputs.ndim == 3 and len(factors.outputs) > 1 and shape
+        return embedding_shapes(shape)
+    grouped = factors.outputs.ndim == 3 and len(factors.outputs) > 1
+    shape = shape or torch.Size((0,))  # no layer's, so that nothing fits
     groups = shape[0] // max(factors.outputs.shape[1], 1) if grouped else 1
-    rows = (bias is not None) + (0 if weight is None else shape[1:].numel())
-    outputs = shape[0] // max(groups, 1) if shape else 0
-    return (groups, rows, rows), (groups, outputs, outputs)
+    return factor_shapes(shape, max(groups, 1), weight is not None, bias is not None)
 
 
 def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factors:

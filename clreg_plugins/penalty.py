@@ -224,7 +224,7 @@ class QuadraticPenalty:
             if name not in state:
                 if kind == "importance" and not tensor.any():  # of a frozen parameter, which has no state
                     continue
-                known = _listed(state) or "none; call grow() first"
+                known = listed(state) or "none; call grow() first"
                 raise ValueError(f"{kind} of unknown parameter {name!r}; known: {known}")
             known = state[name]
             if tensor.shape != known.shape:
@@ -272,7 +272,7 @@ class QuadraticPenalty:
         given = tuple(name for name in self.active if name in parameters)
         if self.active and not given:
             raise ValueError(
-                f"none of the parameters given ({_listed(parameters)}) has importance; known: {_listed(self.active)}; "
+                f"none of the parameters given ({listed(parameters)}) has importance; known: {listed(self.active)}; "
                 "give dict(model.named_parameters()), without the prefixes that wrappers add"
             )
         for name in given:
@@ -427,13 +427,8 @@ class _ClosedForm(torch.autograd.Function):
             known_to_be_one = scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
             wanted = [name for name, asked in zip(ctx.names, ctx.needs_input_grad[3:], strict=True) if asked]
             gradients = ctx.step.gradient(wanted, None if known_to_be_one else scale)
-        return (
-            *(None, None, None),
-            *(
-                gradients[name].to(p.dtype) if asked else None
-                for name, p, asked in zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True)
-            ),
-        )
+        inputs = zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True)
+        return None, None, None, *(gradients[name].to(p.dtype) if asked else None for name, p, asked in inputs)
 
 
 def _versions(tensors: FlatTensors) -> list[int]:
@@ -466,7 +461,8 @@ def check_factor(name: str, value: float, high: float = math.inf) -> None:
         )
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The first five names, for a message, and how many more there are."""
     shown = list(names)
     return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 

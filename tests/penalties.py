@@ -10,6 +10,14 @@ from tests import oracles
 
 SHAPES = {"weight": (6, 5), "bias": (6,), "kernel": (2, 3, 2, 2), "scale": ()}
 
+USES = {  # of a penalty's term, by what a strategy or another plugin may do with the loss
+    "alone": lambda term, theta: term,
+    "scaled": lambda term, theta: 1024 * term,
+    "scaled and divided": lambda term, theta: (3 * term + next(iter(theta.values())).sin().sum()) / 8,
+    "squared": lambda term, theta: term**2,
+    "added to a loss": lambda term, theta: sum(p.cos().sum() for p in theta.values()) + term,
+}
+
 
 def parameters(dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)

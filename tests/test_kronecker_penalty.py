@@ -11,7 +11,7 @@ from clreg_plugins.flat import FlatTensors
 from clreg_plugins.layer_curvature import MERGES
 from tests import oracles
 from tests.kronecker_terms import LAYERS, SHAPES, consolidated, detached, factors_of, grown, parameters, term
-from tests.penalties import assert_equal, assert_unchanged, everything, gradient, written_out
+from tests.penalties import USES, assert_equal, assert_unchanged, everything, gradient, written_out
 from tests.plugins.test_operations import Counting
 
 # ------------------------------------------------------------ value and gradient
@@ -39,13 +39,6 @@ def test_the_penalty_of_one_term_is_that_of_the_whole_matrix(layer, dtype, toler
     assert not any(g.any() for g in gradient(penalty, {n: p.requires_grad_() for n, p in anchor.items()}).values())
 
 
-USES = {
-    "alone": lambda term, theta: term,
-    "scaled": lambda term, theta: 1024 * term,
-    "scaled and divided": lambda term, theta: (3 * term + theta["linear.weight"].sin().sum()) / 8,
-    "squared": lambda term, theta: term**2,
-    "beside a loss": lambda term, theta: sum(p.cos().sum() for p in theta.values()) + term,
-}
 PARTS = {
     "all": lambda theta: theta,
     "frozen weights": lambda theta: {n: p.requires_grad_(not n.endswith("weight")) for n, p in theta.items()},

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from clreg_plugins.penalty import QuadraticPenalty
 from tests import oracles
-from tests.penalties import consolidated, gradient, parameters, random_term
+from tests.penalties import USES, consolidated, gradient, parameters, random_term
 
 
 def explicit(penalty: QuadraticPenalty, theta: dict[str, Tensor], strength: float) -> Tensor:
@@ -15,15 +15,6 @@ def explicit(penalty: QuadraticPenalty, theta: dict[str, Tensor], strength: floa
         strength / 2 * ((penalty.importance[n] * (p - penalty.anchor[n]) ** 2).sum() + penalty.constant[n])
         for n, p in theta.items()
     )
-
-
-USES = {
-    "alone": lambda term, theta: term,
-    "scaled": lambda term, theta: 1024 * term,
-    "scaled and divided": lambda term, theta: (3 * term + theta["weight"].sin().sum()) / 8,
-    "squared": lambda term, theta: term**2,
-    "added to a loss": lambda term, theta: sum(p.cos().sum() for p in theta.values()) + term,
-}
 
 
 @pytest.mark.parametrize("use", USES)

@@ -1,12 +1,13 @@
 """The diagonal of the Fisher information, usable without Avalanche."""
 
+from collections.abc import Sequence
 from typing import Unpack
 
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from clreg_plugins.importance.checks import one_of, whole
-from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, fisher_cotangents
+from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, Cotangents, fisher_cotangents
 from clreg_plugins.importance.engine.run import measure
 from clreg_plugins.importance.engine.totals import Importance
 from clreg_plugins.importance.options import PASS_DEFAULTS, PassOptions, checked
@@ -65,16 +66,24 @@ def fisher_diagonal(
         >>> {name: tuple(value.shape) for name, value in fisher_diagonal(model, data).items()}
         {'weight': (2, 3), 'bias': (2,)}
     """
-    one_of("variant", variant, VARIANTS)
-    one_of("likelihood", likelihood, LIKELIHOODS)
-    whole("draws", draws, 1)
-    whole("class_dim", class_dim, -64, 64)
-    whole("ignore_index", ignore_index, -(2**63))
+    cotangents = checked_cotangents(VARIANTS, variant, likelihood, draws, class_dim, ignore_index)
     return measure(
         model,
         data,
-        fisher_cotangents(variant, likelihood, draws, class_dim, ignore_index),
+        cotangents,
         power=2,
         batch_mean=variant == "batched",
         options=checked(options, PASS_DEFAULTS, "fisher_diagonal"),
     )
+
+
+def checked_cotangents(
+    allowed: Sequence[str], variant: str, likelihood: str, draws: int, class_dim: int, ignore_index: int
+) -> Cotangents:
+    """The cotangents of a Fisher, from arguments as of :func:`fisher_diagonal`; ``allowed`` are the variants."""
+    one_of("variant", variant, allowed)
+    one_of("likelihood", likelihood, LIKELIHOODS)
+    whole("draws", draws, 1)
+    whole("class_dim", class_dim, -64, 64)
+    whole("ignore_index", ignore_index, -(2**63))
+    return fisher_cotangents(variant, likelihood, draws, class_dim, ignore_index)

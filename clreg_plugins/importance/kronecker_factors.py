@@ -6,10 +6,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from clreg_plugins.importance.checks import one_of, whole
-from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, fisher_cotangents
-from clreg_plugins.importance.engine.factors import WEIGHT_SHARING, FactorOptions
+from clreg_plugins.importance.engine.cotangents import VARIANTS
+from clreg_plugins.importance.engine.factors import MAX_WIDTH, WEIGHT_SHARING, FactorOptions
 from clreg_plugins.importance.engine.run import measure
 from clreg_plugins.importance.engine.totals import KroneckerFactors
+from clreg_plugins.importance.fisher import checked_cotangents
 from clreg_plugins.importance.options import PASS_DEFAULTS, PassOptions, checked
 
 FACTOR_DEFAULTS = {name: value for name, value in PASS_DEFAULTS.items() if name != "path"}
@@ -26,7 +27,7 @@ def kronecker_factors(
     class_dim: int = 1,
     ignore_index: int = -100,
     weight_sharing: str = "expand",
-    max_width: int = 10_000,
+    max_width: int = MAX_WIDTH,
     **options: Unpack[PassOptions],
 ) -> KroneckerFactors:
     """Kronecker-factored Fisher information of ``model`` at its present parameters, layer by layer.
@@ -68,17 +69,13 @@ def kronecker_factors(
         >>> tuple(layer.inputs.shape), tuple(layer.outputs.shape)
         ((1, 4, 4), (1, 2, 2))
     """
-    one_of("variant", variant, FACTOR_VARIANTS)
-    one_of("likelihood", likelihood, LIKELIHOODS)
-    whole("draws", draws, 1)
-    whole("class_dim", class_dim, -64, 64)
-    whole("ignore_index", ignore_index, -(2**63))
+    cotangents = checked_cotangents(FACTOR_VARIANTS, variant, likelihood, draws, class_dim, ignore_index)
     one_of("weight_sharing", weight_sharing, WEIGHT_SHARING)
     whole("max_width", max_width, 1)
     return measure(
         model,
         data,
-        fisher_cotangents(variant, likelihood, draws, class_dim, ignore_index),
+        cotangents,
         power=2,
         batch_mean=False,
         options=checked(options, FACTOR_DEFAULTS, "kronecker_factors") | {"path": "auto"},

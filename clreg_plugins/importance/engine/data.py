@@ -60,6 +60,10 @@ class Batch(NamedTuple):
         """``function`` of every tensor."""
         return Batch(*(map_tensors(function, part) for part in self))
 
+    def twice(self) -> "Batch":
+        """Two of a batch's only sample."""
+        return self.map(lambda t: torch.cat([t, t]) if t.ndim and len(t) == 1 else t)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``, free of graphs and of ``torch.inference_mode``."""
         return self.map(lambda t: _free(t).to(device))

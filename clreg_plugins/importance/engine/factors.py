@@ -23,6 +23,9 @@ from clreg_plugins.importance.engine.verification import Calls, output_gradients
 
 WEIGHT_SHARING = ("expand", "reduce")
 
+MAX_WIDTH = 10_000
+"""Rows of the widest factor by default: 400 MB in float32."""
+
 
 class FactorOptions(NamedTuple):
     """What a pass over Kronecker factors measures.
@@ -80,7 +83,7 @@ class FactorSums:
         self.module, self.rule, self.weight, self.bias = module, rule, weight, bias
         self.reduce, self.max_bytes = reduce, max_bytes
         like = {"dtype": state_dtype(module.weight), "device": module.weight.device}
-        inputs, outputs = shapes(module, rule, weight is not None, bias is not None)
+        inputs, outputs = _shapes(module, rule, weight is not None, bias is not None)
         self.inputs, self.outputs = torch.zeros(inputs, **like), torch.zeros(outputs, **like)
         self.rows = torch.zeros((), dtype=torch.int64, device=module.weight.device)
 
@@ -139,13 +142,31 @@ class FactorSums:
         return torch.ones_like(tokens, dtype=torch.bool).flatten() if padding is None else (tokens != padding).flatten()
 
 
-def shapes(module: nn.Module, rule: LayerRule, weight: bool, bias: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of A and G of a layer whose weight and bias are measured, or only one of the two."""
-    shape, groups = module.weight.shape, getattr(module, "groups", 1)
-    if isinstance(rule, EmbeddingRule):
-        return (shape[0],), (1, shape[1], shape[1])
-    inputs, outputs = weight * shape[1:].numel() + bias, shape[0] // groups
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def factor_shapes(shape: torch.Size, groups: int, weight: bool, bias: bool) -> Shapes:
+    """The shapes of A and G of a layer whose weight and bias are measured, or only one of the two.
+
+    Args:
+        shape: of the weight; of the bias suffices where the weight is not measured.
+        groups: of a convolution, else 1.
+        weight: whether it is measured.
+        bias: likewise.
+    """
+    inputs, outputs = (shape[1:].numel() if weight else 0) + bias, shape[0] // groups
     return (groups, inputs, inputs), (groups, outputs, outputs)
+
+
+def embedding_shapes(shape: torch.Size) -> Shapes:
+    """The shapes of A's diagonal and of G for an embedding's weight."""
+    return (shape[0],), (1, shape[1], shape[1])
+
+
+def _shapes(module: nn.Module, rule: LayerRule, weight: bool, bias: bool) -> Shapes:
+    if isinstance(rule, EmbeddingRule):
+        return embedding_shapes(module.weight.shape)
+    return factor_shapes(module.weight.shape, getattr(module, "groups", 1), weight, bias)
 
 
 class FactorPath(LayerPath):
@@ -175,7 +196,7 @@ class FactorPath(LayerPath):
             weight, bias = self._measured(module)
             if type(rule) not in PRODUCTS or (weight is None and bias is None):
                 continue
-            sizes = shapes(module, rule, weight is not None, bias is not None)
+            sizes = _shapes(module, rule, weight is not None, bias is not None)
             if max(shape[-1] for shape in sizes if len(shape) > 1) > options.max_width:
                 continue
             # a projection of attention is no module of its own: it goes by its weight's name

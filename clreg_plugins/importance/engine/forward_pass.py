@@ -56,7 +56,7 @@ class ForwardPass:
         z = self._run(batch, record)
         if n == 1 and isinstance(z, Tensor) and (z.ndim == 0 or z.shape[0] != 1):
             # a model that squeezes takes the only sample for no dimension: give it two of them
-            twice = self._run(batch.map(lambda t: torch.cat([t, t]) if t.ndim and len(t) == 1 else t), record)
+            twice = self._run(batch.twice(), record)
             if isinstance(twice, Tensor) and twice.ndim and len(twice) == 2:
                 return twice[:1]
         if not isinstance(z, Tensor) or z.ndim == 0 or z.shape[0] != n:

@@ -72,11 +72,12 @@ class Pass:
         self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.recorder = Recorder(model)
         self.run = ForwardPass(model, forward, self.recorder, base)
-        self.layers, self.totals = LayerPath(self.trainable, self.recorder, power, max_bytes), Totals(model)
-        if factors is not None:
+        self._factored = factors is not None
+        if factors is None:
+            self.layers, self.totals = LayerPath(self.trainable, self.recorder, power, max_bytes), Totals(model)
+        else:
             self.layers = FactorPath(model, self.trainable, self.recorder, max_bytes, factors)
             self.totals = Totals(model, self.layers.no_sums())
-        self._factored = factors is not None
         self.general = GeneralPath(self.run, cotangents, power, generator, max_bytes, path)
         self.reached = False  # whether any output has had a graph
         self.mode = "eval"
@@ -120,9 +121,7 @@ class Pass:
 
     def _trust_layers(self, batch: Batch) -> None:
         """See on two samples which layers have a row for each: a piece may hold only one, from which none can tell."""
-        pair = batch.rows(0, 2)
-        if batch.size == 1:
-            pair = batch.map(lambda t: torch.cat([t, t]) if t.ndim and len(t) == 1 else t)
+        pair = batch.rows(0, 2) if batch.size > 1 else batch.twice()
         try:
             graph = Graph(self.run(pair, record=True))
         except Exception:  # it runs on whole batches alone, which are checked as they come
@@ -168,7 +167,7 @@ class Pass:
         if not self._prepared:
             self._prepare(batch)
         z = self.run(batch)
-        count = self._counted(z, batch)
+        _, count = self._counted(z.detach(), batch)
         if not count:
             return
         squares: Moments = {}
@@ -209,8 +208,7 @@ class Pass:
         state = self.generator.get_state()
         z = self.run(batch, record=True)
         by_data, branches, values = self.run.by_data, self.run.branches, z.detach()
-        counted = self.cotangents.counted(values, batch.targets)
-        count = batch.size if counted is None else int(counted.sum())
+        counted, count = self._counted(values, batch)
         graph = Graph(z)
         for p in self.trainable.values():
             p.grad = None  # of a forward that goes backward itself
@@ -262,9 +260,10 @@ class Pass:
         for start, stop, step in parts if half else []:
             refuse_mixing(self.run(batch.rows(start, stop, step)).detach(), z[start:stop:step], epsilon)
 
-    def _counted(self, z: Tensor, batch: Batch) -> int:
-        counted = self.cotangents.counted(z.detach(), batch.targets)
-        return batch.size if counted is None else int(counted.sum())
+    def _counted(self, z: Tensor, batch: Batch) -> tuple[Tensor | None, int]:
+        """Which samples count, None if all do without a look at them, and how many."""
+        counted = self.cotangents.counted(z, batch.targets)
+        return counted, batch.size if counted is None else int(counted.sum())
 
 
 @contextlib.contextmanager
