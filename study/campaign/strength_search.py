@@ -108,6 +108,20 @@ def _best(
     return Choice(scenario, method, options, means, best, run.method, run.strength, at_edge)
 
 
+def planned_run(
+    name: str,
+    protocol: Protocol,
+    scenario: Scenario,
+    method: str,
+    seed: int,
+    choices: Sequence[Choice],
+    device: str = "cpu",
+) -> Run:
+    """A run of a protocol's method, see :func:`resolve`."""
+    settings, strength = resolve(protocol, scenario, method, choices)
+    return Run.of(name, protocol, scenario, method, seed, settings=settings, strength=strength, device=device)
+
+
 def resolve(
     protocol: Protocol, scenario: Scenario, method: str, choices: Sequence[Choice]
 ) -> tuple[Method, float | None]:

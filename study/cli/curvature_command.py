@@ -1,15 +1,14 @@
 """``clreg-study curvature``."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from study.campaign.strength_search import choose, resolve
+from study.campaign.strength_search import choose, planned_run
 from study.cli import options
-from study.cli.folders import code_folder, records_folder, stem, tuning_records
+from study.cli.folders import code_folder, command_line, records_folder, stem, tuning_records
 from study.cli.terminal import print_table
 from study.errors import ProtocolError
 from study.protocol.load import load_protocol
@@ -60,10 +59,7 @@ def curvature(
         from study.run.curvature import measure_curvature
 
         given = {"--methods": methods, "--scenario": scenario, "--seed": seed or None, "--samples": samples}
-        given |= {"--device": None if device is options.Device.cpu else device.value, "--tuning": tuning}
-        words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
-        sets = [word for override in overrides or () for word in ("--set", override)]
-        command = shlex.join(["clreg-study", "curvature", name, *words, *sets])
+        command = command_line("curvature", name, tuning=tuning, overrides=overrides, device=device.value, more=given)
         environment = RunEnvironment(root, code_folder=code_folder(name))
         found = measure_curvature(protocol.title, command, runs, environment, samples)
     page = write_curvature(found, folder)
@@ -87,11 +83,11 @@ def _runs(
     choices = choose(stem(name), protocol, tuning_records(name, tuning))
     runs = []
     for method in methods:
-        settings, strength = {"kind": "naive"}, None
         if method in protocol.methods:
-            settings, strength = resolve(protocol, kind[0], method, choices)
-        more = {"settings": settings, "strength": strength, "device": device.value}
-        runs.append(Run.of(stem(name), protocol, kind[0], method, seed, **more))
+            runs.append(planned_run(stem(name), protocol, kind[0], method, seed, choices, device.value))
+        else:
+            naive = {"settings": {"kind": "naive"}, "strength": None, "device": device.value}
+            runs.append(Run.of(stem(name), protocol, kind[0], method, seed, **naive))
     return runs
 
 

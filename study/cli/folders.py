@@ -46,14 +46,20 @@ def command_line(
     tuning: Path | None = None,
     overrides: Sequence[str] | None = None,
     device: str = "cpu",
+    more: Mapping[str, object] | None = None,
 ) -> str:
-    """``run``, ``tune`` or ``report`` of a protocol, to copy into a shell, with the options that are needed."""
+    """``run``, ``tune``, ``report`` or ``curvature`` of a protocol, to copy into a shell, with the options needed.
+
+    ``more`` are further options by name; those that are None are left out, as are folders.
+    """
     folders = {
         "tune": {"--out": tuning},
         "run": {"--out": records, "--tuning": tuning},
         "report": {"--records": records, "--tuning": tuning},
+        "curvature": {"--tuning": tuning},
     }[command]
-    options = [(option, str(folder)) for option, folder in folders.items() if folder is not None]
+    given = {**(more or {}), **folders}
+    options = [(option, str(value)) for option, value in given.items() if value is not None]
     options += [("--set", override) for override in overrides or ()] + [("--device", device)] * (device != "cpu")
     return shlex.join(["clreg-study", command, name, *(word for option in options for word in option)])
 

@@ -10,7 +10,7 @@ import typer
 from study.campaign.carry_out import Interrupted, carry_out
 from study.campaign.local_pool import usable_cpus
 from study.campaign.ray_cluster import check_cluster
-from study.campaign.strength_search import Choice, choose, resolve, tuning_runs
+from study.campaign.strength_search import Choice, choose, planned_run, tuning_runs
 from study.cli import options
 from study.cli.folders import (
     code_folder,
@@ -62,9 +62,7 @@ def run(
     for seed in protocol.run_seeds(seeds):
         for kind in scenarios:
             for method in chosen:
-                settings, strength = resolve(protocol, kind, method, choices)
-                more = {"settings": settings, "strength": strength, "device": device.value}
-                runs.append(Run.of(stem(name), protocol, kind, method, seed, **more))
+                runs.append(planned_run(stem(name), protocol, kind, method, seed, choices, device.value))
     folder = out or records_folder(name)
     records = _perform(runs, name, overrides, folder, jobs, device, data_root, wandb, ray, force, reuse)
     ordered = sorted(records, key=lambda record: chosen.index(record.run.label))

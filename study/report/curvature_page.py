@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import rich.table
 from pydantic import ValidationError
-from rich.table import Table
 
 from study.atomic import write_atomically
 from study.errors import StudyError
+from study.report.document import Cell, Table
 from study.report.figures.curvature_figure import LINES, curvature_figure
 from study.report.figures.style import standalone
+from study.report.markdown import markdown_blocks
+from study.report.number_formats import NOTHING
+from study.report.rich_tables import to_terminal
 from study.run.curvature import FACTORS, Curvature, TrainingPath
 
 DATA, FIGURE, PAGE = "curvature.json", "curvature.svg", "README.md"
@@ -57,17 +61,14 @@ def write_curvature(found: Curvature, folder: Path) -> Path:
     )
     write_atomically(folder / DATA, (found.model_dump_json(indent=1) + "\n").encode())
     write_atomically(folder / FIGURE, standalone(curvature_figure("curvature", caption, found.paths)).encode())
-    headings, rows = _cells(found)
-    marks = [":---", *["---:"] * (len(headings) - 1)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
+    table = _table(found)
     packages = ", ".join(f"{package} {version}" for package, version in found.versions.items())
     parts = (
         f"# How good the quadratic is: {found.title}",
         _answer(found),
         f"![{caption}]({FIGURE})",
         f"{caption} Values that are not positive are not shown.",
-        f"**{_caption(found)}**",
-        table,
+        *markdown_blocks(table),
         f"```sh\n{found.command}\n```",
         f"{packages}; commit {found.commit}; {found.processor}.",
     )
@@ -75,15 +76,9 @@ def write_curvature(found: Curvature, folder: Path) -> Path:
     return folder / PAGE
 
 
-def curvature_table(found: Curvature) -> Table:
+def curvature_table(found: Curvature) -> rich.table.Table:
     """The last point of each path, for a terminal."""
-    headings, rows = _cells(found)
-    table = Table(headings[0], title=_caption(found), title_justify="left")
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return to_terminal(_table(found))
 
 
 def _caption(found: Curvature) -> str:
@@ -94,8 +89,8 @@ def _caption(found: Curvature) -> str:
     )
 
 
-def _cells(found: Curvature) -> tuple[list[str], list[list[str]]]:
-    """Headings, and the cells of each row."""
+def _table(found: Curvature) -> Table:
+    """The last point of each path, a column for each."""
     paths = found.paths
     numbers = {
         "iterations": [str(path.iterations[-1]) for path in paths],
@@ -108,13 +103,15 @@ def _cells(found: Curvature) -> tuple[list[str], list[list[str]]]:
     }
     for name in paths[0].predicted:
         numbers[LINES[name].label] = [_share(path.predicted[name][-1], path.gauss_newton[-1]) for path in paths]
-    return ["", *(path.run.label for path in paths)], [[name, *cells] for name, cells in numbers.items()]
+    headings, kinds = ("", *(path.run.label for path in paths)), ("name", *["number"] * len(paths))
+    rows = tuple(tuple(map(Cell, (name, *cells))) for name, cells in numbers.items())
+    return Table("curvature", _caption(found), headings, kinds, rows)
 
 
 def _share(value: float, whole: float) -> str:
     """A share in percent, with at least two digits."""
     if not whole:
-        return "–"
+        return NOTHING
     percent = 100 * value / whole
     if 0 < abs(percent) < 0.01:
         return "< 0.01%"

@@ -13,16 +13,17 @@ def to_markdown(document: Document) -> str:
     """The text of README.md, for a folder with ``figures``."""
     parts = [f"# {escape(document.title)}", escape(document.answer)]
     for block in document.head:
-        parts += _block(block)
+        parts += markdown_blocks(block)
     for section in document.sections:
         parts.append(f"<details><summary><b>{escape(section.heading)}</b></summary>")
         for block in section.blocks:
-            parts += _block(block)
+            parts += markdown_blocks(block)
         parts.append("</details>")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _block(block: Block) -> Iterator[str]:
+def markdown_blocks(block: Block) -> Iterator[str]:
+    """The paragraphs, tables and images of a block, to be joined by empty lines."""
     match block:
         case str():
             yield escape(block)

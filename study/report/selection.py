@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from study.campaign.strength_search import Choice, choose, content_on_any_device, resolve, tuning_runs
+from study.campaign.strength_search import Choice, choose, content_on_any_device, planned_run, tuning_runs
 from study.errors import MissingRecords, StudyError
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario
@@ -109,11 +109,9 @@ def _meant(
     undecided: dict[tuple[Scenario, str], MissingRecords] = {}
     for scenario, method in product(protocol.scenarios, protocol.methods):
         try:
-            settings, strength = resolve(protocol, scenario, method, choices)
+            runs.append(planned_run(name, protocol, scenario, method, 0, choices))
         except MissingRecords as error:
             undecided[scenario, method] = error
-        else:
-            runs.append(Run.of(name, protocol, scenario, method, 0, settings=settings, strength=strength))
     return runs, undecided
 
 
