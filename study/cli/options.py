@@ -51,6 +51,22 @@ Wandb = Annotated[Mode, typer.Option("--wandb", help="offline: written for `wand
 Ray = Annotated[
     str | None, typer.Option(help="Run on a Ray cluster: its address, auto, or local to start one on this machine.")
 ]
+GpusPerRun = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-run", min=0.01, max=8, help="With --ray: share of a GPU that each run on cuda takes. [default: 1]"
+    ),
+]
+MaxSilence = Annotated[
+    float | None,
+    typer.Option(
+        "--max-silence",
+        min=0.01,
+        max=1e6,
+        help="Minutes after which a run that has not ended an experience is killed, and begun once more; by default "
+        "none are.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default runs/<protocol>.")]
 SearchOut = Annotated[Path | None, typer.Option("--out", help="Folder to write to; by default runs/<protocol>-tuning.")]
 Records = Annotated[
