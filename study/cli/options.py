@@ -109,8 +109,25 @@ def check_device(device: Device | None) -> None:
             raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
 
 
+def check_home() -> None:
+    """Check that Avalanche, which writes there when it is imported, can be imported.
+
+    Raises:
+        ProtocolError: the home folder cannot be written to.
+    """
+    settings = Path.home() / ".avalanche"
+    try:
+        settings.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProtocolError(
+            f"HOME: {settings}, where Avalanche keeps its settings, cannot be made ({error.strerror}); "
+            "allowed: a HOME that can be written to"
+        ) from error
+
+
 def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
-    """The data's root, after checking that the data and the device are there."""
+    """The data's root, after checking that the data, the device and a home folder are there."""
+    check_home()
     check_device(device)
     if name.endswith("_digits") and named is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported

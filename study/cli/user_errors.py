@@ -1,7 +1,5 @@
 """User errors without a traceback."""
 
-import io
-import sys
 from pathlib import Path
 
 import typer
@@ -23,9 +21,6 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # what a terminal cannot show must not end the work
         try:
             return super().invoke(ctx)
         except BrokenPipeError:

@@ -54,6 +54,16 @@ def test_a_protocol_that_no_one_wrote_is_refused(content, said, tmp_path):
     assert said in result.stderr
 
 
+def test_a_home_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    result = CliRunner().invoke(app, ["run", "digits", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert (
+        f"HOME: {tmp_path / 'file' / '.avalanche'}, where Avalanche keeps its settings, cannot be made" in result.stderr
+    )
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_what_a_terminal_cannot_show_is_replaced(encoding):
     command = [sys.executable, "-m", "study", "show", "digits"]
