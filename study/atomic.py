@@ -8,7 +8,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file so that a reader, or a crash, sees either the old one or the new one.
 
     Raises:
-        OSError: the folder is full or cannot be written to; the old file is as it was then.
+        OSError: the disk is full or the folder cannot be written to; it names the file, which is as it was then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -18,5 +18,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """A campaign: keep finished runs, perform the others in processes or on a cluster, and show progress."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 
 from rich.console import Console
 
 from study.campaign.local_pool import execute_in_processes
-from study.campaign.one_run import LOST, perform_and_store
+from study.campaign.one_run import Silence, is_lost, perform_and_store
 from study.campaign.progress import StudyProgress
 from study.campaign.ray_cluster import execute_on_cluster
 from study.records.request import Request, write_request
@@ -34,6 +34,8 @@ def carry_out(
     force: bool = False,
     known: Sequence[RunRecord] = (),
     cluster: str | None = None,
+    gpus: float = 1.0,
+    max_silence: float | None = None,
     request: Request | None = None,
 ) -> list[RunRecord]:
     """Perform the runs that have not ended, and return the records of all in their order.
@@ -47,7 +49,7 @@ def carry_out(
         terminal: shows the progress.
         force: perform all runs from the start, and put existing records aside.
         known: records from elsewhere; runs that ended there are copied, under their names here.
-        cluster: see :func:`execute`.
+        cluster, gpus, max_silence: see :func:`execute`.
         request: what the runs were asked for, kept with the records.
 
     Raises:
@@ -69,8 +71,9 @@ def carry_out(
         missing = list({run.id: run for run in runs if run.id not in records}.values())
         jobs = max(1, min(jobs, len(missing)))
         progress = StudyProgress(terminal, len(missing), jobs, store)
+        how = {"cluster": cluster, "gpus": gpus, "max_silence": max_silence, "say": progress.say}
         try:
-            with progress.shown(), closing(execute(missing, store, environment, jobs, cluster)) as ended:
+            with progress.shown(), closing(execute(missing, store, environment, jobs, **how)) as ended:
                 for record in ended:
                     records[record.id] = record
                     progress.advance(record)
@@ -79,7 +82,7 @@ def carry_out(
             raise Interrupted(sum(run.id in records and records[run.id].finished for run in runs)) from None
         under_own_names = [records[run.id].model_copy(update={"run": run}) for run in runs]
         for record in under_own_names:
-            if record.run.label != records[record.id].run.label and record.error != LOST:
+            if record.run.label != records[record.id].run.label and not is_lost(record):
                 store.write(record)
     return under_own_names
 
@@ -99,26 +102,38 @@ def _ended(runs: Sequence[Run], store: RunStore, known: Sequence[RunRecord]) -> 
 
 
 def execute(
-    runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int, cluster: str | None = None
+    runs: Iterable[Run],
+    store: RunStore,
+    environment: RunEnvironment,
+    jobs: int,
+    cluster: str | None = None,
+    *,
+    gpus: float = 1.0,
+    max_silence: float | None = None,
+    say: Callable[[str], None] = print,
 ) -> Iterator[RunRecord]:
     """Perform runs and yield the record of each as it ends, finished or not.
 
     A record is stored before it is yielded. Closing the iterator, or an interrupt, loses no finished run, and of an
-    unfinished one at most the current experience.
+    unfinished one at most the current experience. A run that is lost with its process is begun once more; if it is lost
+    again, its record says so and is not stored.
 
     Args:
         runs: in the order in which they start.
         store, environment: for the records, and of the runs.
-        jobs: how many run at a time; 1 runs in this process.
+        jobs: how many run at a time; 1 runs in this process, unless ``max_silence`` is given.
         cluster: address of a Ray cluster, or "local" for one on this machine; None uses processes.
+        gpus: of a cluster, the share of a GPU that a run on "cuda" takes.
+        max_silence: minutes after which a process is killed whose run has not ended an experience; None for no limit.
+        say: is told of runs that are lost.
 
     Raises:
         OSError: a record or checkpoint cannot be written.
         ClusterError: there is no such cluster, or Ray is not installed.
     """
     if cluster is not None:
-        yield from execute_on_cluster(runs, store, environment, jobs, cluster)
-    elif jobs == 1:
+        yield from execute_on_cluster(runs, store, environment, jobs, cluster, gpus)
+    elif jobs == 1 and max_silence is None:
         yield from (perform_and_store(run, store, environment) for run in runs)
     else:
-        yield from execute_in_processes(runs, store, environment, jobs)
+        yield from execute_in_processes(runs, store, environment, jobs, Silence(store.under_way, max_silence), say)

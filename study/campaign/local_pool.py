@@ -4,19 +4,25 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
+import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
-from study.campaign.one_run import LOST, perform_and_store
-from study.records.run_record import RunRecord, record_of
+from study.campaign.one_run import DIED, SILENT, TRIES, Silence, lost, perform_and_store
+from study.records.run_record import RunRecord
 from study.records.store import RunStore
-from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
+
+SPAWN = multiprocessing.get_context("spawn")
+
+GRACE = 5.0
+"""Seconds that a process has to end when it is told to; a stopped one does not, and is killed."""
 
 
 def usable_cpus() -> int:
@@ -24,47 +30,132 @@ def usable_cpus() -> int:
 
 
 def execute_in_processes(
-    runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int
+    runs: Iterable[Run],
+    store: RunStore,
+    environment: RunEnvironment,
+    jobs: int,
+    silence: Silence,
+    say: Callable[[str], None],
 ) -> Iterator[RunRecord]:
-    """As :func:`study.campaign.carry_out.execute`, with each run in one of ``jobs`` processes."""
-    waiting = deque(runs)
-    while waiting:
-        yield from _until_a_process_dies(waiting, store, environment, jobs)
+    """As :func:`study.campaign.carry_out.execute`, with each run in one of ``jobs`` processes.
 
-
-def _until_a_process_dies(
-    waiting: deque[Run], store: RunStore, environment: RunEnvironment, jobs: int
-) -> Iterator[RunRecord]:
-    """Take runs from ``waiting`` until it is empty or a process dies, which ends all processes of the pool."""
-    under_way: dict[Future[RunRecord], Run] = {}
-    with _pool(jobs) as pool:
-        try:
-            while waiting or under_way:
-                while waiting and len(under_way) < jobs:
-                    with _interrupts_held_back():
-                        under_way[pool.submit(perform_and_store, waiting[0], store, environment)] = waiting[0]
-                    waiting.popleft()
-                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    record = future.result()
-                    del under_way[future]
-                    yield record
-        except BrokenProcessPool:
-            for future, run in under_way.items():
-                lost = isinstance(future.exception(), BrokenProcessPool)
-                # not stored as failed: the next call tries it again
-                yield record_of(run, RunResult(outcome="failed", error=LOST)) if lost else future.result()
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    A process that dies or is silent for too long takes its own run with it and no other.
+    """
+    waiting = deque((run, 1) for run in runs)
+    idle: list[Worker] = []
+    busy: list[Worker] = []
     try:
-        yield pool
-    finally:  # idle after the last run, otherwise busy with runs that nobody waits for any more
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
+        while waiting or busy:
+            while waiting and len(busy) < jobs:
+                busy.append(idle.pop() if idle else Worker())
+                busy[-1].begin(*waiting.popleft(), store, environment)
+            for worker in _that_ended(busy, silence):
+                busy.remove(worker)
+                if worker.problem is None:
+                    idle.append(worker)
+                    yield worker.record()
+                    continue
+                worker.kill()
+                if worker.tries < TRIES:
+                    say(f"{worker.run}: {worker.problem}; it is tried once more")
+                    waiting.appendleft((worker.run, worker.tries + 1))
+                else:
+                    yield lost(worker.run, worker.problem)
+    finally:
+        _stop(idle + busy)
+
+
+class Worker:
+    """A process that performs runs one after the other.
+
+    Attributes:
+        run, tries: what it performs, and for which time.
+        problem: why there is no record; None if there is one, or an error of the machine's.
+    """
+
+    run: Run
+    tries: int
+    problem: str | None
+
+    def __init__(self) -> None:
+        self._connection, theirs = SPAWN.Pipe()
+        resource_tracker.ensure_running()  # the first process would start it, which unblocks SIGINT
+        with _interrupts_held_back():
+            self.process = SPAWN.Process(target=_serve, args=(theirs,))
+            self.process.start()
+        theirs.close()  # so that reading ends when the process does
+
+    def begin(self, run: Run, tries: int, store: RunStore, environment: RunEnvironment) -> None:
+        self.run, self.tries, self.problem, self._began = run, tries, None, time.time()
+        self._answer: RunRecord | Exception | None = None
+        with suppress(ConnectionError):  # it died while it was idle
+            self._connection.send((run, store, environment))
+
+    @property
+    def handles(self) -> tuple[Connection, int]:
+        return self._connection, self.process.sentinel
+
+    def has_ended(self, silence: Silence) -> bool:
+        """Whether there is a record, or a problem."""
+        try:
+            if self._connection.poll():
+                self._answer = self._connection.recv()
+                return True
+        except (EOFError, ConnectionError):
+            self.problem = DIED
+        if not self.process.is_alive():
+            self.problem = DIED
+        elif silence.exceeded(self.run, self._began):
+            self.problem = SILENT
+        return self.problem is not None
+
+    def kill(self) -> None:
+        self.process.kill()  # ends a stopped process too
+        self.process.join(GRACE)
+
+    def record(self) -> RunRecord:
+        """The record.
+
+        Raises:
+            Exception: what ended the run and is the machine's, not the run's.
+        """
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+def _that_ended(busy: Sequence[Worker], silence: Silence) -> list[Worker]:
+    """Those with a record or a problem; at least one, unless it is time to look at how silent they are."""
+    wait_for([handle for worker in busy for handle in worker.handles], timeout=silence.look_every)
+    return [worker for worker in busy if worker.has_ended(silence)]
+
+
+def _stop(workers: Sequence[Worker]) -> None:
+    """End processes, which are idle or busy with runs that nobody waits for any more."""
+    for worker in workers:
+        worker.process.terminate()
+    last = time.monotonic() + GRACE
+    try:
+        for worker in workers:
+            worker.process.join(max(0.0, last - time.monotonic()))
+    finally:  # also if another Ctrl-C ends the wait
+        for worker in workers:
+            worker.kill()
+
+
+def _serve(connection: Connection) -> None:
+    """Perform what comes until the parent ends."""
+    _end_with_parent()
+    while True:
+        run, store, environment = connection.recv()
+        try:
+            answer: RunRecord | Exception = perform_and_store(run, store, environment)
+        except Exception as error:  # of the machine: the parent raises it
+            answer = error
+        try:
+            connection.send(answer)
+        except (TypeError, AttributeError, ValueError):  # an error that cannot be pickled
+            connection.send(RuntimeError("".join(traceback.format_exception(answer))))
 
 
 @contextmanager

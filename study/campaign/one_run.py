@@ -1,11 +1,55 @@
 """One run of a campaign: performed, recorded, and its checkpoint dropped."""
 
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
 from study.records.run_record import RunRecord, record_of
 from study.records.store import RunStore
+from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 
-LOST = "the process of this run died (killed, or out of memory?)"
+TRIES = 2
+"""How often a run is begun whose process is lost before its record is there."""
+
+DIED = "the process of this run died (killed, or out of memory?)"
+SILENT = "nothing was heard of this run for as long as --max-silence allows"
+
+
+@dataclass(frozen=True)
+class Silence:
+    """The limit on how long a run may say nothing.
+
+    Args:
+        folder: of the progress reports of runs.
+        minutes: from the start or the last experience that ended; None for no limit.
+    """
+
+    folder: Path
+    minutes: float | None = None
+
+    @property
+    def look_every(self) -> float | None:
+        """Seconds."""
+        return None if self.minutes is None else 1.0
+
+    def exceeded(self, run: Run, began: float) -> bool:
+        """Whether a run that began at that time has said nothing for too long."""
+        if self.minutes is None:
+            return False
+        report = self.folder / f"{run.id}.json"
+        heard = max(began, report.stat().st_mtime if report.exists() else 0.0)
+        return time.time() - heard > 60 * self.minutes
+
+
+def lost(run: Run, problem: str) -> RunRecord:
+    """Says of a run that it was lost. It is not stored: the next call tries it again."""
+    return record_of(run, RunResult(outcome="failed", error=problem))
+
+
+def is_lost(record: RunRecord) -> bool:
+    return record.error in (DIED, SILENT)
 
 
 def perform_and_record(run: Run, environment: RunEnvironment) -> RunRecord:

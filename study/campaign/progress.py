@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from study.campaign.one_run import LOST
+from study.campaign.one_run import is_lost
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
 
@@ -77,13 +77,15 @@ class StudyProgress:
         else:
             yield
 
+    def say(self, text: str) -> None:
+        self.console.print(text, style="red", markup=False)
+
     def advance(self, record: RunRecord) -> None:
         self.done += 1
         if not record.finished:
             self.not_finished += 1
-            kept = "" if record.error == LOST else f"; its record: {self.store.path(record.run)}"
-            said = f"{record.outcome}: {record.run}: {record.last_line}{record.place}{kept}"
-            self.console.print(said, style="red", markup=False)
+            kept = "" if is_lost(record) else f"; its record: {self.store.path(record.run)}"
+            self.say(f"{record.outcome}: {record.run}: {record.last_line}{record.place}{kept}")
         running = min(self.jobs, self.total - self.done)
         self._bar.update(self._task, advance=1, running=running, failed=self.not_finished)
         if not self.console.is_terminal:

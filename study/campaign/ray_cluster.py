@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from study.campaign.one_run import LOST, keep, perform_and_record
+from study.campaign.one_run import DIED, TRIES, is_lost, keep, lost, perform_and_record
 from study.errors import StudyError
-from study.records.run_record import RunRecord, record_of
+from study.records.run_record import RunRecord
 from study.records.store import RunStore
-from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.system import versions
@@ -21,17 +20,23 @@ class ClusterError(StudyError):
 
 
 def execute_on_cluster(
-    runs: Iterable[Run], store: RunStore, environment: RunEnvironment, jobs: int, address: str
+    runs: Iterable[Run],
+    store: RunStore,
+    environment: RunEnvironment,
+    jobs: int,
+    address: str,
+    gpus: float = 1.0,
 ) -> Iterator[RunRecord]:
     """As :func:`study.campaign.carry_out.execute`, on a Ray cluster.
 
     The driver writes the records. All machines need the data folder and, to resume runs, the folder of checkpoints: a
-    shared file system.
+    shared file system. A run whose worker or machine is lost is begun once more, by Ray, where there is room.
 
     Args:
         runs, store, environment: as there.
-        jobs: runs at a time at most, with one CPU each, and one GPU each for runs on "cuda".
+        jobs: runs at a time at most, with one CPU each.
         address: HOST:PORT or ray://HOST:PORT, "auto" for the cluster of this machine, or "local" to start one here.
+        gpus: share of a GPU that each run on "cuda" takes.
 
     Raises:
         OSError: a record cannot be written.
@@ -42,16 +47,16 @@ def execute_on_cluster(
     try:
         if any(run.device == "cuda" for run in runs) and not ray.cluster_resources().get("GPU"):
             raise ClusterError(f"--device cuda: the Ray cluster at {address!r} has no GPU; allowed: cpu")
-        task = ray.remote(max_retries=0)(_perform)
+        task = ray.remote(max_retries=TRIES - 1)(_perform)
         waiting, under_way = deque(runs), {}
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
                 run = waiting.popleft()
-                where = task.options(num_cpus=1, num_gpus=int(run.device == "cuda"), name=str(run))
+                where = task.options(num_cpus=1, num_gpus=gpus * (run.device == "cuda"), name=str(run))
                 under_way[where.remote(run, environment, versions())] = run
             (reference,), _ = ray.wait(list(under_way), num_returns=1)
             record = _result(ray, reference, under_way.pop(reference))
-            if record.error != LOST:  # which is not stored: the next call tries it again
+            if not is_lost(record):
                 keep(record, store, environment)
             yield record
     finally:
@@ -72,7 +77,7 @@ def _result(ray: Any, reference: Any, run: Run) -> RunRecord:
     except ray.exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from None  # what perform() raises is the machine's, not the run's
     except ray.exceptions.RayError:
-        return record_of(run, RunResult(outcome="failed", error=LOST))
+        return lost(run, DIED)
 
 
 def check_cluster(address: str) -> None:

@@ -51,6 +51,22 @@ Wandb = Annotated[Mode, typer.Option("--wandb", help="offline: written for `wand
 Ray = Annotated[
     str | None, typer.Option(help="Run on a Ray cluster: its address, auto, or local to start one on this machine.")
 ]
+GpusPerRun = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-run", min=0.01, max=8, help="With --ray: share of a GPU that each run on cuda takes. [default: 1]"
+    ),
+]
+MaxSilence = Annotated[
+    float | None,
+    typer.Option(
+        "--max-silence",
+        min=0.01,
+        max=1e6,
+        help="Minutes after which a run that has not ended an experience is killed, and begun once more; by default "
+        "none are.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default runs/<protocol>.")]
 SearchOut = Annotated[Path | None, typer.Option("--out", help="Folder to write to; by default runs/<protocol>-tuning.")]
 Records = Annotated[
@@ -93,8 +109,25 @@ def check_device(device: Device | None) -> None:
             raise ProtocolError("--device cuda: this machine has no GPU that PyTorch can use; allowed: cpu")
 
 
+def check_home() -> None:
+    """Check that Avalanche, which writes there when it is imported, can be imported.
+
+    Raises:
+        ProtocolError: the home folder cannot be written to.
+    """
+    settings = Path.home() / ".avalanche"
+    try:
+        settings.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProtocolError(
+            f"HOME: {settings}, where Avalanche keeps its settings, cannot be made ({error.strerror}); "
+            "allowed: a HOME that can be written to"
+        ) from error
+
+
 def checked_data(name: str, device: Device | None, named: Path | None) -> Path:
-    """The data's root, after checking that the data and the device are there."""
+    """The data's root, after checking that the data, the device and a home folder are there."""
+    check_home()
     check_device(device)
     if name.endswith("_digits") and named is None:
         return Path()  # comes with scikit-learn: no need to wait for torch to be imported

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from study.campaign.carry_out import Interrupted, carry_out
 from study.campaign.local_pool import usable_cpus
+from study.campaign.one_run import is_lost
 from study.campaign.ray_cluster import check_cluster
 from study.campaign.strength_search import Choice, choose, planned_run, tuning_runs
 from study.cli import options
@@ -42,6 +44,8 @@ def run(
     data_root: options.DataRoot = None,
     wandb: options.Wandb = options.Mode.offline,
     ray: options.Ray = None,
+    gpus_per_run: options.GpusPerRun = None,
+    max_silence: options.MaxSilence = None,
     out: options.Out = None,
     tuning: options.TuningFolder = None,
     reuse: options.Reuse = None,
@@ -64,7 +68,8 @@ def run(
             for method in chosen:
                 runs.append(planned_run(stem(name), protocol, kind, method, seed, choices, device.value))
     folder = out or records_folder(name)
-    records = _perform(runs, name, overrides, folder, jobs, device, data_root, wandb, ray, force, reuse)
+    workers = Workers(jobs, device, ray, gpus_per_run, max_silence)
+    records = _perform(runs, name, overrides, folder, workers, data_root, wandb, force, reuse)
     ordered = sorted(records, key=lambda record: chosen.index(record.run.label))
     for kind in scenarios:
         print_table(scenario_table(protocol.title, kind, method_results(ordered, kind)))
@@ -81,6 +86,8 @@ def tune(
     data_root: options.DataRoot = None,
     wandb: options.Wandb = options.Mode.disabled,
     ray: options.Ray = None,
+    gpus_per_run: options.GpusPerRun = None,
+    max_silence: options.MaxSilence = None,
     out: options.SearchOut = None,
     reuse: options.Reuse = None,
     force: options.Force = False,
@@ -94,7 +101,8 @@ def tune(
     chosen = options.selected("--methods", methods, protocol.methods)
     runs = tuning_runs(stem(name), protocol, scenarios, chosen, device.value)
     folder = out or tuning_folder(name)
-    records = _perform(runs, name, overrides, folder, jobs, device, data_root, wandb, ray, force, reuse)
+    workers = Workers(jobs, device, ray, gpus_per_run, max_silence)
+    records = _perform(runs, name, overrides, folder, workers, data_root, wandb, force, reuse)
     choices = choose(stem(name), protocol, records)
     print_table(choice_table(protocol.title, choices))
     if choices:
@@ -119,16 +127,44 @@ def _widen(choice: Choice) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Workers:
+    """What performs the runs.
+
+    Raises:
+        ProtocolError: options that do not go together.
+    """
+
+    jobs: int | None
+    device: options.Device
+    ray: str | None
+    gpus_per_run: float | None
+    max_silence: float | None
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_run is not None and (self.ray is None or self.device is not options.Device.cuda):
+            raise ProtocolError(f"--gpus-per-run {self.gpus_per_run:g}: allowed with --ray and --device cuda only")
+        if self.max_silence is not None and self.ray is not None:
+            raise ProtocolError(f"--max-silence {self.max_silence:g}: allowed without --ray only")
+
+    def at_a_time(self, runs: int) -> int:
+        """How many of so many runs."""
+        if self.jobs is not None:
+            return self.jobs
+        if self.ray not in (None, "local"):
+            return runs  # a cluster knows itself how many it can take at a time
+        # one run does not share a GPU's memory with another
+        return 1 if self.device is options.Device.cuda and self.gpus_per_run is None else usable_cpus()
+
+
 def _perform(
     runs: Sequence[Run],
     name: str,
     overrides: Sequence[str] | None,
     folder: Path,
-    jobs: int | None,
-    device: options.Device,
+    workers: Workers,
     data_root: Path | None,
     wandb: options.Mode,
-    ray: str | None,
     force: bool,
     reuse: Sequence[Path] | None,
 ) -> list[RunRecord]:
@@ -137,9 +173,9 @@ def _perform(
         raise ProtocolError("--force repeats runs, and --reuse takes them from elsewhere; allowed: one of the two")
     known = reusable_records(reuse or ())
     terminal = console(stderr=True)
-    root = options.checked_data(runs[0].benchmark.name, None if ray else device, data_root)
-    if ray is not None:
-        check_cluster(ray)
+    root = options.checked_data(runs[0].benchmark.name, None if workers.ray else workers.device, data_root)
+    if workers.ray is not None:
+        check_cluster(workers.ray)
     folder.mkdir(parents=True, exist_ok=True)
     tracking = Tracking(wandb.value, folder.absolute())
     check_tracking(tracking)
@@ -151,11 +187,13 @@ def _perform(
             runs,
             store,
             environment,
-            jobs=jobs or _jobs(device, ray, len(runs)),
+            jobs=workers.at_a_time(len(runs)),
             terminal=terminal,
             force=force,
             known=known,
-            cluster=ray,
+            cluster=workers.ray,
+            gpus=workers.gpus_per_run or 1.0,
+            max_silence=workers.max_silence,
             request=Request.of(stem(name), overrides or (), runs),
         )
     except Interrupted as interrupted:
@@ -178,12 +216,6 @@ def check_own_code(name: str, runs: Sequence[Run], environment: RunEnvironment) 
             raise ProtocolError(f"{name}: {error}") from error
 
 
-def _jobs(device: options.Device, ray: str | None, runs: int) -> int:
-    if ray not in (None, "local"):
-        return runs  # a cluster knows itself how many it can take at a time
-    return 1 if device is options.Device.cuda else usable_cpus()  # one run does not share a GPU's memory with another
-
-
 def _say_what_is_where(folder: Path, then: str) -> None:
     typer.echo(f"records: {folder}", err=True)
     if any(folder.glob("wandb/offline-run-*")):
@@ -197,9 +229,12 @@ def _say_what_is_where(folder: Path, then: str) -> None:
 def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:
     bad = [record for record in records if not record.finished]
     if bad:
-        diverged = sum(record.outcome == "diverged" for record in bad)
+        diverged, lost = sum(record.outcome == "diverged" for record in bad), sum(map(is_lost, bad))
+        kept = "the records hold what happened" if lost < len(bad) else ""
+        again = "the same command tries lost runs again" if lost else ""
         typer.echo(
-            f"{len(bad)} of {len(records)} runs failed ({diverged} diverged); the records hold what happened",
+            f"{len(bad)} of {len(records)} runs failed ({diverged} diverged, {lost} lost); "
+            f"{'; '.join(filter(None, (kept, again)))}",
             err=True,
         )
         raise typer.Exit(SOME_RUNS_FAILED)

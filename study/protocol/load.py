@@ -60,6 +60,8 @@ def parse_protocol(text: str, file: str, overrides: Sequence[str] = ()) -> Proto
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProtocolError(f"{file} is not TOML: {error}") from error
+    except RecursionError:
+        raise ProtocolError(f"{file} is nested too deeply to be a protocol") from None
     for override in overrides:
         apply_override(override, data)
     _complete_own_code(data, Path(file).parent)

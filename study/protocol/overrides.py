@@ -17,6 +17,8 @@ def apply_override(override: str, data: dict[str, Any]) -> None:
     Raises:
         ProtocolError: the override has another form, names a key below a value, or removes a missing key.
     """
+    if len(override.splitlines()) > 1:
+        raise ProtocolError(f"--set {override!r} has several lines; allowed: one KEY=VALUE, and --set once for each")
     key, _, value = override.partition("=")
     value = value.strip()
     path = _path(key, override)
@@ -33,6 +35,8 @@ def apply_override(override: str, data: dict[str, Any]) -> None:
         return
     try:
         data[path[-1]] = tomllib.loads(f"value = {value}")["value"]
+    except RecursionError:
+        raise ProtocolError(f"--set {override[:40]}…: it is nested too deeply") from None
     except tomllib.TOMLDecodeError:
         data[path[-1]] = value  # a string whose quotes the shell removed
 

@@ -121,7 +121,7 @@ def describe(error: BaseException, path: Path | None) -> str:
 
 def _file(kind: str, folder: Path) -> Path | None:
     place = kind.partition(":")[0]
-    if place.endswith(".py"):
+    if place.endswith(".py") and "\0" not in place:
         path = (folder / place).resolve()
         return path if path.is_file() else None
     spec = _spec(place.split("."), folder)

@@ -45,7 +45,7 @@ class Own(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    kind: Annotated[str, Field(pattern=r"^(\w+(\.\w+)*|[^:]+\.py):[A-Za-z_]\w*$")]
+    kind: Annotated[str, Field(pattern=r"^(\w+(\.\w+)*|[^:\x00]+\.py):[A-Za-z_]\w*$")]
     source_hash: str | None = None
 
     @model_validator(mode="before")

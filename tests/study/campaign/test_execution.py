@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from study.campaign.carry_out import carry_out, execute
-from study.campaign.one_run import LOST
+from study.campaign.one_run import DIED, SILENT, Silence, is_lost
 from study.records.run_record import RunRecord, record_of
 from study.records.store import RunStore
 from study.run import trainer as training
@@ -30,15 +31,68 @@ class Deadly(Run):
         return os._exit, (9,)
 
 
+class Unlucky(Run):
+    """A run whose process dies the first time."""
+
+    def __reduce__(self):
+        return _die_once, (str(self.protocol), dict(self))
+
+
+def _die_once(folder: str, settings: dict) -> Run:
+    there = Path(folder) / "died"
+    if not there.exists():
+        there.touch()
+        os._exit(9)
+    return Run(**settings | {"protocol": "tiny"})
+
+
+class Silent(Run):
+    """A run whose process is stopped."""
+
+    def __reduce__(self):
+        return _stop_here, ()
+
+
+def _stop_here() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def test_a_process_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path):
     deadly = [Deadly(**dict(run_of(seed=seed))) for seed in (1, 2)]
-    store = RunStore(tmp_path)
-    records = {record.run.seed: record for record in execute([*deadly, run_of()], store, HERE, jobs=2)}
-    assert [records[seed].error for seed in (1, 2)] == [LOST, LOST]
+    store, said = RunStore(tmp_path), []
+    found = execute([*deadly, run_of()], store, HERE, jobs=2, say=said.append)
+    records = {record.run.seed: record for record in found}
+    assert [records[seed].error for seed in (1, 2)] == [DIED, DIED]
+    assert sorted(said) == [f"{run}: {DIED}; it is tried once more" for run in deadly]
     here = perform(run_of(), HERE)
     assert (records[0].accuracy, records[0].loss) == (here.accuracy, here.loss), "another process, other numbers"
     assert store.read(run_of()) == records[0]
     assert store.read(deadly[0]) is None
+
+
+def test_a_run_whose_process_died_once_is_performed_all_the_same(run_of, tmp_path):
+    unlucky = Unlucky(**dict(run_of()) | {"protocol": str(tmp_path)})
+    (record,) = execute([unlucky], RunStore(tmp_path), HERE, jobs=2, say=lambda text: None)
+    assert record.finished
+    assert (tmp_path / "died").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="stops a process")
+def test_a_process_that_is_silent_for_too_long_is_killed(run_of, tmp_path):
+    silent, said = Silent(**dict(run_of())), []
+    (record,) = execute([silent], RunStore(tmp_path), HERE, jobs=1, max_silence=0.02, say=said.append)
+    assert (record.error, is_lost(record)) == (SILENT, True)
+    assert said == [f"{silent}: {SILENT}; it is tried once more"]
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_that_reports_experiences_is_not_silent(run_of, tmp_path):
+    silence, run = Silence(tmp_path, minutes=1), run_of()
+    assert silence.exceeded(run, began=time.time() - 61)
+    assert not silence.exceeded(run, began=time.time() - 59)
+    (tmp_path / f"{run.id}.json").touch()
+    assert not silence.exceeded(run, began=time.time() - 3600)
+    assert not Silence(tmp_path).exceeded(run, began=0)
 
 
 def ended(run: Run, environment: RunEnvironment) -> RunResult:
@@ -145,6 +199,9 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file:
             worker.send_signal(signal.SIGINT)  # a terminal sends it to all, but it is the parent that acts on it
         finished(len(finished(1)) + 3)
         assert study.poll() is None, study.stderr.read()
+        max(
+            psutil.Process(study.pid).children(), key=lambda child: child.memory_info().rss
+        ).suspend()  # ends on SIGKILL
         os.killpg(study.pid, signal.SIGINT)
         said = " ".join(study.communicate(timeout=60)[1].split())
     finally:
@@ -160,10 +217,10 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file:
 
 POOL = """
 import os, time
-from study.campaign.local_pool import _pool
+from study.campaign.local_pool import Worker
 
-with _pool(1) as pool:
-    print(pool.submit(os.getpid).result(), flush=True)
+if __name__ == "__main__":
+    print(Worker().process.pid, flush=True)
     time.sleep(600)
 """
 

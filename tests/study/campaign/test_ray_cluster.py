@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from study.campaign.carry_out import execute
-from study.campaign.one_run import LOST
+from study.campaign.one_run import DIED
 from study.campaign.ray_cluster import ClusterError
 from study.records.store import RunStore
 from study.run.run_environment import RunEnvironment
@@ -17,6 +19,7 @@ from study.run.specification import Run
 from study.run.trainer import perform
 
 ray = pytest.importorskip("ray")
+Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
 HERE = RunEnvironment(Path())
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::ResourceWarning:ray")
@@ -58,9 +61,38 @@ def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_o
     deadly = Deadly(**dict(run_of(seed=3)))
     store = RunStore(tmp_path)
     records = {record.run.seed: record for record in execute([deadly, run_of()], store, HERE, 1, "local")}
-    assert records[3].error == LOST
+    assert records[3].error == DIED
     assert store.read(run_of(seed=3)) is None
     assert records[0].finished
+
+
+def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(run_of, tmp_path):
+    """Two nodes on this machine, of which one is killed once every run has ended an experience."""
+    store = RunStore(tmp_path)
+    environment = RunEnvironment(Path(), store.under_way)
+    long = run_of().training.model_copy(update={"epochs": 60})
+    runs = [run_of("ewc", seed=seed, training=long) for seed in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in runs]
+
+        def lose_one() -> None:
+            while len([*store.under_way.glob("*.json")]) < len(runs):
+                time.sleep(0.02)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+
+        killer = threading.Thread(target=lose_one, daemon=True)
+        killer.start()
+        records = {record.id: record for record in execute(runs, store, environment, 2, cluster.address)}
+        killer.join(timeout=1)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert not killer.is_alive()
+    for run in runs:
+        here = perform(run, HERE)
+        assert (records[run.id].accuracy, records[run.id].loss) == (here.accuracy, here.loss)
+    assert sorted(record.resumed for record in records.values()) == [0, 1]
 
 
 def test_a_machine_with_other_versions_is_named_before_it_trains(run_of, tmp_path, monkeypatch):
