@@ -52,7 +52,8 @@ class Analysis:
 
     @property
     def verdicts(self) -> Counter[str]:
-        return Counter(row.verdict for row in self.published)
+        """Of the rows that count."""
+        return Counter(row.verdict for row in self.published if not row.context)
 
     @property
     def differing_pairs(self) -> str:

@@ -44,6 +44,14 @@ class PairedComparison:
     effect_size: float
     sd: float
 
+    def p_equivalent(self, margin: float) -> float:
+        """p of the paired equivalence test (TOST: Schuirmann 1987): small if the difference lies within ±margin."""
+        return _tost_p(self.difference, self.sd / math.sqrt(self.n), self.n, margin)
+
+    def smallest_margin(self, alpha: float) -> float:
+        """Beyond it every margin passes the equivalence test at level ``alpha``; NaN for one pair."""
+        return abs(self.difference) + float(stats.t.isf(alpha, self.n - 1)) * self.sd / math.sqrt(self.n)
+
 
 def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedComparison:
     """Whether a and b differ, from scores paired by seed.
@@ -111,6 +119,14 @@ def _sign_flip_p(d: NDArray[np.float64], tolerance: float) -> float:
     if flipped.size == 2**d.size:
         return as_far / flipped.size
     return (as_far + 1) / (flipped.size + 1)
+
+
+def _tost_p(mean: float, error: float, n: int, margin: float) -> float:
+    if n == 1:
+        return math.nan
+    if error == 0:
+        return 0.0 if abs(mean) < margin else 1.0
+    return float(stats.t.sf((margin - abs(mean)) / error, n - 1))
 
 
 def _wilcoxon_p(d: NDArray[np.float64]) -> float:

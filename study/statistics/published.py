@@ -11,7 +11,7 @@ from scipy import optimize, stats
 from study.statistics.samples import ROUNDING, check_fraction
 from study.statistics.summary import Summary, summarize
 
-Verdict = Literal["reproduced", "above", "below", "inconclusive"]
+Verdict = Literal["reproduced", "above", "below", "inconclusive", "not testable"]
 
 FEWEST_JUDGED = 3
 """Samples from which on a verdict is given: with 2, Welch's test can reject a true null in 12% of cases, not 5%."""
@@ -28,9 +28,10 @@ class PublishedComparison:
         df, p: degrees of freedom and p of Welch's two-sided t-test of no difference.
         p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
         margin: the difference that still counts as the same number.
-        attainable: whether any samples of ours could show that; the published standard error may be too large.
-        verdict: ``"reproduced"`` (p_tost < α), else ``"above"`` or ``"below"`` (p < α), else ``"inconclusive"``, as
-            always with fewer than :data:`FEWEST_JUDGED` samples.
+        smallest_margin: beyond it every margin passes the equivalence test at level α.
+        verdict: ``"not testable"`` where no samples of ours could pass the equivalence test, since the published
+            standard error is too large for the margin; else ``"reproduced"`` (p_tost < α), else ``"above"`` or
+            ``"below"`` (p < α), else ``"inconclusive"``, as always with fewer than :data:`FEWEST_JUDGED` samples.
     """
 
     ours: Summary
@@ -41,7 +42,7 @@ class PublishedComparison:
     p: float
     p_tost: float
     margin: float
-    attainable: bool
+    smallest_margin: float
     verdict: Verdict
 
 
@@ -81,23 +82,24 @@ def compare_with_published(
     if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
         difference = 0.0
     published_error = _published_error(published_spread, spread_kind, published_n)
-    attainable = not published_error or published_error * _least_margin(published_n, alpha) < margin
+    testable = not published_error or published_error * _least_margin(published_n, alpha) < margin
+    verdict: Verdict = "inconclusive" if testable else "not testable"
     if ours.n == 1:
         nothing = (math.nan,) * 5
-        return PublishedComparison(ours, difference, *nothing, margin, attainable, "inconclusive")
+        return PublishedComparison(ours, difference, *nothing, margin, math.nan, verdict)
 
     error, df = _standard_error(ours, published_error, published_n)
     p = 2 * float(stats.t.sf(_in_errors(abs(difference), error), df))
     p_tost = float(stats.t.sf(_in_errors(margin - abs(difference), error), df))  # the larger of the two
-    verdict: Verdict = "inconclusive"
-    if ours.n >= FEWEST_JUDGED:
+    if testable and ours.n >= FEWEST_JUDGED:
         if p_tost < alpha:
             verdict = "reproduced"
         elif p < alpha:
             verdict = "above" if difference > 0 else "below"
     half_width = float(stats.t.isf(alpha / 2, df)) * error
+    smallest_margin = abs(difference) + float(stats.t.isf(alpha, df)) * error
     low, high = difference - half_width, difference + half_width
-    return PublishedComparison(ours, difference, low, high, df, p, p_tost, margin, attainable, verdict)
+    return PublishedComparison(ours, difference, low, high, df, p, p_tost, margin, smallest_margin, verdict)
 
 
 def _published_error(spread: float | None, spread_kind: str | None, n: int | None) -> float | None:
