@@ -1,6 +1,5 @@
 """Several comparisons, corrected for their number."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,7 +18,8 @@ class FamilyComparison:
         p_holm: ``comparison.p`` adjusted for the family.
         significant: ``p_holm`` ≤ α.
         reachable: whether this many seeds can give a significant result in this family at all.
-        p_equivalent: p of the equivalence test adjusted for the family; None where it was not asked for.
+        p_equivalent: p of the equivalence test adjusted for the family; None where it was not asked for, NaN for one
+            pair of scores.
         equivalent: ``p_equivalent`` < α.
     """
 
@@ -41,7 +41,7 @@ def family_pairs(
     Args:
         methods: all of them.
         baselines: those to compare with.
-        compared: those to compare; None for all.
+        compared: those to compare, beside the baselines themselves; None for all.
 
     Example:
         >>> family_pairs(["none", "ewc", "si"], baselines=["none", "ewc"])
@@ -76,16 +76,14 @@ def family(
         return []
 
     def holm(values: list[float]) -> list[float]:
-        # one pair has no equivalence test, and shows nothing
-        return multipletests([1.0 if math.isnan(p) else p for p in values], method="holm")[1].tolist()
+        return multipletests(values, method="holm")[1].tolist()
 
-    adjusted = holm([comparison.p for _, _, comparison in pairs])
-    equivalences: list[float | None] = [None] * len(pairs)
-    if margin is not None:
-        equivalences = [*holm([comparison.p_equivalent(margin) for _, _, comparison in pairs])]
+    comparisons = [comparison for _, _, comparison in pairs]
+    adjusted = holm([each.p for each in comparisons])
+    equivalent = [None] * len(pairs) if margin is None else holm([each.p_equivalent(margin) for each in comparisons])
     return [
         FamilyComparison(
             a, b, c, p, p <= alpha, c.p_smallest * len(pairs) <= alpha, same, same is not None and same < alpha
         )
-        for (a, b, c), p, same in zip(pairs, adjusted, equivalences, strict=True)
+        for (a, b, c), p, same in zip(pairs, adjusted, equivalent, strict=True)
     ]

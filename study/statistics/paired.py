@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from study.statistics.samples import ROUNDING, merge_ties, vector
+from study.statistics.samples import ROUNDING, in_errors, merge_ties, vector
 from study.statistics.summary import Interval, Summary, summarize
 
 RESAMPLES = 99_999
@@ -45,8 +45,12 @@ class PairedComparison:
     sd: float
 
     def p_equivalent(self, margin: float) -> float:
-        """p of the paired equivalence test (TOST: Schuirmann 1987): small if the difference lies within ±margin."""
-        return _tost_p(self.difference, self.sd / math.sqrt(self.n), self.n, margin)
+        """p of the paired equivalence test (TOST: Schuirmann 1987): small if the difference lies within ±margin.
+
+        NaN for one pair.
+        """
+        beyond = in_errors(margin - abs(self.difference), self.sd / math.sqrt(self.n))
+        return float(stats.t.sf(beyond, self.n - 1))
 
     def smallest_margin(self, alpha: float) -> float:
         """Beyond it every margin passes the equivalence test at level ``alpha``; NaN for one pair."""
@@ -119,14 +123,6 @@ def _sign_flip_p(d: NDArray[np.float64], tolerance: float) -> float:
     if flipped.size == 2**d.size:
         return as_far / flipped.size
     return (as_far + 1) / (flipped.size + 1)
-
-
-def _tost_p(mean: float, error: float, n: int, margin: float) -> float:
-    if n == 1:
-        return math.nan
-    if error == 0:
-        return 0.0 if abs(mean) < margin else 1.0
-    return float(stats.t.sf((margin - abs(mean)) / error, n - 1))
 
 
 def _wilcoxon_p(d: NDArray[np.float64]) -> float:

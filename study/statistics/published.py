@@ -8,7 +8,7 @@ from typing import Literal
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from study.statistics.samples import ROUNDING, check_fraction
+from study.statistics.samples import ROUNDING, check_fraction, in_errors
 from study.statistics.summary import Summary, summarize
 
 Verdict = Literal["reproduced", "above", "below", "inconclusive", "not testable"]
@@ -29,8 +29,8 @@ class PublishedComparison:
         p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
         margin: the difference that still counts as the same number.
         smallest_margin: beyond it every margin passes the equivalence test at level α.
-        verdict: ``"not testable"`` where no samples of ours could pass the equivalence test, since the published
-            standard error is too large for the margin; else ``"reproduced"`` (p_tost < α), else ``"above"`` or
+        verdict: ``"not testable"`` where no samples of ours could pass the equivalence test, since the margin is too
+            small for the published standard error, or is 0; else ``"reproduced"`` (p_tost < α), else ``"above"`` or
             ``"below"`` (p < α), else ``"inconclusive"``, as always with fewer than :data:`FEWEST_JUDGED` samples.
     """
 
@@ -82,16 +82,16 @@ def compare_with_published(
     if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
         difference = 0.0
     published_error = _published_error(published_spread, spread_kind, published_n)
-    testable = not published_error or published_error * _least_margin(published_n, alpha) < margin
-    verdict: Verdict = "inconclusive" if testable else "not testable"
+    least = published_error * _least_margin(published_n, alpha) if published_error else 0.0
+    verdict: Verdict = "inconclusive" if least < margin else "not testable"
     if ours.n == 1:
         nothing = (math.nan,) * 5
         return PublishedComparison(ours, difference, *nothing, margin, math.nan, verdict)
 
     error, df = _standard_error(ours, published_error, published_n)
-    p = 2 * float(stats.t.sf(_in_errors(abs(difference), error), df))
-    p_tost = float(stats.t.sf(_in_errors(margin - abs(difference), error), df))  # the larger of the two
-    if testable and ours.n >= FEWEST_JUDGED:
+    p = 2 * float(stats.t.sf(in_errors(abs(difference), error), df))
+    p_tost = float(stats.t.sf(in_errors(margin - abs(difference), error), df))  # the larger of the two
+    if verdict == "inconclusive" and ours.n >= FEWEST_JUDGED:
         if p_tost < alpha:
             verdict = "reproduced"
         elif p < alpha:
@@ -131,10 +131,3 @@ def _standard_error(ours: Summary, published_error: float | None, n: int | None)
     error = math.hypot(our_error, published_error)
     share = (our_error / error) ** 2 if error else 0.5  # of the variance; 0/0 := 0.5
     return error, 1 / (share**2 / (ours.n - 1) + (1 - share) ** 2 / (n - 1))
-
-
-def _in_errors(difference: float, error: float) -> float:
-    """``difference`` in standard errors: 0, or infinite, where the error is 0."""
-    if error > 0:
-        return difference / error
-    return math.copysign(math.inf, difference) if difference else 0.0
