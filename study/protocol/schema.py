@@ -61,7 +61,7 @@ class Published(Table):
         source: paper, table, and where to find it.
         spread: what the spreads are: "sd" over runs, "sem" (standard error of the mean), or "none".
         n: how many runs the means are over; None if the source does not say.
-        context: methods whose rows are shown but not counted, since another method's is the comparison with that number.
+        context: methods whose rows are shown and not counted: another method's is the comparison with that number.
         results: by method and scenario.
     """
 
@@ -106,7 +106,8 @@ class Comparisons(Table):
     """The family of comparisons that Holm's correction is over, in each scenario.
 
     Attributes:
-        baselines: methods that every other one is compared with, except joint and cumulative training.
+        baselines: methods that every other one, and each other baseline, is compared with, except joint and cumulative
+            training.
         methods: those to compare with the baselines; None for all. The others are shown without a test.
         margin: of equivalence, in percentage points: a smaller difference counts as none. None for no such test.
     """
@@ -216,6 +217,7 @@ class Protocol(Table):
         lists = {"scenarios": self.scenarios}
         if self.comparisons:
             lists["comparisons.baselines"] = self.comparisons.baselines
+            lists["comparisons.methods"] = self.comparisons.methods or []
         if self.tuning:
             lists["tuning.seeds"] = self.tuning.seeds
             lists |= {f"tuning.grid.{m}.{o}": each for m, of in self.tuning.grid.items() for o, each in of.items()}

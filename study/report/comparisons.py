@@ -25,9 +25,7 @@ from study.statistics import (
 
 NO_RUN = "no finished run"
 OTHER_SETTINGS = "other settings"
-NOT_TESTABLE = "not testable"
-CONTEXT = "context"
-VERDICTS = ("below", "above", "inconclusive", NOT_TESTABLE, OTHER_SETTINGS, NO_RUN, "reproduced")
+VERDICTS = ("below", "above", "inconclusive", "not testable", OTHER_SETTINGS, NO_RUN, "reproduced")
 """In the order of the table: those that need attention first."""
 
 LEVEL = 0.05
@@ -43,9 +41,11 @@ MEANING = (
     "`reproduced`: an equivalence test (TOST) shows that our mean lies within the margin of the published one: "
     f"{MARGIN} points, or half of the method's published distance from training without a penalty where that is less. "
     "`above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: neither, or fewer than "
-    f"{FEWEST_JUDGED} seeds of ours. `{NOT_TESTABLE}`: the published mean's standard error is too large for the "
-    f"margin, whatever ours is. `{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no "
-    f"verdict. All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
+    f"{FEWEST_JUDGED} seeds of ours. `not testable`: no runs of ours could pass, since the published mean's standard "
+    "error is too large for the margin, or the margin is 0; it counts as neither tried nor failed. "
+    f"`{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no verdict. Context is not counted: "
+    "another method's row is the comparison with that number. "
+    f"All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
 )
 
 
@@ -107,14 +107,16 @@ def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> li
 def published_margin(protocol: Protocol, table: Published, scenario: Scenario, method: str) -> float:
     """The difference from a published number that counts as none: the one rule of all protocols.
 
-    :data:`MARGIN` points, or half of the number's distance from that of training without a penalty in the same table
-    where that is less, so that what is no better than none does not pass for an improvement on it.
+    :data:`MARGIN` points, or half of the number's distance from that of training without a penalty where that is less,
+    so that what is no better than none does not pass for an improvement on it. That of none is of the same table, or
+    of the first that has it.
     """
-    naive = [name for name, each in protocol.methods.items() if each.kind == "naive" and name != method]
-    numbers = [table.results[name][scenario].mean for name in naive if scenario in table.results.get(name, {})]
-    if not numbers or protocol.methods[method].kind == "naive":
+    naive = [name for name, each in protocol.methods.items() if each.kind == "naive"]
+    tables = [each.results for each in (table, *protocol.published)]
+    none = [each[name][scenario].mean for each in tables for name in naive if scenario in each.get(name, {})]
+    if not none or method in naive:
         return MARGIN
-    return min(MARGIN, abs(table.results[method][scenario].mean - numbers[0]) / 2)
+    return min(MARGIN, abs(table.results[method][scenario].mean - none[0]) / 2)
 
 
 def _compare(ours: MethodResult, table: Published, number: PublishedNumber, margin: float) -> PublishedComparison:

@@ -5,9 +5,8 @@ from typing import get_args
 from study.protocol.schema import Published, PublishedNumber
 from study.report.analysis import Analysis
 from study.report.comparisons import MEANING, VERDICTS, PublishedRow, difference_cell
-from study.report.document import Cell, Column, Section, Table, table_of
+from study.report.document import Cell, Column, Mark, Section, Table, table_of
 from study.report.number_formats import count, p_value, points, seeds_of
-from study.statistics.published import Verdict
 
 
 def published_section(analysis: Analysis) -> Section | None:
@@ -52,8 +51,7 @@ def _table(analysis: Analysis, scenario: str) -> Table:
 
 def verdict_table(analysis: Analysis, most: int) -> Table:
     """The verdicts that need attention first, in at most ``most`` rows."""
-    counted = [row for row in analysis.published if not row.context]
-    rows = sorted(counted, key=lambda row: VERDICTS.index(row.verdict))
+    rows = sorted(analysis.counted, key=lambda row: VERDICTS.index(row.verdict))
     several = len({row.scenario for row in rows}) > 1
     scenario = Column[PublishedRow]("scenario", lambda row: row.scenario if several else "")
     more = len(rows) - most
@@ -63,9 +61,7 @@ def verdict_table(analysis: Analysis, most: int) -> Table:
 
 METHOD = Column[PublishedRow]("method", lambda row: row.method)
 NUMBERS: tuple[Column[PublishedRow], ...] = (
-    Column(
-        "verdict", lambda row: Cell(row.verdict, row.verdict, row.verdict if row.verdict in get_args(Verdict) else "")
-    ),
+    Column("verdict", lambda row: Cell(row.verdict, row.verdict, row.verdict if row.verdict in get_args(Mark) else "")),
     Column("published %", lambda row: Cell(_published(row.number), row.number.mean)),
     Column("ours %, 95% interval", lambda row: row.ours and row.ours.accuracy),
 )
