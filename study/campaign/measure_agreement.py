@@ -134,7 +134,7 @@ def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, e
             rows = drawn_rows(len(columns[0]), n_samples, torch.Generator().manual_seed(options["seed"]))
             columns = [column[rows] for column in columns]
         data = InMemoryLoader(columns, batch_size)
-        return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, **options)
+        return fisher_diagonal(learner.state.model, data, variant=plugin.fisher, draws=plugin.draws, **options)
 
 
 def _agreement(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Agreement:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from study.errors import MissingRecords, ProtocolError
@@ -19,8 +21,8 @@ class Choice:
     Attributes:
         scenario, method: which.
         options: names of the searched options, "strength" (λ) first.
-        accuracy: by combination of values, the average accuracy in [0, 1], mean over seeds; only combinations that
-            finished on every seed.
+        by_seed: by combination of values, the average accuracy in [0, 1] of each seed; only combinations that finished
+            on every seed.
         best: the combination with the highest accuracy; the smallest λ among equals.
         best_method, strength: the method's settings and λ of that combination.
         at_edge: whether its λ is the first or last of the grid.
@@ -29,11 +31,16 @@ class Choice:
     scenario: Scenario
     method: str
     options: tuple[str, ...]
-    accuracy: dict[tuple[Any, ...], float]
+    by_seed: dict[tuple[Any, ...], tuple[float, ...]]
     best: tuple[Any, ...]
     best_method: Method
     strength: float
     at_edge: bool
+
+    @cached_property
+    def accuracy(self) -> dict[tuple[Any, ...], float]:
+        """By combination of values, the mean over the seeds."""
+        return {combination: fmean(of_seeds) for combination, of_seeds in self.by_seed.items()}
 
 
 def tuning_runs(
@@ -94,18 +101,18 @@ def _best(
 ) -> Choice | None:
     from study.run.metrics import average_accuracy  # with numpy, which other commands need not wait for
 
-    means = {
-        combination: sum(average_accuracy(record.accuracy) for record in of_all_seeds) / len(of_all_seeds)
+    by_seed = {
+        combination: tuple(average_accuracy(record.accuracy) for record in of_all_seeds)
         for combination, of_all_seeds in sorted(samples.items(), key=lambda item: item[0][0])
         if all(record.finished for record in of_all_seeds)
     }
-    if not means:
+    if not by_seed:
         return None
-    best = max(means, key=means.get)
+    best = max(by_seed, key=lambda combination: fmean(by_seed[combination]))
     run = samples[best][0].run
     strengths = [values[0] for values in samples]
     at_edge = best[0] in (min(strengths), max(strengths))
-    return Choice(scenario, method, options, means, best, run.method, run.strength, at_edge)
+    return Choice(scenario, method, options, by_seed, best, run.method, run.strength, at_edge)
 
 
 def planned_run(

@@ -41,7 +41,6 @@ def _in_percent(mean: float) -> float:
 Text = Annotated[str, AfterValidator(_not_blank)]
 MethodName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of file names
 NonNegative = Annotated[float, Field(ge=0)]
-Margin = Annotated[float, Field(gt=0)]
 
 
 class PublishedNumber(Table):
@@ -49,12 +48,10 @@ class PublishedNumber(Table):
 
     Attributes:
         spread: in percentage points, of the kind that its table names; None if none was published.
-        margin: of equivalence, in percentage points; by default its table's.
     """
 
     mean: Annotated[float, Field(ge=0, le=100), AfterValidator(_in_percent)]
     spread: NonNegative | None = None
-    margin: Margin | None = None
 
 
 class Published(Table):
@@ -64,16 +61,14 @@ class Published(Table):
         source: paper, table, and where to find it.
         spread: what the spreads are: "sd" over runs, "sem" (standard error of the mean), or "none".
         n: how many runs the means are over; None if the source does not say.
-        margin: of equivalence, in percentage points.
-        margin_reason: how the margins were chosen, for readers of the verdicts.
+        context: methods whose rows are shown and not counted: another method's is the comparison with that number.
         results: by method and scenario.
     """
 
     source: Text
     spread: Literal["sd", "sem", "none"]
     n: Positive | None = None
-    margin: Margin
-    margin_reason: Text | None = None
+    context: list[str] = Field(default_factory=list)
     results: dict[str, dict[Scenario, PublishedNumber]]
 
     @model_validator(mode="after")
@@ -82,6 +77,7 @@ class Published(Table):
             for scenario, number in by_scenario.items():
                 if (number.spread is None) != (self.spread == "none"):
                     raise ValueError(f"results.{name}.{scenario}: a spread is given where spread is not 'none', only")
+        _known("context", self.context, self.results, "method with a result in this table")
         if self.spread != "none" and (self.n is None or self.n < 2):
             raise ValueError(f"n = {self.n}: spreads come from at least 2 runs")
         return self
@@ -110,10 +106,15 @@ class Comparisons(Table):
     """The family of comparisons that Holm's correction is over, in each scenario.
 
     Attributes:
-        baselines: methods that every other one is compared with, except joint and cumulative training.
+        baselines: methods that every other one, and each other baseline, is compared with, except joint and cumulative
+            training.
+        methods: those to compare with the baselines; None for all. The others are shown without a test.
+        margin: of equivalence, in percentage points: a smaller difference counts as none. None for no such test.
     """
 
     baselines: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[list[str], Field(min_length=1)] | None = None
+    margin: Annotated[float, Field(gt=0, le=100)] | None = None
 
 
 class Protocol(Table):
@@ -159,11 +160,13 @@ class Protocol(Table):
             for name, by_scenario in table.results.items():
                 _known(f"{key}.{name}", by_scenario, self.scenarios, "scenario in this protocol")
         compared = [name for name, method in self.methods.items() if not is_reference(method)]
-        for name in self.comparisons.baselines if self.comparisons else ():
-            if name not in compared:
-                raise ValueError(
-                    f"comparisons.baselines holds {name!r}: no such method to compare with{suggestion(name, compared)}"
-                )
+        if self.comparisons:
+            for key in ("baselines", "methods"):
+                for name in getattr(self.comparisons, key) or ():
+                    if name not in compared:
+                        raise ValueError(
+                            f"comparisons.{key} holds {name!r}: no such method to compare{suggestion(name, compared)}"
+                        )
         return self
 
     def _check_model(self) -> None:
@@ -214,6 +217,7 @@ class Protocol(Table):
         lists = {"scenarios": self.scenarios}
         if self.comparisons:
             lists["comparisons.baselines"] = self.comparisons.baselines
+            lists["comparisons.methods"] = self.comparisons.methods or []
         if self.tuning:
             lists["tuning.seeds"] = self.tuning.seeds
             lists |= {f"tuning.grid.{m}.{o}": each for m, of in self.tuning.grid.items() for o, each in of.items()}

@@ -1,6 +1,6 @@
 """What a protocol file may say about one run: data, model, training, method. Nothing here imports torch."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, Tag, model_validator
 
@@ -191,11 +191,24 @@ class L2(Table):
     kind: Literal["l2"]
 
 
+Draws = Annotated[Positive, Field(exclude_if=lambda draws: draws == 1)]
+"""Labels that the Fisher "sample" draws per sample; 1 is left out, so that earlier records keep their names."""
+
+
+def _only_sample_draws(method: Any) -> Any:
+    if method.draws > 1 and method.fisher != "sample":
+        raise ValueError(f"draws = {method.draws}: only the Fisher 'sample' draws labels, not {method.fisher!r}")
+    return method
+
+
 class EWC(Table):
     kind: Literal["ewc"]
     fisher: Fisher = "exact"
     n_samples: Positive | None = None
     batch_size: Positive | None = None
+    draws: Draws = 1
+
+    _draws_labels = model_validator(mode="after")(_only_sample_draws)
 
 
 class OnlineEWC(Table):  # not an EWC: records keep the order of these keys
@@ -204,6 +217,9 @@ class OnlineEWC(Table):  # not an EWC: records keep the order of these keys
     fisher: Fisher = "exact"
     n_samples: Positive | None = None
     batch_size: Positive | None = None
+    draws: Draws = 1
+
+    _draws_labels = model_validator(mode="after")(_only_sample_draws)
 
 
 class KFAC(Table):

@@ -19,7 +19,7 @@ from study.run.specification import Frozen
 AGREEMENT_FILE = "agreement.csv"
 """In the folder of records, or of a report."""
 
-IN_THE_PASS = {"fisher", "n_samples", "batch_size"}
+IN_THE_PASS = {"fisher", "n_samples", "batch_size", "draws"}
 """Of a method's settings, those that its pass depends on."""
 
 

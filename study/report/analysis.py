@@ -51,8 +51,13 @@ class Analysis:
         return [result for result in self.of(scenario) if result.finished]
 
     @property
+    def counted(self) -> list[PublishedRow]:
+        """The published numbers that verdicts are counted over: all but context."""
+        return [row for row in self.published if not row.context]
+
+    @property
     def verdicts(self) -> Counter[str]:
-        return Counter(row.verdict for row in self.published)
+        return Counter(row.verdict for row in self.counted)
 
     @property
     def differing_pairs(self) -> str:

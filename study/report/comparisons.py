@@ -25,8 +25,7 @@ from study.statistics import (
 
 NO_RUN = "no finished run"
 OTHER_SETTINGS = "other settings"
-NOT_TESTABLE = "not testable"
-VERDICTS = ("below", "above", "inconclusive", NOT_TESTABLE, OTHER_SETTINGS, NO_RUN, "reproduced")
+VERDICTS = ("below", "above", "inconclusive", "not testable", OTHER_SETTINGS, NO_RUN, "reproduced")
 """In the order of the table: those that need attention first."""
 
 LEVEL = 0.05
@@ -35,12 +34,18 @@ LEVEL = 0.05
 EXACT_UP_TO = 16
 """Seeds with which a sign-flip test tries every flip: see :class:`study.statistics.PairedComparison`."""
 
+MARGIN = 1.5
+"""Percentage points within which an accuracy counts as the same, if the method's gain over none does not say less."""
+
 MEANING = (
-    "`reproduced`: an equivalence test (TOST) shows that our mean lies within the margin of the published one. "
+    "`reproduced`: an equivalence test (TOST) shows that our mean lies within the margin of the published one: "
+    f"{MARGIN} points, or half of the method's published distance from training without a penalty where that is less. "
     "`above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: neither, or fewer than "
-    f"{FEWEST_JUDGED} seeds of ours. `{NOT_TESTABLE}`: inconclusive, and the published mean's standard error is too "
-    f"large for the margin. `{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no "
-    f"verdict. All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
+    f"{FEWEST_JUDGED} seeds of ours. `not testable`: no runs of ours could pass, since the published mean's standard "
+    "error is too large for the margin, or the margin is 0; it counts as neither tried nor failed. "
+    f"`{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no verdict. Context is not counted: "
+    "another method's row is the comparison with that number. "
+    f"All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
 )
 
 
@@ -48,7 +53,8 @@ MEANING = (
 class PublishedRow:
     """A published number of a method, ours (None without a record), and their comparison (None if no run finished).
 
-    ``changes`` says how our settings differ from the published ones; if not empty, there is no verdict.
+    ``changes`` says how our settings differ from the published ones; if not empty, there is no verdict. A row of
+    ``context`` is not counted: another method's is the comparison with that number.
     """
 
     scenario: Scenario
@@ -66,8 +72,11 @@ class PublishedRow:
             return NO_RUN
         if self.changes:
             return OTHER_SETTINGS
-        verdict = self.comparison.verdict
-        return NOT_TESTABLE if verdict == "inconclusive" and not self.comparison.attainable else verdict
+        return self.comparison.verdict
+
+    @property
+    def context(self) -> bool:
+        return self.method in self.table.context
 
     @property
     def limits(self) -> str:
@@ -76,8 +85,9 @@ class PublishedRow:
             return ""
         seeds = self.comparison.ours.n
         few = count(seeds, "seed") if seeds < FEWEST_JUDGED else ""
+        context = "context, not counted" if self.context else ""
         exact = "published without a spread: taken as exact" if self.number.spread is None else ""
-        return "; ".join(filter(None, (self.changes, few, exact)))
+        return "; ".join(filter(None, (context, self.changes, few, exact)))
 
 
 def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> list[PublishedRow]:
@@ -87,15 +97,30 @@ def against_published(protocol: Protocol, results: Sequence[MethodResult]) -> li
     for scenario, table, method in product(protocol.scenarios, protocol.published, protocol.methods):
         if number := table.results.get(method, {}).get(scenario):
             ours = by_method.get((scenario, method))
-            compared = _compare(ours, table, number) if ours is not None and ours.scores else None
+            margin = published_margin(protocol, table, scenario, method)
+            compared = _compare(ours, table, number, margin) if ours is not None and ours.scores else None
             changed = changes(protocol, table, scenario, method)
             rows.append(PublishedRow(scenario, method, table, number, ours, compared, changed))
     return rows
 
 
-def _compare(ours: MethodResult, table: Published, number: PublishedNumber) -> PublishedComparison:
+def published_margin(protocol: Protocol, table: Published, scenario: Scenario, method: str) -> float:
+    """The difference from a published number that counts as none: the one rule of all protocols.
+
+    :data:`MARGIN` points, or half of the number's distance from that of training without a penalty where that is less,
+    so that what is no better than none does not pass for an improvement on it. That of none is of the same table, or
+    of the first that has it.
+    """
+    naive = [name for name, each in protocol.methods.items() if each.kind == "naive"]
+    tables = [each.results for each in (table, *protocol.published)]
+    none = [each[name][scenario].mean for each in tables for name in naive if scenario in each.get(name, {})]
+    if not none or method in naive:
+        return MARGIN
+    return min(MARGIN, abs(table.results[method][scenario].mean - none[0]) / 2)
+
+
+def _compare(ours: MethodResult, table: Published, number: PublishedNumber, margin: float) -> PublishedComparison:
     spread_kind = None if table.spread == "none" else table.spread
-    margin = table.margin if number.margin is None else number.margin
     scores = list(ours.scores.values())
     return compare_with_published(scores, number.mean, number.spread, spread_kind, table.n, margin, LEVEL)
 
@@ -109,7 +134,8 @@ def compare_methods(results: Sequence[MethodResult], comparisons: Comparisons | 
     if comparisons is not None:
         results = [result for result in results if not result.is_reference]
     scores = {result.method: result.scores for result in results}
-    pairs = family_pairs(scores, comparisons.baselines if comparisons else ())
+    named = (comparisons.baselines, comparisons.methods) if comparisons else ((), None)
+    pairs = family_pairs(scores, *named)
     if comparisons is None:
         rank = {
             each.method: 2 if each.settings.kind == "naive" else not isinstance(each.settings, Own) for each in results
@@ -122,6 +148,7 @@ def compare_methods(results: Sequence[MethodResult], comparisons: Comparisons | 
             if a in scores and b in scores and scores[a].keys() & scores[b].keys()
         ],
         LEVEL,
+        comparisons.margin if comparisons else None,
     )
 
 
@@ -160,6 +187,7 @@ TESTS: tuple[Column[FamilyComparison], ...] = (
     Column("p", lambda pair: pair.comparison.p, p_value),
     HOLM,
     Column("p (Wilcoxon)", lambda pair: pair.comparison.p_wilcoxon, p_value),
+    Column("p (equivalence)", lambda pair: pair.p_equivalent, p_value),
     Column("effect size", lambda pair: pair.comparison.effect_size, lambda value: points(value).replace("inf", "∞")),
 )
 """What a table of pairs says of each."""

@@ -74,7 +74,7 @@ def with_true_source(name: str, protocol: Protocol) -> Protocol:
 def changed_settings(name: str, protocol: Protocol) -> str:
     """How the protocol differs from the packaged one; empty if it does not, or there is none."""
     shipped = _origin(name, protocol)
-    return "" if shipped is None else _differences(shipped, protocol, {*DECIDING, "strength"})
+    return "" if shipped is None else _differences(shipped, protocol, {*DECIDING, "strength", "tuning"})
 
 
 def _origin(name: str, protocol: Protocol) -> Protocol | None:

@@ -18,6 +18,9 @@ class FamilyComparison:
         p_holm: ``comparison.p`` adjusted for the family.
         significant: ``p_holm`` ≤ α.
         reachable: whether this many seeds can give a significant result in this family at all.
+        p_equivalent: p of the equivalence test adjusted for the family; None where it was not asked for, NaN for one
+            pair of scores.
+        equivalent: ``p_equivalent`` < α.
     """
 
     a: str
@@ -26,37 +29,61 @@ class FamilyComparison:
     p_holm: float
     significant: bool
     reachable: bool
+    p_equivalent: float | None = None
+    equivalent: bool = False
 
 
-def family_pairs(methods: Iterable[str], baselines: Sequence[str] = ()) -> list[tuple[str, str]]:
+def family_pairs(
+    methods: Iterable[str], baselines: Sequence[str] = (), compared: Sequence[str] | None = None
+) -> list[tuple[str, str]]:
     """The pairs (a, b) of a family: each other method with each baseline as b, or all pairs without baselines.
+
+    Args:
+        methods: all of them.
+        baselines: those to compare with.
+        compared: those to compare, beside the baselines themselves; None for all.
 
     Example:
         >>> family_pairs(["none", "ewc", "si"], baselines=["none", "ewc"])
         [('ewc', 'none'), ('si', 'none'), ('si', 'ewc')]
+        >>> family_pairs(["none", "ewc", "si"], baselines=["ewc"], compared=["si"])
+        [('si', 'ewc')]
     """
     methods = list(methods)
     if not baselines:
         return list(combinations(methods, 2))
-    return [(a, b) for i, b in enumerate(baselines) for a in methods if a not in baselines[: i + 1]]
+    each = [method for method in methods if compared is None or method in compared or method in baselines]
+    return [(a, b) for i, b in enumerate(baselines) for a in each if a not in baselines[: i + 1]]
 
 
-def family(pairs: Sequence[tuple[str, str, PairedComparison]], alpha: float = 0.05) -> list[FamilyComparison]:
+def family(
+    pairs: Sequence[tuple[str, str, PairedComparison]], alpha: float = 0.05, margin: float | None = None
+) -> list[FamilyComparison]:
     """Comparisons as one family, with the correction of Holm 1979.
 
-    All ``p_holm`` ≤ α together reject with at most probability α of any false rejection.
+    All ``p_holm`` ≤ α together reject with at most probability α of any false rejection, and so do all
+    ``p_equivalent``.
 
     Args:
         pairs: names of the two methods, and their comparison.
         alpha: level of the family, in (0, 1).
+        margin: of equivalence, in the unit of the scores; None for no such test.
     """
     from statsmodels.stats.multitest import multipletests  # takes a second, which `clreg-study --help` need not wait
 
     check_fraction(alpha, "alpha")
     if not pairs:
         return []
-    adjusted = multipletests([comparison.p for _, _, comparison in pairs], method="holm")[1]
+
+    def holm(values: list[float]) -> list[float]:
+        return multipletests(values, method="holm")[1].tolist()
+
+    comparisons = [comparison for _, _, comparison in pairs]
+    adjusted = holm([each.p for each in comparisons])
+    equivalent = [None] * len(pairs) if margin is None else holm([each.p_equivalent(margin) for each in comparisons])
     return [
-        FamilyComparison(a, b, c, float(p), bool(p <= alpha), c.p_smallest * len(pairs) <= alpha)
-        for (a, b, c), p in zip(pairs, adjusted, strict=True)
+        FamilyComparison(
+            a, b, c, p, p <= alpha, c.p_smallest * len(pairs) <= alpha, same, same is not None and same < alpha
+        )
+        for (a, b, c), p, same in zip(pairs, adjusted, equivalent, strict=True)
     ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from study.statistics.samples import ROUNDING, merge_ties, vector
+from study.statistics.samples import ROUNDING, in_errors, merge_ties, vector
 from study.statistics.summary import Interval, Summary, summarize
 
 RESAMPLES = 99_999
@@ -43,6 +43,18 @@ class PairedComparison:
     p_smallest: float
     effect_size: float
     sd: float
+
+    def p_equivalent(self, margin: float) -> float:
+        """p of the paired equivalence test (TOST: Schuirmann 1987): small if the difference lies within ±margin.
+
+        NaN for one pair.
+        """
+        beyond = in_errors(margin - abs(self.difference), self.sd / math.sqrt(self.n))
+        return float(stats.t.sf(beyond, self.n - 1))
+
+    def smallest_margin(self, alpha: float) -> float:
+        """Beyond it every margin passes the equivalence test at level ``alpha``; NaN for one pair."""
+        return abs(self.difference) + float(stats.t.isf(alpha, self.n - 1)) * self.sd / math.sqrt(self.n)
 
 
 def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedComparison:

@@ -8,10 +8,10 @@ from typing import Literal
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from study.statistics.samples import ROUNDING, check_fraction
+from study.statistics.samples import ROUNDING, check_fraction, in_errors
 from study.statistics.summary import Summary, summarize
 
-Verdict = Literal["reproduced", "above", "below", "inconclusive"]
+Verdict = Literal["reproduced", "above", "below", "inconclusive", "not testable"]
 
 FEWEST_JUDGED = 3
 """Samples from which on a verdict is given: with 2, Welch's test can reject a true null in 12% of cases, not 5%."""
@@ -28,9 +28,10 @@ class PublishedComparison:
         df, p: degrees of freedom and p of Welch's two-sided t-test of no difference.
         p_tost: of the equivalence test: small if the difference is shown to lie within ±margin.
         margin: the difference that still counts as the same number.
-        attainable: whether any samples of ours could show that; the published standard error may be too large.
-        verdict: ``"reproduced"`` (p_tost < α), else ``"above"`` or ``"below"`` (p < α), else ``"inconclusive"``, as
-            always with fewer than :data:`FEWEST_JUDGED` samples.
+        smallest_margin: beyond it every margin passes the equivalence test at level α.
+        verdict: ``"not testable"`` where no samples of ours could pass the equivalence test, since the margin is too
+            small for the published standard error, or is 0; else ``"reproduced"`` (p_tost < α), else ``"above"`` or
+            ``"below"`` (p < α), else ``"inconclusive"``, as always with fewer than :data:`FEWEST_JUDGED` samples.
     """
 
     ours: Summary
@@ -41,7 +42,7 @@ class PublishedComparison:
     p: float
     p_tost: float
     margin: float
-    attainable: bool
+    smallest_margin: float
     verdict: Verdict
 
 
@@ -81,23 +82,24 @@ def compare_with_published(
     if abs(difference) <= ROUNDING * max(abs(ours.mean), abs(published_mean)):
         difference = 0.0
     published_error = _published_error(published_spread, spread_kind, published_n)
-    attainable = not published_error or published_error * _least_margin(published_n, alpha) < margin
+    least = published_error * _least_margin(published_n, alpha) if published_error else 0.0
+    verdict: Verdict = "inconclusive" if least < margin else "not testable"
     if ours.n == 1:
         nothing = (math.nan,) * 5
-        return PublishedComparison(ours, difference, *nothing, margin, attainable, "inconclusive")
+        return PublishedComparison(ours, difference, *nothing, margin, math.nan, verdict)
 
     error, df = _standard_error(ours, published_error, published_n)
-    p = 2 * float(stats.t.sf(_in_errors(abs(difference), error), df))
-    p_tost = float(stats.t.sf(_in_errors(margin - abs(difference), error), df))  # the larger of the two
-    verdict: Verdict = "inconclusive"
-    if ours.n >= FEWEST_JUDGED:
+    p = 2 * float(stats.t.sf(in_errors(abs(difference), error), df))
+    p_tost = float(stats.t.sf(in_errors(margin - abs(difference), error), df))  # the larger of the two
+    if verdict == "inconclusive" and ours.n >= FEWEST_JUDGED:
         if p_tost < alpha:
             verdict = "reproduced"
         elif p < alpha:
             verdict = "above" if difference > 0 else "below"
     half_width = float(stats.t.isf(alpha / 2, df)) * error
+    smallest_margin = abs(difference) + float(stats.t.isf(alpha, df)) * error
     low, high = difference - half_width, difference + half_width
-    return PublishedComparison(ours, difference, low, high, df, p, p_tost, margin, attainable, verdict)
+    return PublishedComparison(ours, difference, low, high, df, p, p_tost, margin, smallest_margin, verdict)
 
 
 def _published_error(spread: float | None, spread_kind: str | None, n: int | None) -> float | None:
@@ -129,10 +131,3 @@ def _standard_error(ours: Summary, published_error: float | None, n: int | None)
     error = math.hypot(our_error, published_error)
     share = (our_error / error) ** 2 if error else 0.5  # of the variance; 0/0 := 0.5
     return error, 1 / (share**2 / (ours.n - 1) + (1 - share) ** 2 / (n - 1))
-
-
-def _in_errors(difference: float, error: float) -> float:
-    """``difference`` in standard errors: 0, or infinite, where the error is 0."""
-    if error > 0:
-        return difference / error
-    return math.copysign(math.inf, difference) if difference else 0.0

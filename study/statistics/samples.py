@@ -1,5 +1,7 @@
 """Validation of samples, and equality up to rounding."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -24,6 +26,13 @@ def check_finite(x: NDArray[np.float64], name: str) -> None:
 def check_fraction(value: float, name: str) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name} must be in (0, 1), not {value}")
+
+
+def in_errors(difference: float, error: float) -> float:
+    """``difference`` in standard errors: 0, or infinite, where the error is 0."""
+    if error == 0:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return difference / error
 
 
 def merge_ties(x: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:

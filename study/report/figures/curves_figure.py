@@ -7,7 +7,7 @@ from matplotlib import figure as matplotlib_figure
 from matplotlib.ticker import MaxNLocator
 
 from study.report.document import Figure
-from study.report.figures.style import Look, draw, within_percent
+from study.report.figures.style import Look, band_opacity, draw, within_percent
 from study.report.number_formats import points
 from study.statistics import Summary
 
@@ -25,7 +25,6 @@ def curves_figure(scenario: str, curves: Sequence[Curve], looks: Mapping[str, Lo
     name, what = f"curve-{scenario}", f"Accuracy, mean over the experiences seen, {scenario}-incremental"
     ends = (f"{curve.method} {points(curve.summaries[-1].mean)}" for curve in curves)
     alt = f"{what}, after the last: {', '.join(ends)}."
-    opacity = min(0.16, 0.8 / len(curves))  # of bands: many on top of each other still let the lines be seen
     last = max(len(curve.summaries) for curve in curves)
 
     def paint(figure: matplotlib_figure.Figure) -> None:
@@ -34,7 +33,7 @@ def curves_figure(scenario: str, curves: Sequence[Curve], looks: Mapping[str, Lo
             look = looks[curve.method]
             summaries = curve.summaries if len(curve.summaries) > 1 else list(curve.summaries) * last
             x, low, high = range(1, last + 1), [s.low for s in summaries], [s.high for s in summaries]
-            axes.fill_between(x, low, high, color=look.color, alpha=opacity, linewidth=0)
+            axes.fill_between(x, low, high, color=look.color, alpha=band_opacity(len(curves)), linewidth=0)
             style = {"color": look.color, "linestyle": look.dashes, "marker": look.marker, "clip_on": False}
             means = [summary.mean for summary in summaries]
             axes.plot(x, means, label=curve.method, markevery=max(1, last // 10), **style)

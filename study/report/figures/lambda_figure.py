@@ -1,18 +1,23 @@
 """Validation accuracy over λ."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from matplotlib import figure as matplotlib_figure
 
 from study.campaign.strength_search import Choice
 from study.report.document import Figure
-from study.report.figures.style import Look, draw
+from study.report.figures.style import Look, band_opacity, draw
 from study.report.number_formats import strength
 
 
 def lambda_figure(scenario: str, choices: Sequence[Choice], looks: Mapping[str, Look]) -> Figure:
-    """One line for each method, a ring at the chosen λ; thin lines for other values of further options."""
+    """One line for each method with a band from the lowest seed to the highest, and a ring at the chosen λ.
+
+    Thin lines, without a band, are for other values of further options.
+    """
     name, what = f"lambda-{scenario}", f"Validation accuracy over λ, {scenario}-incremental"
+    bands = any(len(of_seeds) > 1 for choice in choices for of_seeds in choice.by_seed.values())
     alt = f"{what}. Best λ: {', '.join(f'{choice.method} {strength(choice.best[0])}' for choice in choices)}."
 
     def paint(figure: matplotlib_figure.Figure) -> None:
@@ -26,9 +31,15 @@ def lambda_figure(scenario: str, choices: Sequence[Choice], looks: Mapping[str, 
             look = looks[choice.method]
             for others, line in _lines(choice).items():
                 chosen = others == choice.best[1:]
+                strengths, accuracies = zip(*line, strict=True)
+                if chosen:
+                    low, high = map(min, accuracies), map(max, accuracies)
+                    axes.fill_between(
+                        strengths, [*low], [*high], color=look.color, alpha=band_opacity(len(choices)), linewidth=0
+                    )
                 axes.plot(
-                    [value for value, _ in line],
-                    [accuracy for _, accuracy in line],
+                    strengths,
+                    [*map(fmean, accuracies)],
                     color=look.color,
                     linestyle=look.dashes,
                     marker=look.marker,
@@ -43,12 +54,13 @@ def lambda_figure(scenario: str, choices: Sequence[Choice], looks: Mapping[str, 
         figure.legend(loc="outside lower center", ncols=3)
 
     svg = draw(name, alt, 2.9 + 0.2 * (len(choices) // 3), paint)
-    return Figure(name, f"{what}; rings mark the chosen λ.", alt, svg)
+    spread = ", bands reach from the lowest seed to the highest" if bands else ""
+    return Figure(name, f"{what}; rings mark the chosen λ{spread}.", alt, svg)
 
 
-def _lines(choice: Choice) -> dict[tuple[object, ...], list[tuple[float, float]]]:
-    """Points (λ, accuracy in percent), ascending in λ, for each combination of the further options."""
-    lines: dict[tuple[object, ...], list[tuple[float, float]]] = {}
-    for values, accuracy in choice.accuracy.items():
-        lines.setdefault(values[1:], []).append((values[0], 100 * accuracy))
+def _lines(choice: Choice) -> dict[tuple[object, ...], list[tuple[float, list[float]]]]:
+    """Points (λ, the seeds' accuracies in percent), ascending in λ, for each combination of the further options."""
+    lines: dict[tuple[object, ...], list[tuple[float, list[float]]]] = {}
+    for values, of_seeds in choice.by_seed.items():
+        lines.setdefault(values[1:], []).append((values[0], [100 * accuracy for accuracy in of_seeds]))
     return {others: sorted(line) for others, line in lines.items()}

@@ -148,6 +148,11 @@ def _element(text: str, name: str, alt: str) -> str:
     return re.sub(r"[ \t]*\n", "\n", text).strip()
 
 
+def band_opacity(bands: int) -> float:
+    """So many bands on top of each other still let the lines be seen."""
+    return min(0.16, 0.8 / bands)
+
+
 def within_percent(low: float, high: float) -> tuple[float, float]:
     """Axis limits of accuracies, at most 0 and 100 plus a small margin."""
     return max(low, -1.5), min(high, 101.5)

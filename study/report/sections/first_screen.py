@@ -10,7 +10,7 @@ MOST_ROWS = 8
 
 
 def first_screen(analysis: Analysis, pictures: tuple[Figure, ...]) -> tuple[Block, ...]:
-    table = verdict_table(analysis, MOST_ROWS) if analysis.published else differing_table(analysis, MOST_ROWS)
+    table = verdict_table(analysis, MOST_ROWS) if analysis.counted else differing_table(analysis, MOST_ROWS)
     gallery = (Gallery(pictures),) if pictures else ()
     return (*gallery, *((table,) if table else ()), analysis.status)
 

@@ -8,6 +8,9 @@ from study.report.figures.lambda_figure import lambda_figure
 from study.report.figures.style import looks
 from study.report.number_formats import combination, count, enumeration, points, strength
 
+FEWEST_SEEDS = 5
+"""Seeds of a search from which on neighbouring values of λ may be told apart."""
+
 
 def lambda_section(analysis: Analysis, figures: tuple[Figure, ...]) -> Section | None:
     """What the search chose, with ``figures`` that the first screen does not show; None without records of it."""
@@ -33,6 +36,8 @@ def _how(analysis: Analysis) -> str:
         f"and evaluates on {100 * tuning.validation_fraction:g}% of each class's training data, held out for it. "
         "It uses no test data. The λ with the highest mean accuracy is chosen; on ties, the smallest."
     )
+    if len(tuning.seeds) < FEWEST_SEEDS:
+        text += f" Fewer than {FEWEST_SEEDS} seeds are too few to choose between neighbouring values."
     unfinished = sum(not record.finished for record in analysis.selection.tuning)
     if unfinished:
         text += f" {count(unfinished, 'run')} of the search diverged or failed; values with such a run are not chosen."

@@ -8,7 +8,7 @@ from study.protocol.table import Own
 from study.report.analysis import Analysis
 from study.report.comparisons import DIFFERENCE, HOLM, LEVEL, TESTS, pairs_notes, sign_flip_test
 from study.report.document import Cell, Column, Section, Table, table_of
-from study.report.number_formats import count, enumeration, seeds_of
+from study.report.number_formats import count, enumeration, points, seeds_of
 from study.statistics import FamilyComparison, seeds_needed
 
 
@@ -21,7 +21,7 @@ def pairs_section(analysis: Analysis) -> Section | None:
         "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
         f"95% intervals. p: {test}; p (Holm), over {_family(analysis)}, decides. Effect size: mean over standard "
         "deviation of the differences, bias-corrected. Seeds for 1 point: seeds that find a difference of 1 point with "
-        f"probability 0.8 at level {LEVEL} over the number of pairs."
+        f"probability 0.8 at level {LEVEL} over the number of pairs.{_equivalence(analysis)}"
     )
     return Section("pairs", "Method against method", (how, *tables))
 
@@ -32,6 +32,16 @@ def _family(analysis: Analysis) -> str:
         return "all pairs of the scenario"
     baselines = enumeration(f"`{method}`" for method in named.baselines)
     return f"the comparisons with {baselines} that the protocol names for a scenario"
+
+
+def _equivalence(analysis: Analysis) -> str:
+    named = analysis.protocol.comparisons
+    if named is None or named.margin is None:
+        return ""
+    return (
+        f" p (equivalence): paired equivalence test (TOST) against ±{named.margin:g} points, which the protocol names, "
+        "after Holm's correction. Smallest margin: beyond it every margin would pass, before the correction."
+    )
 
 
 def _table(analysis: Analysis, scenario: Scenario) -> Table:
@@ -46,9 +56,14 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
         f"{scenario.capitalize()}-incremental: differences of average accuracy, in percentage points",
         pairs,
         METHODS,
-        FINDING,
+        finding(analysis),
         Column("seeds", lambda pair: pair.comparison.n, lambda n: seeds_of(n, analysis.protocol.seeds)),
         *TESTS,
+        Column(
+            "smallest margin",
+            lambda pair: None if pair.p_equivalent is None else pair.comparison.smallest_margin(LEVEL),
+            points,
+        ),
         Column("seeds for 1 point", seeds_for_a_point),
         notes=pairs_notes(pairs),
     )
@@ -69,7 +84,7 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
         shown,
         METHODS,
         Column("scenario", lambda pair: scenarios[id(pair)] if several else ""),
-        FINDING,
+        finding(analysis),
         DIFFERENCE,
         HOLM,
         notes=[f"{count(more, 'further pair')} below."] if more > 0 else [],
@@ -102,14 +117,20 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     return variants or with_none or pairs
 
 
-def _finding(pair: FamilyComparison) -> Cell | str:
-    if not pair.reachable:
-        return f"too few seeds ({pair.comparison.n})"
-    if not pair.significant:
-        return "no difference shown"
-    higher = f"{pair.a if pair.comparison.difference > 0 else pair.b} higher"
-    return Cell(higher, higher, "significant")
+def finding(analysis: Analysis) -> Column[FamilyComparison]:
+    """What the tests say of a pair."""
+    named = analysis.protocol.comparisons
+    within = f"within ±{named.margin:g}" if named and named.margin is not None else ""
+
+    def said(pair: FamilyComparison) -> Cell | str:
+        if pair.significant:
+            higher = f"{pair.a if pair.comparison.difference > 0 else pair.b} higher"
+            return Cell(f"{higher}, {within}" if pair.equivalent else higher, higher, "significant")
+        if pair.equivalent:
+            return f"equivalent, {within}"
+        return "no difference shown" if pair.reachable else f"too few seeds ({pair.comparison.n})"
+
+    return Column("finding", said)
 
 
 METHODS = Column[FamilyComparison]("methods", lambda pair: f"{pair.a} − {pair.b}")
-FINDING = Column[FamilyComparison]("finding", _finding)

@@ -5,9 +5,8 @@ from typing import get_args
 from study.protocol.schema import Published, PublishedNumber
 from study.report.analysis import Analysis
 from study.report.comparisons import MEANING, VERDICTS, PublishedRow, difference_cell
-from study.report.document import Cell, Column, Section, Table, table_of
+from study.report.document import Cell, Column, Mark, Section, Table, table_of
 from study.report.number_formats import count, p_value, points, seeds_of
-from study.statistics.published import Verdict
 
 
 def published_section(analysis: Analysis) -> Section | None:
@@ -15,7 +14,7 @@ def published_section(analysis: Analysis) -> Section | None:
         return None
     several = len(analysis.protocol.published) > 1
     sources = [
-        f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}{_margins(table)}"
+        f"{f'Source {index}' if several else 'Source'}: {table.source}. {_spread(table)}"
         for index, table in enumerate(analysis.protocol.published, 1)
     ]
     tables = [_table(analysis, scenario) for scenario in dict.fromkeys(row.scenario for row in analysis.published)]
@@ -26,10 +25,6 @@ def _spread(table: Published) -> str:
     runs = f"{table.n} runs" if table.n else "an unstated number of runs"
     kind = {"sd": "± is the standard deviation over", "sem": "± is the standard error of the mean over"}
     return f"Without a spread; over {runs}." if table.spread == "none" else f"{kind[table.spread]} {runs}."
-
-
-def _margins(table: Published) -> str:
-    return f" Margins: {' '.join(table.margin_reason.split())}" if table.margin_reason else ""
 
 
 def _table(analysis: Analysis, scenario: str) -> Table:
@@ -45,7 +40,8 @@ def _table(analysis: Analysis, scenario: str) -> Table:
             "seeds", lambda row: len(row.ours.scores) if row.ours else 0, lambda n: seeds_of(n, analysis.protocol.seeds)
         ),
         Column("difference, 95% interval", lambda row: difference_cell(row.comparison)),
-        Column("margin", lambda row: row.comparison and row.comparison.margin, "{:g}".format),
+        Column("margin", lambda row: row.comparison and row.comparison.margin, "{:.3g}".format),
+        Column("smallest margin that passes", lambda row: row.comparison and row.comparison.smallest_margin, points),
         Column("p (Welch)", lambda row: row.comparison and row.comparison.p, p_value),
         Column("p (TOST)", lambda row: row.comparison and row.comparison.p_tost, p_value),
         Column("limited by", lambda row: row.limits),
@@ -55,7 +51,7 @@ def _table(analysis: Analysis, scenario: str) -> Table:
 
 def verdict_table(analysis: Analysis, most: int) -> Table:
     """The verdicts that need attention first, in at most ``most`` rows."""
-    rows = sorted(analysis.published, key=lambda row: VERDICTS.index(row.verdict))
+    rows = sorted(analysis.counted, key=lambda row: VERDICTS.index(row.verdict))
     several = len({row.scenario for row in rows}) > 1
     scenario = Column[PublishedRow]("scenario", lambda row: row.scenario if several else "")
     more = len(rows) - most
@@ -65,9 +61,7 @@ def verdict_table(analysis: Analysis, most: int) -> Table:
 
 METHOD = Column[PublishedRow]("method", lambda row: row.method)
 NUMBERS: tuple[Column[PublishedRow], ...] = (
-    Column(
-        "verdict", lambda row: Cell(row.verdict, row.verdict, row.verdict if row.verdict in get_args(Verdict) else "")
-    ),
+    Column("verdict", lambda row: Cell(row.verdict, row.verdict, row.verdict if row.verdict in get_args(Mark) else "")),
     Column("published %", lambda row: Cell(_published(row.number), row.number.mean)),
     Column("ours %, 95% interval", lambda row: row.ours and row.ours.accuracy),
 )

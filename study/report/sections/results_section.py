@@ -68,8 +68,7 @@ def _seeds(result: MethodResult, asked: int) -> Cell:
 
 def _searched_options(protocols: Method, chosen: Method) -> str:
     """Options that the search chose and that differ from the protocol's."""
-    ours, theirs = chosen.model_dump(), protocols.model_dump()
-    return "".join(f", {key} = {option(value)}" for key, value in ours.items() if value != theirs[key])
+    return "".join(f", {key} = {option(value)}" for key, value in chosen if value != getattr(protocols, key, None))
 
 
 def _notes(analysis: Analysis, scenario: Scenario) -> list[str]:

@@ -24,6 +24,7 @@ FISHERS = {
     "exact": {"kind": "online_ewc", "fisher": "exact"},
     "few": {"kind": "online_ewc", "fisher": "exact", "n_samples": 50},
     "sample": {"kind": "ewc", "fisher": "sample"},
+    "sample-3": {"kind": "ewc", "fisher": "sample", "draws": 3},
     "empirical": {"kind": "ewc", "fisher": "empirical"},
     "batched": {"kind": "ewc", "fisher": "batched"},
 }
@@ -66,7 +67,7 @@ def test_every_importance_is_measured_on_every_experience_of_one_network(fishers
     assert empirical.pearson == pytest.approx(float(torch.corrcoef(torch.stack([a[both], b[both]]))[0, 1]))
 
 
-@pytest.mark.parametrize("method", ["exact", "few", "sample", "batched"])
+@pytest.mark.parametrize("method", ["exact", "few", "sample", "sample-3", "batched"])
 def test_it_is_the_importance_that_the_plugin_measures(fishers, method):
     """Its draws and its batches included, in an experience that is not the first."""
     settings = fishers.methods[method]

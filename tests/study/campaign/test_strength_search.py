@@ -65,6 +65,7 @@ def test_the_best_mean_over_the_seeds_is_chosen_and_what_diverged_is_not(searchi
     assert not choice.at_edge
     assert list(choice.accuracy) == [(1.0,), (10.0,), (100.0,)]
     assert choice.accuracy[10.0,] == pytest.approx(0.65)
+    assert choice.by_seed == {(1.0,): (0.5, 0.6), (10.0,): (0.9, 0.4), (100.0,): (0.5, 0.4)}
     assert resolve(searching, "class", "ewc", [choice]) == (searching.methods["ewc"], 10.0)
 
 

@@ -8,6 +8,7 @@ import pytest
 from study.errors import ProtocolError
 from study.protocol.load import load_protocol, parse_protocol, protocol_names
 from study.protocol.schema import Protocol
+from study.protocol.settings import EWC, OnlineEWC
 
 
 @pytest.mark.parametrize("name", protocol_names())
@@ -34,7 +35,6 @@ PUBLISHED = """
 source = "somewhere"
 spread = "sd"
 n = 10
-margin = 1.0
 [published.results]
 ewc.class = { mean = 50.0, spread = 1.0 }
 """
@@ -92,10 +92,17 @@ l2.strength = [ => l2.strength = [10, 10.0,  => tuning.grid.l2.strength holds 10
 [tuning.grid] => +ewc.fisher = ["exact", "exact"] => tuning.grid.ewc.fisher holds 'exact' twice; allowed: each value
 title = "Split Digits" => title = "" => title = '': allowed: any text but an empty one
 copies = 2,  => examples = 1,  => methods.replay-matched.examples = 1: allowed: at least 2, one of each experience
-[tuning] => -[comparisons]\nbaselines = ["ewk"] => comparisons.baselines holds 'ewk': no such method to compare with;
+[tuning] => -[comparisons]\nbaselines = ["ewk"] => comparisons.baselines holds 'ewk': no such method to compare; did you
 [tuning] => -[comparisons]\nbaselines = ["joint"] => comparisons.baselines holds 'joint': no such method to compare
 [tuning] => -[comparisons]\nbaselines = [] => comparisons.baselines = []: list should have at least 1 item
 [tuning] => -[comparisons]\nbaselines = ["ewc", "ewc"] => comparisons.baselines holds 'ewc' twice; allowed: each value
+[tuning] => -[comparisons]\nbaselines = ["ewc"]\nmethods = ["joint"] => comparisons.methods holds 'joint': no such
+[tuning] => -[comparisons]\nbaselines = ["ewc"]\nmethods = [] => comparisons.methods = []: list should have at least 1
+[tuning] => -[comparisons]\nbaselines = ["ewc"]\nmethods = ["si", "si"] => comparisons.methods holds 'si' twice;
+[tuning] => -[comparisons]\nbaselines = ["ewc"]\nmargin = 0 => comparisons.margin = 0: input should be greater than 0
+fisher = "exact" } => fisher = "exact", draws = 2 } => [methods.ewc]: draws = 2: only the Fisher 'sample' draws labels
+fisher = "exact" } => fisher = "sample", draws = 0 } => methods.ewc.draws = 0: input should be greater than or equal to
+kind = "mas" => kind = "mas", draws = 2 => [methods.mas]: unknown key 'draws'; allowed: kind, output, accumulate,
 """
 """A line each: what is replaced, by what ("+": a line below it, "-": above it), and what the error says."""
 
@@ -117,7 +124,17 @@ def test_an_error_names_file_key_value_and_what_is_allowed(text, line):
         ("n = 10\n", "", "[published.0]: n = None: spreads come from"),
         ("= 50.0", "= 101.0", "published.0.results.ewc.class.mean = 101.0: input should be less than or equal to 100"),
         ("= 50.0", "= 0.97", "published.0.results.ewc.class.mean = 0.97: allowed: percent, as in 97.5 for a share of"),
-        ("margin = 1.0", "margin = 0.0", "published.0.margin = 0.0: input should be greater than 0"),
+        ("n = 10", "margin = 1.5", "[published.0]: unknown key 'margin'; allowed: source, spread, n, context, results"),
+        (
+            "n = 10",
+            'n = 10\ncontext = ["ewk"]',
+            "[published.0]: context.ewk: no such method with a result in this table",
+        ),
+        (
+            "n = 10",
+            'n = 10\ncontext = ["si"]',
+            "[published.0]: context.si: no such method with a result in this table;",
+        ),
         ("somewhere", " ", "published.0.source = ' ': allowed: any text"),
     ],
 )
@@ -199,13 +216,29 @@ def test_a_protocol_without_published_numbers_and_without_tuning_is_valid(text: 
     assert plain.tuning is None
 
 
-def test_published_numbers_are_read_with_the_margin_of_their_table_or_their_own(text: str):
-    number = "{ mean = 50.0, spread = 1.0, margin = 2.5 }"
-    table = PUBLISHED + f"si.class = {number}\n"
+def test_published_numbers_are_read_with_what_is_context(text: str):
+    table = PUBLISHED.replace("n = 10", 'n = 10\ncontext = ["si"]') + "si.class = { mean = 40.0, spread = 2.0 }\n"
     (published,) = parse_protocol(text.replace("[tuning]\n", table + "[tuning]\n"), "my.toml").published
-    assert (published.source, published.spread, published.n, published.margin) == ("somewhere", "sd", 10, 1.0)
-    assert published.results["ewc"]["class"].margin is None
-    assert published.results["si"]["class"].margin == 2.5
+    assert (published.source, published.spread, published.n, published.context) == ("somewhere", "sd", 10, ["si"])
+    assert published.results["ewc"]["class"].mean == 50.0
+
+
+@pytest.mark.parametrize("kind", [EWC, OnlineEWC])
+def test_one_draw_is_left_out_so_that_earlier_records_keep_their_ids(kind: type):
+    name = {EWC: "ewc", OnlineEWC: "online_ewc"}[kind]
+    once, twice = (kind(kind=name, fisher="sample", draws=draws) for draws in (1, 2))
+    assert once == kind(kind=name, fisher="sample")
+    assert "draws" not in once.model_dump()
+    assert kind.model_validate(once.model_dump()).draws == 1
+    assert twice.model_dump() == once.model_dump() | {"draws": 2}
+
+
+def test_a_search_may_try_numbers_of_draws(text: str):
+    sampled = text.replace('fisher = "exact" }', 'fisher = "sample" }', 1)
+    wide = sampled.replace("[tuning.grid]\n", "[tuning.grid]\newc.draws = [1, 10]\n")
+    protocol = parse_protocol(wide, "my.toml")
+    draws = {protocol.variant("ewc", values)[0].draws for values in protocol.tuning.combinations("ewc")}
+    assert draws == {1, 10}
 
 
 def test_a_grid_is_every_combination_of_its_options(text: str):

@@ -57,18 +57,14 @@ online_ewc.gamma = [0.5, 1.0]
 source = "Somebody 2018, Table 2, https://example.org/table_2"
 spread = "sd"
 n = 10
-margin = 2.0
-margin_reason = '''As wide as
-others have it.'''
 [published.results]
 naive = { class = { mean = 50.5, spread = 1.0 } }
-ewc = { class = { mean = 61.5, spread = 3.0 }, task = { mean = 86.0, spread = 2.0, margin = 5.0 } }
+ewc = { class = { mean = 61.5, spread = 2.0 }, task = { mean = 86.0, spread = 2.0 } }
 joint = { class = { mean = 99.5, spread = 0.2 } }
 
 [[published]]
 source = "Somebody else 2019"
 spread = "none"
-margin = 0.5
 [published.results]
 replay-2 = { class = { mean = 79.0 } }
 """

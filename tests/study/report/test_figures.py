@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from study.protocol.load import load_protocol, protocol_names
 from study.report.figures.curves_figure import Curve, curves_figure
@@ -11,7 +12,7 @@ from study.report.figures.matrices_figure import matrices_figure
 from study.report.figures.style import IN_THE_DARK, INK, looks, standalone
 from study.report.selection import select
 from study.statistics import summarize
-from tests.study.report.synthetic import all_records, search_records, toy
+from tests.study.report.synthetic import TEXT, all_records, search_records, toy
 
 
 def test_no_two_methods_look_alike():
@@ -54,6 +55,21 @@ def test_large_matrices_have_no_numbers_and_small_ones_have():
     small = matrices_figure("task", [("ewc", np.full((5, 5), 77.0))]).svg
     assert small.count(">77<") == 25
     assert ">77<" not in large
+
+
+def test_the_curve_over_lambda_has_a_band_from_the_lowest_seed_to_the_highest(monkeypatch):
+    bands = []
+    monkeypatch.setattr(Axes, "fill_between", lambda _, *ends, **__: bands.append(ends))
+    for seeds, said in (([1000, 1001], ", bands reach from the lowest seed to the highest."), ([1000], "chosen λ.")):
+        protocol = toy(TEXT.replace("[1000, 1001]", str(seeds)))
+        selection = select("toy", protocol, all_records(protocol), search_records(protocol))
+        ewc = [choice for choice in selection.choices if (choice.method, choice.scenario) == ("ewc", "class")]
+        assert lambda_figure("class", ewc, looks(protocol.methods)).caption.endswith(said)
+    (strengths, low, high), (_, alone, the_same) = bands
+    assert strengths == (1, 10, 100)
+    assert low == [43.75, 68.75, 56.25]  # 50, 75 and 62.5, less and more 6.25: see ``validation_accuracy``
+    assert high == [56.25, 81.25, 68.75]
+    assert alone == the_same == high
 
 
 def test_a_strength_of_zero_has_a_place_in_the_search():

@@ -1,15 +1,19 @@
 """What a report computes before it says it: curves, matrices, and families of comparisons."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from study.protocol.schema import Comparisons
 from study.report.comparisons import compare_methods, paired_by_seed
 from study.report.method_results import MethodResult
 from study.statistics import compare_paired, family, fewest_pairs
-from tests.study.report.synthetic import LAST, LEARNED_FIRST, failed, record, toy
+from tests.study.report.reading import markdown_tables
+from tests.study.report.synthetic import LAST, LEARNED_FIRST, failed, record, toy, written
 
 
 def result(method: str) -> MethodResult:
@@ -82,6 +86,9 @@ def test_the_family_that_a_protocol_names_leaves_out_upper_references_and_other_
     without_ewc = with_seeds({method: values for method, values in scores.items() if method != "ewc"})
     found = compare_methods(without_ewc, Comparisons(baselines=["naive", "ewc"]))
     assert [(pair.a, pair.b) for pair in found] == [("online_ewc", "naive"), ("replay-2", "naive")]
+    found = compare_methods(results, Comparisons(baselines=["ewc"], methods=["naive", "replay-2"], margin=3.0))
+    named = [("naive", "ewc"), ("replay-2", "ewc")]
+    assert found == family([(a, b, paired_by_seed(by_method[a], by_method[b])) for a, b in named], 0.05, 3.0)
 
 
 def test_methods_without_a_common_seed_are_no_pair():
@@ -101,3 +108,29 @@ def test_intervals_of_percentages_end_at_0_and_100():
     assert near_0.accuracy.low == 0.0
     assert near_0.curve[-1].low == 0.0
     assert near_0.backward_transfer.low < 0.0, "a difference may be negative"
+
+
+def test_every_interval_of_an_accuracy_that_a_report_shows_ends_at_0_and_100(tmp_path, monkeypatch):
+    ends: list[float] = []
+    plot = Axes.plot
+
+    def recorded(axes: Axes, x: ArrayLike, *more: object, **style: object) -> list[object]:
+        ends.extend(np.ravel(x))
+        return plot(axes, x, *more, **style)
+
+    monkeypatch.setattr(Axes, "plot", recorded)
+    monkeypatch.setattr(Axes, "fill_between", lambda _, x, low, high, **style: ends.extend([*low, *high]))
+    protocol = toy()
+    records = [
+        record(protocol, method, seed=seed, accuracy=[[a, 0.0], [a, a]])
+        for method, accuracies in {"naive": [0.0, 0.001, 0.1], "ewc": [0.9, 1.0, 0.999]}.items()
+        for seed, a in enumerate(accuracies)
+    ]
+    tables = markdown_tables(written(tmp_path, records, protocol=protocol))
+    assert len(ends) > 8, "of the two figures"
+    for headings, *rows in (tables["Published and ours"], tables["Class-incremental: what each method reached"]):
+        columns = [i for i, heading in enumerate(headings) if "accuracy %" in heading or "ours %" in heading]
+        shown = [end for cells in rows for i in columns for end in re.findall(r"[−\d.]+(?=[,\]])", cells[i])]
+        assert shown
+        ends += [float(end.replace("−", "-")) for end in shown]
+    assert (min(ends), max(ends)) == (0, 100)

@@ -10,6 +10,8 @@ from study.protocol.load import load_protocol, parse_protocol
 from study.records.run_record import RunRecord
 from study.report.provenance import protocol_text
 from study.report.selection import OLDER, OTHER_SETTINGS, OUTSIDE_GRID, VALIDATION, ReportError, select
+from study.report.write_report import write_report
+from study.run.specification import Run
 from tests.study.report.synthetic import TEXT, all_records, record, search_records, toy, written
 
 TUNED = TEXT.replace("ewc = { task = 100, class = 100 }", 'ewc = { task = 100, class = "tuned" }')
@@ -183,6 +185,15 @@ def test_the_report_says_what_was_left_out(tmp_path, without_figures):
         assert "1 record left out: 1 other settings than the protocol's" in (tmp_path / file).read_text().replace(
             "&#39;", "'"
         )
+
+
+def test_the_report_says_which_seeds_of_the_search_are_not_the_packages(tmp_path, without_figures):
+    protocol = load_protocol("digits", ["tuning.seeds=[1000, 1001]", "strength.ewc.task=100"])
+    run = Run.of("digits", protocol, "task", "none", 0)
+    found = record(toy(), "naive").model_copy(update={"run": run, "id": run.id})
+    write_report("digits", protocol, [found], [], tmp_path)
+    expected = "tuning.seeds ([1000, 1001, 1002, 1003, 1004], here [1000, 1001])"
+    assert expected in (tmp_path / "README.md").read_text()
 
 
 # ------------------------------------------------------------------------------- the protocol as text

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from study.statistics import FamilyComparison, compare_paired, family, family_pairs
@@ -63,3 +64,36 @@ def test_with_several_baselines_no_pair_counts_twice():
     found = family([(a, b, compare_paired(scores[a], scores[b])) for a, b in family_pairs(scores, ["m0", "m2"])])
     assert [(c.a, c.b) for c in found] == [("m1", "m0"), ("m2", "m0"), ("m3", "m0"), ("m1", "m2"), ("m3", "m2")]
     assert {c.p_holm for c in found} == {5 * 2 / 2**8}
+
+
+def test_of_the_methods_only_those_named_are_compared_with_the_baselines():
+    methods = ["m0", "m1", "m2", "m3"]
+    assert family_pairs(methods, ["m0"], ["m1", "m3"]) == [("m1", "m0"), ("m3", "m0")]
+    assert family_pairs(methods, ["m0", "m2"], ["m3"]) == [("m2", "m0"), ("m3", "m0"), ("m3", "m2")]
+    assert family_pairs(methods, ["m0"], methods) == family_pairs(methods, ["m0"])
+
+
+def test_equivalence_is_adjusted_as_holm_says_for_the_differences():
+    rng = np.random.default_rng(0)
+    pairs = [(f"m{k}", "m0", compare_paired(rng.normal(k / 2, 1, 9), np.zeros(9))) for k in range(4)]
+    found = family(pairs, margin=1.5)
+    plain = [comparison.p_equivalent(1.5) for _, _, comparison in pairs]
+    order = np.argsort(plain)
+    stepped = np.maximum.accumulate([(len(pairs) - i) * plain[k] for i, k in enumerate(order)])
+    assert [found[k].p_equivalent for k in order] == pytest.approx(np.minimum(stepped, 1))
+    assert [pair.equivalent for pair in found] == [pair.p_equivalent < 0.05 for pair in found]
+    assert {pair.equivalent for pair in found} == {True, False}
+    assert [(pair.p_holm, pair.significant) for pair in found] == [(p.p_holm, p.significant) for p in family(pairs)]
+
+
+def test_without_a_margin_nothing_is_said_to_be_equivalent():
+    [found] = all_pairs({"a": [1, 2, 3, 4, 5, 6, 7], "b": [2, 1, 4, 3, 6, 5, 7]})
+    assert (found.p_equivalent, found.equivalent) == (None, False)
+
+
+def test_a_pair_of_one_seed_is_not_shown_to_be_equivalent():
+    pairs = [("a", "b", compare_paired([1, 1.1, 1.2], [1, 1, 1])), ("c", "b", compare_paired([1], [1]))]
+    shown, one = family([*pairs, *pairs], margin=5)[-2:]
+    assert (shown.equivalent, one.equivalent) == (True, False)
+    assert shown.p_equivalent == pytest.approx(4 * pairs[0][2].p_equivalent(5))
+    assert np.isnan(one.p_equivalent)

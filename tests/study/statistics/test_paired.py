@@ -137,6 +137,36 @@ def test_two_pairs_have_no_unbiased_effect_size():
     assert math.isnan(_against_zero([1, 2]).effect_size)
 
 
+@pytest.mark.parametrize("n", [2, 5, 12, 25])
+def test_equivalence_is_two_one_sided_tests_of_scipy(n: int):
+    a, b = np.random.default_rng(n).normal(0.2, 1, (2, n))
+    for margin in (0.1, 0.5, 1.0, 2.0):
+        above = stats.ttest_1samp(a - b, -margin, alternative="greater").pvalue
+        below = stats.ttest_1samp(a - b, margin, alternative="less").pvalue
+        assert compare_paired(a, b).p_equivalent(margin) == pytest.approx(max(above, below)), margin
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05])
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 0.5])
+def test_a_margin_passes_if_it_is_larger_than_the_smallest_that_does(alpha: float, shift: float):
+    a, b = np.random.default_rng(10).normal(size=(2, 12))
+    found = compare_paired(a + shift, b)
+    smallest = found.smallest_margin(alpha)
+    assert found.p_equivalent(1.001 * smallest) < alpha < found.p_equivalent(0.999 * smallest)
+
+
+def test_differences_that_do_not_vary_are_equivalent_within_every_larger_margin():
+    found = _against_zero([-2, -2, -2])
+    assert [found.p_equivalent(margin) for margin in (2.5, 2.0, 1.5)] == [0, 0.5, 1]
+    assert found.smallest_margin(0.05) == 2
+
+
+def test_one_pair_has_no_equivalence_test():
+    found = _against_zero([1])
+    assert math.isnan(found.p_equivalent(100))
+    assert math.isnan(found.smallest_margin(0.05))
+
+
 @pytest.mark.parametrize("n", [5, 14, 30])
 def test_wilcoxon_without_ties_is_that_of_scipy(n: int):
     a, b = np.random.default_rng(8).normal(0.3, 1, (2, n))

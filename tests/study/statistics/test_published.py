@@ -54,7 +54,7 @@ def test_zero_lies_in_the_interval_where_the_difference_is_not_significant(alpha
     seen = set()
     for difference in np.linspace(-2, 2, 21):
         x = _samples(50 + difference, 1, 5)
-        found = compare_with_published(x, 50, 0.5, "sd", 8, margin=1e-6, alpha=alpha)
+        found = compare_with_published(x, 50, 0.5, "sd", 8, margin=0.54, alpha=alpha)  # too small for 5 samples
         assert found.ours == summarize(x, 1 - alpha)
         assert (found.low <= 0 <= found.high) == (found.p >= alpha), f"{found}"
         seen.add(found.verdict)
@@ -63,36 +63,59 @@ def test_zero_lies_in_the_interval_where_the_difference_is_not_significant(alpha
 
 
 @pytest.mark.parametrize(("spread", "kind", "n"), [(0.5, "sem", 20), (2.0, "sd", 16), (0.3, "sem", 6)])
-def test_a_margin_is_attainable_if_samples_without_end_at_the_published_mean_could_show_it(spread, kind, n):
+def test_a_number_is_testable_if_samples_without_end_at_the_published_mean_could_show_it(spread, kind, n):
     samples = _samples(50, 1e-9, 100)  # of so many published ones, as good as any
     bound = float(stats.t.isf(0.05, n - 1)) * (spread / math.sqrt(n) if kind == "sd" else spread)
-    for margin, attainable in ((bound * 1.01, True), (bound * 0.99, False)):
-        found = compare_with_published(samples, 50, spread, kind, n, margin)
-        assert found.attainable is attainable
-        assert found.verdict == ("reproduced" if attainable else "inconclusive")
-    assert compare_with_published(samples[:5], 50, None, None, None, 1e-9).attainable, "taken as exact"
+    for margin, verdict in ((bound * 1.01, "reproduced"), (bound * 0.99, "not testable")):
+        assert compare_with_published(samples, 50, spread, kind, n, margin).verdict == verdict
+
+
+@pytest.mark.parametrize("ours", [[60.0, 60.1, 60.2], [50.0, 50.1, 50.2], [50.0]])
+def test_what_is_not_testable_is_so_whatever_our_samples_are(ours):
+    found = compare_with_published(ours, 50, 0.5, "sem", 20, margin=0.8)
+    assert found.verdict == "not testable"
+    assert len(ours) == 1 or (found.p < 0.05) == (ours[0] == 60), "Welch's test would say above"
+
+
+def test_a_number_taken_as_exact_is_testable_with_every_margin_but_0():
+    for published in ((None, None, None), (0.0, "sd", 5)):
+        assert compare_with_published([50, 50, 50], 50, *published, margin=1e-9).verdict == "reproduced"
+        assert compare_with_published([50, 50, 50], 50, *published, margin=0.0).verdict == "not testable"
+        assert compare_with_published([50, 51, 52], 40, *published, margin=0.0).verdict == "not testable"
+
+
+@pytest.mark.parametrize("published", [(0.5, "sem", 20), (2.0, "sd", 16), (0.0, "sd", 5), (None, None, None)])
+@pytest.mark.parametrize("alpha", [0.01, 0.05])
+@pytest.mark.parametrize("mean", [49.0, 50.0, 53.0])
+def test_a_margin_passes_if_it_is_larger_than_the_smallest_that_does(published, alpha, mean):
+    given = (_samples(mean, 0.7, 6), 50, *published)
+    smallest = compare_with_published(*given, margin=1.0, alpha=alpha).smallest_margin
+    for share, passes in ((1.001, True), (0.999, False)):
+        found = compare_with_published(*given, margin=share * smallest, alpha=alpha)
+        assert found.smallest_margin == smallest
+        assert (found.p_tost < alpha) is (found.verdict == "reproduced") is passes, found
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 10])
-def test_what_is_shown_is_attainable_and_what_is_attainable_can_be_shown(n):
+def test_what_can_be_shown_is_testable_and_what_is_testable_can_be_shown(n):
     shown = []
     for ours in (3, 5, 20, 500):
         for share in (1e-12, *np.linspace(0.1, 2, 9)):  # of the published variance, which is that of their mean
             sd = math.sqrt(share * ours)
             for margin in (1.0, 1.5, 1.7, 1.9, 2.1, 2.3, 2.75, 3.0, 3.5, 5.0):
                 found = compare_with_published(_samples(50, sd, ours), 50, 1.0, "sem", n, margin)
-                assert found.attainable or found.verdict != "reproduced", (ours, sd, margin)
+                assert (found.p_tost < 0.05) == (found.verdict == "reproduced"), (ours, sd, margin)
                 shown += [margin] if found.verdict == "reproduced" else []
     least = min(shown)
-    assert compare_with_published([50, 50, 51], 50, 1.0, "sem", n, least).attainable
-    assert not compare_with_published([50, 50, 51], 50, 1.0, "sem", n, 1.6).attainable
+    assert compare_with_published([50, 50, 51], 50, 1.0, "sem", n, least).verdict != "not testable"
+    assert compare_with_published([50, 50, 51], 50, 1.0, "sem", n, 1.6).verdict == "not testable"
 
 
 def test_few_published_runs_are_made_up_for_by_runs_of_ours_that_spread():
     """3 published runs: t.95 of 2 degrees of freedom is 2.92, and yet a margin of 2.75 standard errors can be met."""
     found = compare_with_published(_samples(50, math.sqrt(10), 20), 50, 1.0, "sem", 3, margin=2.75)
     assert found.df == pytest.approx(1 / ((1 / 3) ** 2 / 19 + (2 / 3) ** 2 / 2))
-    assert (found.verdict, found.attainable) == ("reproduced", True)
+    assert found.verdict == "reproduced"
 
 
 def test_equivalence_is_an_interval_at_twice_the_level_within_the_margin():
@@ -128,7 +151,7 @@ def test_a_single_run_cannot_be_tested(published: tuple):
     found = compare_with_published([97.4], 97.0, *published, margin=100)
     assert found.difference == pytest.approx(0.4)
     assert found.verdict == "inconclusive"
-    assert all(map(math.isnan, (found.low, found.high, found.df, found.p, found.p_tost)))
+    assert all(map(math.isnan, (found.low, found.high, found.df, found.p, found.p_tost, found.smallest_margin)))
 
 
 @pytest.mark.parametrize("published", [(0.0, "sd", 10), (0.0, "sem", 4), (None, None, None)])

@@ -72,10 +72,10 @@ def _published(rng: np.random.Generator, mean: float, sd: float, n: int) -> tupl
 def test_welch_rejects_a_true_null_at_its_level_whatever_the_spreads(our_sd: float, their_sd: float):
     rng, repeats = np.random.default_rng(0), 6000
     found = [
-        compare_with_published(rng.normal(90, our_sd, 8), *_published(rng, 90, their_sd, 12), margin=1e-9)
+        compare_with_published(rng.normal(90, our_sd, 8), *_published(rng, 90, their_sd, 12), margin=1.5)
         for _ in range(repeats)
     ]
-    rejected = np.mean([f.verdict in ("above", "below") for f in found])
+    rejected = np.mean([f.p < 0.05 for f in found])
     assert rejected == pytest.approx(0.05, abs=0.004 + _tolerance(0.05, repeats))  # Welch's df are an approximation
     covered = np.mean([f.low <= 0 <= f.high for f in found])
     assert covered == pytest.approx(0.95, abs=0.004 + _tolerance(0.05, repeats))
