@@ -128,6 +128,7 @@ def _importance(learner: Learner, columns: Columns, settings: EWC | OnlineEWC, e
     plugin = EWCPlugin(0.0, **options, seed=derived_seed(learner.run.seed, "importance"))
     batched = plugin.fisher == "batched"
     with plugin.reading.arguments(learner.strategy, experience, batches_matter=batched) as (options, _):
+        learner.strategy.experience = learner.calls[experience]  # by which its forward knows that there are task labels
         n_samples, batch_size = options.pop("n_samples"), options.pop("batch_size")
         if n_samples is not None:
             rows = drawn_rows(len(columns[0]), n_samples, torch.Generator().manual_seed(options["seed"]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +30,14 @@ class Inputs(Dataset):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.inputs[index]
-        if self.permutation is not None:
-            image = image.flatten(1)[:, self.permutation].view_as(image)
-        return image, self.labels[index]
+        inputs = self.inputs if self.permutation is None else _permute(self.inputs, self.permutation)
+        return inputs[index], self.labels[index]
+
+
+@lru_cache(maxsize=2)  # of training and test data: samples are read one experience at a time, and each a few times
+def _permute(inputs: Tensor, permutation: Tensor) -> Tensor:
+    """All inputs at once, which takes a tenth of the time of one by one; tensors are told apart by identity."""
+    return inputs.flatten(2)[:, :, permutation].view_as(inputs)
 
 
 def build_benchmark(

@@ -126,6 +126,12 @@ def test_a_protocol_without_what_it_takes_is_refused(fishers, without, missing):
         )
 
 
+def test_a_network_with_a_head_for_each_task_is_measured_like_its_training(fishers):
+    for rows in measure_agreement("tiny", fishers, "task", 0, RunEnvironment(Path())):
+        assert [row.method for row in rows] == [*FISHERS]
+        assert all(row.spearman > 0 for row in rows)
+
+
 def test_the_command_writes_a_file_that_reads_back(tmp_path, protocol_file):
     command = ["agreement", str(protocol_file), "--seeds", "1", "--scenario", "class", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, command)
