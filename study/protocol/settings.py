@@ -18,9 +18,9 @@ class Benchmark(Table):
     """A data set, and how it is split into experiences.
 
     Attributes:
-        name: the digits are scikit-learn's 1,797 images of 8 x 8 pixels, "split_fmnist" is Fashion-MNIST. A "split_"
-            benchmark is split by class; in a "permuted_" one each experience has all digits, under its own permutation
-            of the pixels.
+        name: the digits are scikit-learn's 1,797 images of 8 x 8 pixels, "split_fmnist" is Fashion-MNIST,
+            "split_cifar10_jpeg" CIFAR-10 recompressed as JPEG files of quality 75. A "split_" benchmark is split by
+            class; in a "permuted_" one each experience has all digits, under its own permutation of the pixels.
         experiences: how many; of a split benchmark an equal share of the classes each.
         class_order: of a split benchmark, that of the labels or one that each seed draws.
         padding: pixels of zeros added at each side of an image, before it is normalised.
@@ -36,6 +36,7 @@ class Benchmark(Table):
         "split_fmnist",
         "permuted_mnist",
         "split_cifar10",
+        "split_cifar10_jpeg",
         "split_cifar100",
     ]
     experiences: Annotated[int, Field(ge=2)]

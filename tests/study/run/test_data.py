@@ -1,5 +1,6 @@
 """What is read is what the published files say, byte for byte; anything else is a DataError that says what to do."""
 
+import io
 import shutil
 import socket
 import threading
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 from torchvision import datasets, transforms
 
 from study.protocol.load import load_protocol, protocol_names
@@ -26,7 +29,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(self: Any) -> None:
         pytest.fail("a download was tried")
 
-    for dataset in set(data.TORCHVISION.values()):
+    for dataset in set(data.DATASETS.values()):
         monkeypatch.setattr(dataset, "download", download)
 
 
@@ -35,7 +38,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(self: Any) -> None:
         raise OSError("Name or service\nnot known")
 
-    for dataset in set(data.TORCHVISION.values()):
+    for dataset in set(data.DATASETS.values()):
         monkeypatch.setattr(dataset, "download", download)
 
 
@@ -71,14 +74,33 @@ def test_cifar_is_read_byte_for_byte_with_the_channels_first(n_classes, tmp_path
         assert images.pixels.is_contiguous()
 
 
+def test_recompressed_cifar10_is_read_in_the_order_of_its_files(mnist: Path):
+    folder = mnist / data.RecompressedCIFAR10.folder
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    train, test = load_images("split_cifar10_jpeg", mnist)
+    assert (train.pixels.shape, test.pixels.shape) == ((50_000, 3, 32, 32), (10_000, 3, 32, 32))
+    assert train.targets.bincount().tolist() == [5000] * 10
+    table = parquet.read_table(folder / "cifar10-jpeg-test.parquet")
+    for row in (0, 9_999):
+        with Image.open(io.BytesIO(table["jpeg"][row].as_py())) as image:
+            np.testing.assert_array_equal(test.pixels[row].permute(1, 2, 0), np.asarray(image))
+        assert test.targets[row] == table["label"][row].as_py()
+
+
+def test_recompressed_cifar10_that_is_missing_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"cifar10-jpeg-train.parquet, .* could not be downloaded .*no download"):
+        load_images("split_cifar10_jpeg", tmp_path)
+
+
 def test_mnists_files_are_the_published_ones(mnist: Path):
     for name, (first, last) in {"split_mnist": (5, 8), "split_fmnist": (9, 5)}.items():
-        if not (mnist / data.TORCHVISION[name].__name__).is_dir():
+        if not (mnist / data.DATASETS[name].__name__).is_dir():
             continue
         train, test = load_images(name, mnist)
         assert (len(train.targets), len(test.targets)) == (60_000, 10_000)
         assert (int(train.targets[0]), int(train.targets[-1])) == (first, last)
-        theirs = data.TORCHVISION[name](mnist, train=False)
+        theirs = data.DATASETS[name](mnist, train=False)
         assert torch.equal(test.pixels.squeeze(1), theirs.data)
         assert torch.equal(test.targets, theirs.targets)
 
