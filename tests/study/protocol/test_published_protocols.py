@@ -214,6 +214,7 @@ def test_a_published_number_counts_once_for_a_kind_of_method():
         (table.source, scenario, protocol.methods[method].kind, number.mean)
         for protocol in map(load_protocol, protocol_names())
         for table in protocol.published
+        if "2502.11756" not in table.source  # whose rows are Fishers of one kind of method
         for method in table.results.keys() - table.context
         for scenario, number in table.results[method].items()
     ]
