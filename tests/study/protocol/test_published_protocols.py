@@ -246,27 +246,54 @@ def test_the_shortened_zenke_differs_in_epochs_and_claims_nothing_published():
     assert "2 epochs instead of 20" in short.title
 
 
+FISHERS = {
+    "exact": ("exact", None, 1, None),
+    "exact-n500": ("exact", 500, 1, None),
+    "sample": ("sample", None, 1, None),
+    "sample-10": ("sample", None, 10, None),
+    "predicted": ("predicted", None, 1, None),
+    "empirical": ("empirical", None, 1, None),
+    "batched": ("batched", None, 1, 128),
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "batch_size", "model"), [("split-mnist", 128, "mlp"), ("split-cifar10", 256, "resnet18_reduced")]
+    ("name", "seeds"),
+    [("split-mnist-task", 30), ("permuted-mnist", 20), ("split-fmnist", 20), ("split-cifar10-cnn", 10)],
 )
-def test_of_the_fisher_protocols_nothing_but_the_fisher_differs(name, batch_size, model):
+def test_where_fishers_are_compared_nothing_but_the_fisher_differs(name, seeds):
+    protocol = load_protocol(f"fisher-{name}")
+    assert protocol.seeds == seeds
+    compared = {n: m for n, m in protocol.methods.items() if n not in ("none", "kfac")}
+    assert {n: (m.fisher, m.n_samples, m.draws, m.batch_size) for n, m in compared.items()} == FISHERS
+    assert {(m.kind, m.gamma) for m in compared.values()} == {("online_ewc", 1.0)}
+    family = protocol.comparisons
+    assert (family.baselines, ["exact", *family.methods], family.margin) == (["exact"], [*FISHERS], 0.5)
+    for method in (*FISHERS, "kfac"):
+        assert {protocol.strength_of(method, scenario) for scenario in protocol.scenarios} == {"tuned"}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "model", "numbers"),
+    [
+        (
+            *("split-mnist", 128, "mlp"),
+            [(99.12, 0.16), (98.93, 0.15), (99.12, 0.12), (99.12, 0.12), (99.11, 0.16), (85.41, 0.88)],
+        ),
+        (
+            *("split-cifar10", 256, "resnet18_reduced"),
+            [(84.91, 0.65), (84.57, 0.72), (83.77, 0.72), (83.28, 0.77), (83.38, 0.66), (69.53, 1.34)],
+        ),
+    ],
+)
+def test_van_de_vens_numbers_of_fishers_and_conditions(name, batch_size, model, numbers):
     protocol = load_protocol(f"fisher-{name}-task")
     assert (protocol.training.iterations, protocol.training.batch_size) == (2000, batch_size)
-    assert (protocol.model.name, protocol.seeds, protocol.published) == (model, 10, [])
-    assert protocol.benchmark.class_order == "random"
-    fishers = {n: (m.fisher, m.n_samples, m.batch_size) for n, m in protocol.methods.items() if n != "none"}
-    assert fishers == {
-        "exact": ("exact", None, None),
-        "exact-n500": ("exact", 500, None),
-        "sample": ("sample", None, None),
-        "predicted": ("predicted", None, None),
-        "empirical": ("empirical", None, None),
-        "batched": ("batched", None, 128),
-    }
-    assert {(m.kind, m.gamma) for n, m in protocol.methods.items() if n != "none"} == {("online_ewc", 1.0)}
-    for method in fishers:
-        assert protocol.strength_of(method, "task") == "tuned"
-        assert protocol.tuning.grid[method]["strength"][:9] == [10.0**power for power in range(9)]
+    assert (protocol.model.name, protocol.benchmark.class_order) == (model, "random")
+    (table,) = protocol.published
+    assert (table.spread, table.n) == ("sem", 30)
+    methods = ["exact", "exact-n500", "sample", "empirical", "batched", "none"]
+    assert published(protocol, "task") == dict(zip(methods, numbers, strict=True))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -354,6 +381,7 @@ def test_every_protocol_belongs_to_a_test_here():
         "zenke2017-permuted-mnist",
         "ritter2018-permuted-mnist",
         "kronecker-split-fmnist",
+        *("fisher-permuted-mnist", "fisher-split-fmnist"),  # methods and benchmarks of others here
         "digits",
         "permuted-digits",
     }
