@@ -77,7 +77,7 @@ def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(
         nodes = [cluster.add_node(num_cpus=1) for _ in runs]
 
         def lose_one() -> None:
-            while len([*store.under_way.glob("*.json")]) < len(runs):
+            while len([*store.under_way.glob("*.pt")]) < len(runs):
                 time.sleep(0.02)
             cluster.remove_node(nodes[0], allow_graceful=False)
 
