@@ -11,14 +11,14 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import one_of, whole
+from clreg_plugins.checks import one_of, whole
+from clreg_plugins.factors import KroneckerFactors
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, Positions, fisher_cotangents
 from clreg_plugins.importance.engine.data import BATCH, Batch, Unpack, batches, map_tensors
 from clreg_plugins.importance.engine.environment import loader_states, random_states
 from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from clreg_plugins.importance.engine.model import Forward, default_forward, named_parameters, names_task_labels, unwrap
 from clreg_plugins.importance.engine.moments import measured
-from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.options import PASS_DEFAULTS, checked
 from clreg_plugins.kronecker import KroneckerPenalty
 from clreg_plugins.penalty import QuadraticPenalty, listed

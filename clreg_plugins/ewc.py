@@ -7,7 +7,7 @@ from typing import Any, Unpack
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clreg_plugins.importance.checks import one_of, whole, within
+from clreg_plugins.checks import one_of, whole, within
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, fisher_cotangents
 from clreg_plugins.importance.fisher import fisher_diagonal
 from clreg_plugins.importance.options import PassOptions, ReadingOptions

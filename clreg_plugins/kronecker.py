@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clreg_plugins.checks import one_of
+from clreg_plugins.factors import Factors, KroneckerFactors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.flat import Place
-from clreg_plugins.importance.checks import one_of
-from clreg_plugins.importance.engine.factors import Factors, Shapes, embedding_shapes, factor_shapes
-from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.layer_curvature import MERGES, LayerCurvature
 from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, check_factor, sum_of
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clreg_plugins.factors import Factors
 from clreg_plugins.flat import Place
-from clreg_plugins.importance.engine.factors import Factors
 from clreg_plugins.penalty import Tensors
 
 MERGES = ("nearest", "sum")

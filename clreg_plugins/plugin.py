@@ -12,8 +12,8 @@ from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
+from clreg_plugins.checks import one_of, strengths
 from clreg_plugins.direct import upgraded
-from clreg_plugins.importance.checks import one_of, strengths
 from clreg_plugins.importance.engine.model import named_parameters, state_dtype
 from clreg_plugins.importance.options import READING_DEFAULTS
 from clreg_plugins.loss_check import LossCheck

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clreg_plugins.checks import boolean, one_of, strength, within
 from clreg_plugins.flat import FlatTensors
 from clreg_plugins.importance import path_integral
-from clreg_plugins.importance.checks import boolean, one_of, strength, within
 from clreg_plugins.outside_changes import OutsideChanges
 from clreg_plugins.penalty import castable
 from clreg_plugins.plugin import RegularizationPlugin

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
-from clreg_plugins.importance.checks import boolean, one_of, whole
+from clreg_plugins.checks import boolean, one_of, whole
 from clreg_plugins.importance.engine.data import Unpack
 from clreg_plugins.importance.engine.model import Forward
 

@@ -6,6 +6,7 @@ from torch import Generator, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from clreg_plugins.factors import Importance, KroneckerFactors
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import batches
 from clreg_plugins.importance.engine.environment import loader_states
@@ -13,7 +14,6 @@ from clreg_plugins.importance.engine.factors import FactorOptions
 from clreg_plugins.importance.engine.model import default_forward, names_task_labels, unwrap
 from clreg_plugins.importance.engine.moments import jacobian_moments
 from clreg_plugins.importance.engine.processes import processes
-from clreg_plugins.importance.engine.totals import Importance, KroneckerFactors
 
 
 def measure(
