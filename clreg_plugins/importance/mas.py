@@ -55,7 +55,7 @@ def mas_importance(
     one_of("output", output, OUTPUTS)
     boolean("per_sample", per_sample)
     if mask_value is not None:
-        within("mask_value", mask_value, float("-inf"))
+        within("mask_value", mask_value, also=", or None (no output is masked)")
     return measure(
         model,
         data,

@@ -32,7 +32,7 @@ VARIANTS = "exact, sample, predicted, empirical, batched"
         (mas_importance, {"n_samples": -3}, "n_samples is -3; allowed: a whole number >= 1"),
         (fisher_diagonal, {"n_samples": 2.5}, "n_samples is 2.5; allowed: a whole number >= 1"),
         (fisher_diagonal, {"n_samples": True}, "n_samples is True; allowed: a whole number >= 1"),
-        (fisher_diagonal, {"draws": 0}, "draws is 0; allowed: a whole number >= 1"),
+        (fisher_diagonal, {"draws": 0}, "draws is 0; allowed: a whole number from 1 to 65536"),
         (fisher_diagonal, {"batch_size": 0}, "batch_size is 0; allowed: a whole number >= 1"),
         (mas_importance, {"batch_size": 0}, "batch_size is 0; allowed: a whole number >= 1"),
         (fisher_diagonal, {"max_bytes": 0}, "max_bytes is 0; allowed: a whole number >= 1"),

@@ -92,7 +92,7 @@ REFUSED = [
     (KFACPlugin, {"max_width": 0.5}, r"max_width is 0.5; allowed: a whole number >= 1"),
     (KFACPlugin, {"gamma": 2}, r"gamma is 2; allowed: a finite number >= 0 and <= 1"),
     (KFACPlugin, {"n_samples": 0}, r"n_samples is 0; allowed"),
-    (EWCPlugin, {"draws": 0}, r"draws is 0; allowed: a whole number >= 1"),
+    (EWCPlugin, {"draws": 0}, r"draws is 0; allowed: a whole number from 1 to 65536"),
     (EWCPlugin, {"n_samples": 0}, r"n_samples is 0; allowed: a whole number >= 1"),
     (EWCPlugin, {"n_samples": 2.5}, r"n_samples is 2.5; allowed: a whole number >= 1"),
     (OnlineEWCPlugin, {"n_samples": -3}, r"n_samples is -3; allowed"),

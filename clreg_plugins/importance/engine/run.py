@@ -6,6 +6,7 @@ from torch import Generator, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from clreg_plugins.checks import instance
 from clreg_plugins.factors import Importance, KroneckerFactors
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import batches
@@ -35,6 +36,7 @@ def measure(
         options: every key of :class:`PassOptions`, checked.
         factors: measure Kronecker factors.
     """
+    instance("model", model, nn.Module, "a torch.nn.Module")
     shard, reduce = processes(options["distributed"])
     if options["distributed"] and isinstance(getattr(data, "sampler", None), DistributedSampler):
         raise ValueError(
