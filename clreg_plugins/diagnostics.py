@@ -282,7 +282,7 @@ def _quadratic(
     mapping(f"curvatures[{name!r}]", curvature)
     known = {*(curvature.diagonal if factored else curvature), *(n for layer in layers for n in layer.parameters)}
     if missing := [n for n in anchor if n not in known]:
-        raise ValueError(f"curvatures[{name!r}] has no {listed(missing)}, but anchor has")
+        raise ValueError(f"curvatures[{name!r}] has no {listed(missing)}, but anchor has; both need the same names")
     penalty = KroneckerPenalty() if factored else QuadraticPenalty()
     at = {n: value.cpu().double() for n, value in centre.items() if n in known}
     try:

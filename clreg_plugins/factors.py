@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clreg_plugins.checks import instance, mapping
+
 
 class Importance(dict[str, Tensor]):
     """Importance by parameter name, a plain dict, with a note of how each was computed.
@@ -68,7 +70,10 @@ class KroneckerFactors(dict[str, Factors]):
     """
 
     def __init__(self, layers: dict[str, Factors], importance: Importance) -> None:
-        super().__init__(layers)
+        super().__init__(mapping("layers", layers))
+        for name, layer in self.items():
+            instance(f"layers[{name!r}]", layer, Factors, "Factors")
+        instance("importance", importance, Importance, "an Importance")
         factored = {name for layer in layers.values() for name in layer.parameters}
         rest = {name: value for name, value in importance.items() if name not in factored or value.any()}
         paths = importance.paths | {name: "factors" for name in factored if name not in rest}

@@ -132,7 +132,9 @@ class KroneckerPenalty(QuadraticPenalty):
         """The curvature of a layer after a term."""
         for parameter in new.parameters:
             if parameter not in self.anchor or parameter not in anchor:
-                raise ValueError(f"layer {name!r} has factors for {parameter!r}, but {parameter!r} has no anchor")
+                raise ValueError(
+                    f"layer {name!r} has factors for {parameter!r}, but {parameter!r} has no anchor; it needs one"
+                )
         new = _checked(name, new, self.anchor.places)
         old = self.layers.get(name)
         names = (new.weight, new.bias)

@@ -249,7 +249,7 @@ class QuadraticPenalty:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         for name in mapping("importance", importance):
             if name not in mapping("anchor", anchor) and name in self.importance:
-                raise ValueError(f"importance of {name!r} comes without an anchor")
+                raise ValueError(f"importance of {name!r} comes without an anchor; it needs one")
         return self._checked("importance", importance, minimum), self._checked("anchor", anchor)
 
     # ------------------------------------------------------ value and gradient
@@ -272,18 +272,20 @@ class QuadraticPenalty:
             ValueError: a parameter has another shape than its importance (call :meth:`grow` first), none of them has
                 importance though others have, or λ is negative or not finite.
         """
-        if not isinstance(parameters, Mapping):
-            raise TypeError(f"parameters is a {type(parameters).__name__}; allowed: dict(model.named_parameters())")
+        given = self._given(parameters)
         strength = within("strength", strength, 0)
-        _, difference, product, _ = into or self.work_space()
-        given = tuple(name for name in self.active if name in parameters)
+        if into is None:
+            into = self.work_space()
+        instance("into", into, Step, "a work_space() of this penalty, or an earlier result")
+        if into.product.places is not self.anchor.places and into.product.places != self.anchor.places:
+            raise ValueError("into is a work space of other parameters; allowed: a work_space() made since they grew")
+        _, difference, product, _ = into
         if self.active and not given:
             raise ValueError(
                 f"none of the parameters given ({listed(parameters)}) has importance; known: {listed(self.active)}; "
                 "give dict(model.named_parameters()), without the prefixes that wrappers add"
             )
         for name in given:
-            instance(f"parameter {name!r}", parameters[name], Tensor, "a tensor")
             if parameters[name].shape != self.anchor.places[name].shape:
                 raise ValueError(
                     f"parameter {name!r} has shape {tuple(parameters[name].shape)}, but its importance has shape "
@@ -329,7 +331,7 @@ class QuadraticPenalty:
         Raises:
             TypeError, ValueError: as in :meth:`step`, and parameters that are copies without a gradient.
         """
-        given = [parameters[name] for name in self.active if name in parameters]
+        given = [parameters[name] for name in self._given(parameters)]
         if given and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in given):
             raise ValueError(
                 "none of the parameters given requires a gradient, as in a state_dict(); allowed: "
@@ -343,10 +345,20 @@ class QuadraticPenalty:
         The gradient is the step's; autograd carries only the scale, so it is right under any later scaling of the
         loss, and in ``torch.autograd.grad`` as well as in ``backward``.
         """
-        names = [name for name in self.active if name in parameters]
+        instance("step", step, Step, "what step() returns for these parameters")
+        names = self._given(parameters)
         if not any(parameters[name].requires_grad for name in names):
             return step.value
         return _ClosedForm.apply(self, step, names, *(parameters[name] for name in names))
+
+    def _given(self, parameters: Tensors) -> tuple[str, ...]:
+        """Names of the parameters given that have importance."""
+        instance("parameters", parameters, Mapping, "dict(model.named_parameters())")
+        given = tuple(name for name in self.active if name in parameters)
+        for name in given:
+            if not isinstance(parameters[name], Tensor):  # a step takes this path: no message is made before it is due
+                instance(f"parameter {name!r}", parameters[name], Tensor, "a tensor")
+        return given
 
     def _products(self, differences: Tensors) -> dict[str, Tensor]:
         """Ω (θ − μ) by name, as autograd can differentiate it, of the differences of all active parameters."""
