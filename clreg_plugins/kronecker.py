@@ -15,7 +15,7 @@ from clreg_plugins.checks import dense, instance, mapping, one_of, shown, within
 from clreg_plugins.factors import Factors, KroneckerFactors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.flat import Place
 from clreg_plugins.layer_curvature import MERGES, LayerCurvature
-from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, sum_of
+from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, listed, sum_of
 
 
 class KroneckerPenalty(QuadraticPenalty):
@@ -65,7 +65,9 @@ class KroneckerPenalty(QuadraticPenalty):
                     f"the kernel of {name!r} has grown: its weight has shape {tuple(places[weight].shape)}, its anchor "
                     f"{tuple(self.anchor.places[weight].shape)}; allowed with Kronecker factors: more channels"
                 )
-            layers[name] = replace(layer, factors=_fitted(name, layer.factors, layer.factors[:2], places))
+            factors = _fitted(name, layer.factors, layer.factors[:2], places)
+            _require_finite(name, factors)
+            layers[name] = replace(layer, factors=factors)
         self._arrange(places, {name for name in self.anchor if name not in self.importance}, present)
         self.layers = layers
 
@@ -149,9 +151,7 @@ class KroneckerPenalty(QuadraticPenalty):
                 f"{len(old.factors.outputs)} of {old.factors.outputs.shape[1]}; allowed: the same groups"
             )
         layer = LayerCurvature(new, 1.0).decayed(weight) if old is None else old.merged(new, keep, weight, self.merge)
-        for kind, factor in (("A", layer.factors.inputs), ("G", layer.factors.outputs)):
-            if not torch.isfinite(factor).all():
-                raise FloatingPointError(f"the factor {kind} of {name!r} overflows {factor.dtype}")
+        _require_finite(name, layer.factors)
         if not all(math.isfinite(number) for number in (layer.term_weight, *layer.merge_errors[-1:])):
             raise FloatingPointError(f"the weight of {name!r}, or the error of its merge, overflows float64")
         return layer
@@ -291,6 +291,13 @@ def _shapes(factors: Factors, names: tuple[str | None, str | None], places: Mapp
     return factor_shapes(shape, max(groups, 1), weight is not None, bias is not None)
 
 
+def _require_finite(name: str, factors: Factors) -> None:
+    """Raise FloatingPointError where factors made of finite ones are not finite."""
+    for kind, factor in (("A", factors.inputs), ("G", factors.outputs)):
+        if not torch.isfinite(factor).all():
+            raise FloatingPointError(f"the factor {kind} of {name!r} overflows {factor.dtype}")
+
+
 def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factors:
     """Factors in the type and on the device of their parameters.
 
@@ -302,7 +309,7 @@ def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factor
     if (tuple(factors.inputs.shape), tuple(factors.outputs.shape)) != sizes:
         raise ValueError(
             f"the factors of {name!r} have shapes {tuple(factors.inputs.shape)} and {tuple(factors.outputs.shape)}, "
-            f"expected {sizes[0]} and {sizes[1]}"
+            f"expected {sizes[0]} and {sizes[1]} for {listed(factors.parameters)}"
         )
     factors = _fitted(name, factors, factors[:2], places)
     for kind, factor in (("A", factors.inputs), ("G", factors.outputs)):

@@ -94,7 +94,8 @@ class QuadraticPenalty:
         Raises:
             ValueError: a parameter has shrunk or changed its number of dimensions, or has no dense floating-point
                 numbers; nothing is changed then.
-            FloatingPointError: one that is new or has grown is not finite; nothing is changed then.
+            FloatingPointError: one that is new or has grown is not finite, or the state so far does not fit into its
+                type; nothing is changed then.
         """
         known = self.anchor.places
         for name, parameter in mapping("parameters", parameters).items():
@@ -112,6 +113,15 @@ class QuadraticPenalty:
             for name, p in parameters.items()
             if places[name] != known.get(name)
         }
+        for name, place in places.items():
+            if name in known and place.dtype != known[name].dtype:  # the state may not fit into a narrower type
+                for kind, of_name in (
+                    ("importance", self.importance),
+                    ("anchor", self.anchor),
+                    ("constant", self.constant),
+                ):
+                    if name in of_name:
+                        _held(f"the {kind} of {name!r}", of_name[name], place._replace(shape=of_name[name].shape))
         self._move(places, present)
         for name, (_, device, dtype) in places.items():
             constant = self.constant.get(name)
@@ -396,9 +406,11 @@ class QuadraticPenalty:
         importance, anchor, constant = (
             mapping(f"{kind} of the state", state[kind]) for kind in ("importance", "anchor", "constant")
         )
-        if not (anchor.keys() == constant.keys() == importance.keys() | (anchor.keys() & set(bare))):
+        with_importance = importance.keys() | (anchor.keys() & set(bare))
+        if missing := sorted((anchor.keys() ^ constant.keys()) | (anchor.keys() ^ with_importance)):
             raise ValueError(
-                "importance, anchor and constant of the state must hold tensors by the same parameter names"
+                "importance, anchor and constant of the state must hold tensors by the same parameter names; not all "
+                f"of them have {listed(missing)}"
             )
         n_terms = whole("n_terms of the state", state["n_terms"], 0)
         names = [*importance, *(name for name in anchor if name not in importance)]

@@ -137,7 +137,7 @@ OF_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
     "a NaN": one_entry(math.nan),
     "an infinity": one_entry(-math.inf),
     "negative": one_entry(-3.0),
-    "huge": one_entry(1e300),
+    "huge": lambda t: one_entry(1e300)(t.double()),
     "beyond float32": lambda t: t.double() * 1e39,
     "large": lambda t: t * 1e30,
     "on meta": lambda t: t.to("meta"),
@@ -185,10 +185,12 @@ def spoil(draw: random.Random, tree: Any, path: tuple[str, ...] = ()) -> tuple[s
     return done, (*path, key)
 
 
-OTHER_WORDS = {
+OTHER_WORDS = {  # of a message, for what is at fault
     "inputs": ["A"],
     "outputs": ["G"],
-    "another": ["keys", "names", "unknown", "factors for", "has no anchor"],
+    "layers": ["not all of them have"],  # of parameters that have neither factors nor an importance then
+    "another": ["keys", "names", "unknown", "factors for", "anchor"],
+    "deleted": ["keys", "names", "anchor", "argument"],
 }
 
 
