@@ -23,7 +23,7 @@ from tests.arguments import CALLS, PLUGINS, arguments_of, bad_values, plugin_wit
 from tests.penalties import assert_unchanged, everything
 from tests.test_arguments import says_what_is_allowed
 
-EXAMPLES = int(os.environ.get("CLREG_FUZZ", "300"))
+EXAMPLES = int(os.environ.get("CLREG_FUZZ", "100"))
 SEED = int(os.environ.get("CLREG_FUZZ_SEED", "0"))
 
 REFUSALS = (ValueError, TypeError, FloatingPointError)
