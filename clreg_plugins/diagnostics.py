@@ -11,14 +11,14 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import one_of, whole
+from clreg_plugins.checks import dense, instance, mapping, one_of, whole
+from clreg_plugins.factors import KroneckerFactors
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, Positions, fisher_cotangents
 from clreg_plugins.importance.engine.data import BATCH, Batch, Unpack, batches, map_tensors
 from clreg_plugins.importance.engine.environment import loader_states, random_states
 from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from clreg_plugins.importance.engine.model import Forward, default_forward, named_parameters, names_task_labels, unwrap
 from clreg_plugins.importance.engine.moments import measured
-from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.options import PASS_DEFAULTS, checked
 from clreg_plugins.kronecker import KroneckerPenalty
 from clreg_plugins.penalty import QuadraticPenalty, listed
@@ -58,7 +58,8 @@ def agreement(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Agreement:
         b: another, with the same names and shapes; it may lie on another device.
 
     Raises:
-        ValueError: names or shapes differ (it names them), there is no entry, or an entry is NaN or infinite.
+        ValueError: one is no dict of tensors, names or shapes differ (it names them), there is no entry, or an entry
+            is NaN or infinite.
 
     Example:
         >>> a = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
@@ -175,13 +176,17 @@ def quadratic_picture(
     one_of("likelihood", likelihood, LIKELIHOODS)
     whole("class_dim", class_dim, -64, 64)
     whole("ignore_index", ignore_index, -(2**63))
+    whole("batch_size", batch_size, 1)
     reading = {"n_samples": n_samples, "batch_size": batch_size, "num_workers": num_workers, "unpack": unpack}
     checked(reading | {"seed": seed, "forward": forward}, PASS_DEFAULTS, "quadratic_picture")
+    instance("model", model, nn.Module, "a torch.nn.Module")
+    instance("points", points, Iterable, "dicts of tensors by name, in a list")
+    mapping("curvatures", curvatures)
     loss, forward, points = Loss(likelihood, class_dim, ignore_index), forward or default_forward, list(points)
     if not points:
         raise ValueError("points is empty; it needs at least one")
     model = unwrap(model)
-    parameters = {name: p for name, p in named_parameters(model).items() if name in anchor}
+    parameters = {name: p for name, p in named_parameters(model).items() if name in mapping("anchor", anchor)}
     numbered = {f"points[{i}]": point for i, point in enumerate(points)}
     _same_names_and_shapes({"anchor": anchor, "model": parameters, **numbered})
     anchor, *points = _apart(model, [anchor, *points])
@@ -274,15 +279,16 @@ def _quadratic(
     """
     factored = isinstance(curvature, KroneckerFactors)
     layers = curvature.values() if factored else ()
+    mapping(f"curvatures[{name!r}]", curvature)
     known = {*(curvature.diagonal if factored else curvature), *(n for layer in layers for n in layer.parameters)}
     if missing := [n for n in anchor if n not in known]:
-        raise ValueError(f"curvatures[{name!r}] has no {listed(missing)}, but anchor has")
+        raise ValueError(f"curvatures[{name!r}] has no {listed(missing)}, but anchor has; both need the same names")
     penalty = KroneckerPenalty() if factored else QuadraticPenalty()
     at = {n: value.cpu().double() for n, value in centre.items() if n in known}
     try:
         penalty.grow(at)
         penalty.recenter(curvature, at, clip=None)
-    except (ValueError, FloatingPointError) as error:
+    except (TypeError, ValueError, FloatingPointError) as error:
         raise type(error)(f"curvatures[{name!r}]: {error}") from error
     return np.array([float(penalty.step(at | {n: point[n].cpu() for n in anchor}, 1.0).value) for point in points])
 
@@ -402,6 +408,9 @@ def _move(parameters: Mapping[str, nn.Parameter], to: Mapping[str, Tensor]) -> N
 
 
 def _same_names_and_shapes(sides: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for side, values in sides.items():
+        for name, value in mapping(side, values).items():
+            dense(f"{side}[{name!r}]", value)
     (first, reference), *others = sides.items()
     if not sum(values.numel() for values in reference.values()):
         raise ValueError(f"{first} has no entries; it needs at least one")

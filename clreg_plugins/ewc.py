@@ -7,9 +7,9 @@ from typing import Any, Unpack
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clreg_plugins.importance.checks import one_of, whole, within
+from clreg_plugins.checks import one_of, within
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, fisher_cotangents
-from clreg_plugins.importance.fisher import fisher_diagonal
+from clreg_plugins.importance.fisher import checked_cotangents, fisher_diagonal
 from clreg_plugins.importance.options import PassOptions, ReadingOptions
 from clreg_plugins.plugin import RegularizationPlugin
 from clreg_plugins.reading import DataImportance, Minibatches, rehearse
@@ -32,7 +32,7 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         likelihood: "categorical", "gaussian" or "bernoulli"; default: what the strategy's criterion says.
             Class weights, label smoothing and the reduction of the criterion play no part in the Fisher; targets that
             it ignores do not count.
-        draws: labels drawn for each sample by "sample".
+        draws: labels drawn for each sample by "sample", at most 65,536.
         class_dim: dimension of the classes in the outputs, as for :func:`fisher_diagonal`.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
         **options: see :class:`ReadingOptions`.
@@ -59,12 +59,8 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         **options: Unpack[ReadingOptions],
     ) -> None:
         super().__init__(reg_lambda, consolidation=consolidation)
-        one_of("fisher", fisher, VARIANTS)
-        whole("draws", draws, 1)
-        whole("class_dim", class_dim, -64, 64)
-        if likelihood is not None:
-            one_of("likelihood", likelihood, LIKELIHOODS)
-        fisher_cotangents(fisher, likelihood or "categorical", draws, class_dim)
+        one_of("likelihood", likelihood, LIKELIHOODS, none="what the criterion says")
+        checked_cotangents(VARIANTS, fisher, likelihood or "categorical", draws, class_dim, name="fisher")
         self.fisher = fisher
         self.likelihood = likelihood
         self.draws = draws

@@ -6,7 +6,9 @@ from avalanche.training.plugins import EWCPlugin as AvalancheEWC
 from avalanche.training.plugins import MASPlugin as AvalancheMAS
 from avalanche.training.plugins import SynapticIntelligencePlugin as AvalancheSI
 
+from clreg_plugins.checks import FLOAT32_MAX, within
 from clreg_plugins.ewc import EWCPlugin, OnlineEWCPlugin
+from clreg_plugins.importance.path_integral import checked_damping
 from clreg_plugins.mas import MASPlugin
 from clreg_plugins.plugin import RegularizationPlugin
 from clreg_plugins.si import SIPlugin
@@ -46,6 +48,9 @@ DIFFERENCES: dict[type, tuple[str, ...]] = {
 }
 """By Avalanche's class, how it differs from the plugin that :func:`from_avalanche` makes of it."""
 
+LARGEST = FLOAT32_MAX / 2
+"""λ of a penalty without the 1/2 in front, which is doubled here."""
+
 
 def from_avalanche(plugin: object) -> RegularizationPlugin:
     """Convert one of Avalanche's plugins, not yet used in training, to ours, with λ and the closest definitions.
@@ -60,9 +65,9 @@ def from_avalanche(plugin: object) -> RegularizationPlugin:
 
     Raises:
         TypeError: ``plugin`` is something else.
-        ValueError: it holds importances already, or an option that ours does not support: several values of
-            ``si_lambda``, which in Avalanche rescale the whole penalty in each experience, or parameters that
-            are excluded by name.
+        ValueError: it holds importances already, an option outside what is allowed, or one that ours does not
+            support: several values of ``si_lambda``, which in Avalanche rescale the whole penalty in each
+            experience, or parameters that are excluded by name.
     """
     kind = next((kind for kind in DIFFERENCES if isinstance(plugin, kind)), None)
     if kind is None:
@@ -84,15 +89,17 @@ def _full_name(kind: type) -> str:
 
 def _ewc(plugin: AvalancheEWC) -> EWCPlugin:
     _require_untrained(plugin, bool(plugin.importances))
+    reg_lambda = 2 * within("ewc_lambda", plugin.ewc_lambda, 0, LARGEST)
     if plugin.mode == "online":
-        return OnlineEWCPlugin(2 * plugin.ewc_lambda, gamma=plugin.decay_factor, fisher="batched")
-    return EWCPlugin(2 * plugin.ewc_lambda, fisher="batched")
+        gamma = within("decay_factor", plugin.decay_factor, 0, 1)
+        return OnlineEWCPlugin(reg_lambda, gamma=gamma, fisher="batched")
+    return EWCPlugin(reg_lambda, fisher="batched")
 
 
 def _mas(plugin: AvalancheMAS) -> MASPlugin:
     _require_untrained(plugin, plugin.importance is not None)
     return MASPlugin(
-        2 * plugin._lambda,
+        2 * within("lambda_reg", plugin._lambda, 0, LARGEST),
         output="squared_norm",
         accumulate="average",
         per_sample=False,
@@ -101,11 +108,12 @@ def _mas(plugin: AvalancheMAS) -> MASPlugin:
 
 def _si(plugin: AvalancheSI) -> SIPlugin:
     _require_untrained(plugin, bool(plugin.ewc_data[1]))
-    if len(set(plugin.si_lambda)) != 1:
+    values = [within("si_lambda", value, 0) for value in plugin.si_lambda]
+    if len(set(values)) != 1:
         raise ValueError(f"si_lambda is {list(plugin.si_lambda)}; allowed: one value for all experiences")
     if plugin.excluded_parameters:
         raise ValueError(f"excluded_parameters is {sorted(plugin.excluded_parameters)}; allowed: none")
-    return SIPlugin(plugin.si_lambda[0], xi=plugin.eps, gradient="total", clip=False)
+    return SIPlugin(values[0], xi=checked_damping(plugin.eps, "eps"), gradient="total", clip=False)
 
 
 def _require_untrained(plugin: object, trained: bool) -> None:

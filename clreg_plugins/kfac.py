@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
+from clreg_plugins.checks import one_of, whole
 from clreg_plugins.ewc import OnlineEWCPlugin
-from clreg_plugins.importance.checks import one_of, whole
+from clreg_plugins.factors import KroneckerFactors
 from clreg_plugins.importance.engine.factors import MAX_WIDTH, WEIGHT_SHARING
-from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.kronecker_factors import FACTOR_VARIANTS, kronecker_factors
 from clreg_plugins.importance.options import ReadingOptions
 from clreg_plugins.kronecker import KroneckerPenalty

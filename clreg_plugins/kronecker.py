@@ -4,19 +4,18 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clreg_plugins.checks import dense, instance, mapping, one_of, shown, within
+from clreg_plugins.factors import Factors, KroneckerFactors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.flat import Place
-from clreg_plugins.importance.checks import one_of
-from clreg_plugins.importance.engine.factors import Factors, Shapes, embedding_shapes, factor_shapes
-from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.layer_curvature import MERGES, LayerCurvature
-from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, check_factor, sum_of
+from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, listed, sum_of
 
 
 class KroneckerPenalty(QuadraticPenalty):
@@ -37,6 +36,8 @@ class KroneckerPenalty(QuadraticPenalty):
 
     The other attributes are those of :class:`QuadraticPenalty`.
     """
+
+    _STATE = (*QuadraticPenalty._STATE, "layers")
 
     def __init__(self, merge: str = "nearest") -> None:
         one_of("merge", merge, MERGES)
@@ -64,7 +65,9 @@ class KroneckerPenalty(QuadraticPenalty):
                     f"the kernel of {name!r} has grown: its weight has shape {tuple(places[weight].shape)}, its anchor "
                     f"{tuple(self.anchor.places[weight].shape)}; allowed with Kronecker factors: more channels"
                 )
-            layers[name] = replace(layer, factors=_fitted(name, layer.factors, layer.factors[:2], places))
+            factors = _fitted(name, layer.factors, layer.factors[:2], places)
+            _require_finite(name, factors)
+            layers[name] = replace(layer, factors=factors)
         self._arrange(places, {name for name in self.anchor if name not in self.importance}, present)
         self.layers = layers
 
@@ -104,17 +107,18 @@ class KroneckerPenalty(QuadraticPenalty):
             ValueError, FloatingPointError: as in :meth:`QuadraticPenalty.recenter`, and factors that do not fit the
                 parameters or are no curvature. The penalty is unchanged then.
         """
-        if not isinstance(importance, KroneckerFactors):
-            kind = type(importance).__name__
-            raise TypeError(f"importance is of type {kind}; allowed: what kronecker_factors() returns")
-        check_factor("keep", keep, 1)
-        check_factor("weight", weight)
-        keep, weight = float(keep), float(weight)
+        instance("importance", importance, KroneckerFactors, "what kronecker_factors() returns")
+        keep, weight = within("keep", keep, 0, 1), within("weight", weight, 0)
+        mapping("anchor", anchor)
         layers = {name: layer.decayed(keep) for name, layer in self.layers.items()}
-        for name, factors in importance.items():
-            layers[name] = self._merged(name, factors, anchor, keep, weight)
+        for name, factors in mapping("importance", importance).items():
+            layers[name] = self._merged(name, _usable(name, factors), anchor, keep, weight)
         factored = _factored(layers)
-        diagonal = {n: value for n, value in importance.diagonal.items() if n not in factored or value.any()}
+        diagonal = {
+            name: value
+            for name, value in mapping("the diagonal of importance", importance.diagonal).items()
+            if name not in factored or dense(f"importance of {name!r}", value).any()
+        }
         bare = {n for n in factored if n not in diagonal and not (n in self.importance and self.importance[n].any())}
         before = self.importance, self.anchor, self.layers
         self.layers = layers
@@ -130,7 +134,9 @@ class KroneckerPenalty(QuadraticPenalty):
         """The curvature of a layer after a term."""
         for parameter in new.parameters:
             if parameter not in self.anchor or parameter not in anchor:
-                raise ValueError(f"layer {name!r} has factors for {parameter!r}, but {parameter!r} has no anchor")
+                raise ValueError(
+                    f"layer {name!r} has factors for {parameter!r}, but {parameter!r} has no anchor; it needs one"
+                )
         new = _checked(name, new, self.anchor.places)
         old = self.layers.get(name)
         names = (new.weight, new.bias)
@@ -145,9 +151,9 @@ class KroneckerPenalty(QuadraticPenalty):
                 f"{len(old.factors.outputs)} of {old.factors.outputs.shape[1]}; allowed: the same groups"
             )
         layer = LayerCurvature(new, 1.0).decayed(weight) if old is None else old.merged(new, keep, weight, self.merge)
-        for kind, factor in (("A", layer.factors.inputs), ("G", layer.factors.outputs)):
-            if not torch.isfinite(factor).all():
-                raise FloatingPointError(f"the factor {kind} of {name!r} overflows {factor.dtype}")
+        _require_finite(name, layer.factors)
+        if not all(math.isfinite(number) for number in (layer.term_weight, *layer.merge_errors[-1:])):
+            raise FloatingPointError(f"the weight of {name!r}, or the error of its merge, overflows float64")
         return layer
 
     def _note_zeros(self) -> None:
@@ -203,20 +209,12 @@ class KroneckerPenalty(QuadraticPenalty):
         }
         return super().state_dict() | {"layers": layers}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace everything by a :meth:`state_dict`.
-
-        Raises:
-            ValueError: as in :meth:`QuadraticPenalty.load_state_dict`. The penalty is unchanged then.
-        """
+    def _load(self, state: Mapping[str, Any], negative: bool, bare: Collection[str] = ()) -> None:
         other = type(self)(self.merge)
-        expected = set(other.state_dict())
-        if set(_mapping("the whole", state)) != expected:
-            raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(expected)}")
-        layers = {name: _layer_of(name, entry) for name, entry in _mapping("layers", state["layers"]).items()}
-        factored = _factored(layers)
-        anchors, importances = _mapping("anchor", state["anchor"]), _mapping("importance", state["importance"])
-        other._load(state, [name for name in anchors if name in factored and name not in importances])
+        layers = {
+            name: _layer_of(name, entry) for name, entry in mapping("layers of the state", state["layers"]).items()
+        }
+        super(KroneckerPenalty, other)._load(state, negative, {*bare, *_factored(layers)})
         for name, layer in layers.items():
             if missing := [n for n in layer.factors.parameters if n not in other.anchor]:
                 raise ValueError(f"the layer {name!r} in the state is about {missing[0]!r}, which has no anchor there")
@@ -231,34 +229,39 @@ class KroneckerPenalty(QuadraticPenalty):
         self.__dict__.update(vars(other))
 
 
-def _mapping(kind: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{kind} of the state is a {type(value).__name__}; allowed: a mapping by name")
-    return value
-
-
 def _layer_of(name: str, entry: Any) -> LayerCurvature:
     """One layer of a state, checked."""
     expected = {*Factors._fields, "term_weight", "merge_errors"}
     if not isinstance(entry, Mapping) or set(entry) != expected:
         raise ValueError(f"the layer {name!r} in the state needs the keys {sorted(expected)}")
-    names = entry["weight"], entry["bias"]
-    if not all(isinstance(parameter, str | None) for parameter in names) or names == (None, None):
-        raise ValueError(
-            f"weight and bias of the layer {name!r} in the state are {names}; allowed: names, one perhaps None"
-        )
-    for kind in ("inputs", "outputs"):
-        if not (isinstance(entry[kind], Tensor) and entry[kind].is_floating_point()):
-            raise ValueError(f"{kind} of the layer {name!r} in the state is not a tensor of floating-point numbers")
     errors, weight = entry["merge_errors"], entry["term_weight"]
     numbers = [*errors, weight] if isinstance(errors, list) else [None]
     if not all(isinstance(number, float) and 0 <= number < math.inf for number in numbers):
-        raise ValueError(f"term_weight and merge_errors of the layer {name!r} in the state must be finite numbers >= 0")
-    factors = Factors(entry["weight"], entry["bias"], entry["inputs"].clone(), entry["outputs"].clone())
+        raise ValueError(
+            f"term_weight and merge_errors of the layer {name!r} in the state are {shown(weight)} and {shown(errors)}; "
+            "allowed: a finite float >= 0, and a list of such"
+        )
+    factors = _usable(f"{name} of the state", Factors(*(entry[field] for field in Factors._fields)))
+    factors = factors._replace(inputs=factors.inputs.clone(), outputs=factors.outputs.clone())
     return LayerCurvature(factors, weight, tuple(errors))
 
 
-# --------------------------------------------------------------- shapes of factors
+# ----------------------------------------------------------------- checks of factors
+
+
+def _usable(name: str, factors: Any) -> Factors:
+    """Factors of dense tensors, without their graphs, and of named parameters.
+
+    Raises:
+        TypeError: they are something else.
+        ValueError: a part of them is.
+    """
+    instance(f"layer {name!r}", factors, Factors, "Factors")
+    names = factors[:2]
+    if not all(isinstance(parameter, str | None) for parameter in names) or names == (None, None):
+        raise ValueError(f"weight and bias of the layer {name!r} are {shown(names)}; allowed: names, one perhaps None")
+    a, g = (dense(f"the factor {kind} of {name!r}", factor) for kind, factor in zip("AG", factors[2:], strict=True))
+    return Factors(*names, a, g)
 
 
 def _factored(layers: Mapping[str, LayerCurvature]) -> set[str]:
@@ -288,6 +291,13 @@ def _shapes(factors: Factors, names: tuple[str | None, str | None], places: Mapp
     return factor_shapes(shape, max(groups, 1), weight is not None, bias is not None)
 
 
+def _require_finite(name: str, factors: Factors) -> None:
+    """Raise FloatingPointError where factors made of finite ones are not finite."""
+    for kind, factor in (("A", factors.inputs), ("G", factors.outputs)):
+        if not torch.isfinite(factor).all():
+            raise FloatingPointError(f"the factor {kind} of {name!r} overflows {factor.dtype}")
+
+
 def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factors:
     """Factors in the type and on the device of their parameters.
 
@@ -299,7 +309,7 @@ def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factor
     if (tuple(factors.inputs.shape), tuple(factors.outputs.shape)) != sizes:
         raise ValueError(
             f"the factors of {name!r} have shapes {tuple(factors.inputs.shape)} and {tuple(factors.outputs.shape)}, "
-            f"expected {sizes[0]} and {sizes[1]}"
+            f"expected {sizes[0]} and {sizes[1]} for {listed(factors.parameters)}"
         )
     factors = _fitted(name, factors, factors[:2], places)
     for kind, factor in (("A", factors.inputs), ("G", factors.outputs)):
@@ -309,8 +319,15 @@ def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factor
         diagonal = factor if factor.ndim == 1 else factor.diagonal(dim1=1, dim2=2)
         if (diagonal < 0).any():
             raise ValueError(f"the diagonal of {kind} of {name!r} holds {diagonal.min().item()}; it must be at least 0")
-        if factor.ndim == 3 and ((factor - factor.mT).abs() > 1e-3 * diagonal.amax(dim=1)[:, None, None]).any():
+        if factor.ndim < 3:
+            continue
+        largest = diagonal.amax(dim=1)[:, None, None]
+        if ((factor - factor.mT).abs() > 1e-3 * largest).any():
             raise ValueError(f"the factor {kind} of {name!r} is not symmetric; it must be")
+        root = diagonal.sqrt()
+        bound = root.unsqueeze(2) * root.unsqueeze(1)
+        if (factor.abs() > 1.001 * bound + 1e-3 * largest).any():  # |m_ij| ≤ √(m_ii m_jj)
+            raise ValueError(f"the factor {kind} of {name!r} is not positive semidefinite; it must be")
     return factors
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clreg_plugins.importance.checks import strength
+from clreg_plugins.checks import strength
 from clreg_plugins.plugin import RegularizationPlugin
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clreg_plugins.factors import Factors
 from clreg_plugins.flat import Place
-from clreg_plugins.importance.engine.factors import Factors
 from clreg_plugins.penalty import Tensors
 
 MERGES = ("nearest", "sum")
@@ -38,9 +38,10 @@ class LayerCurvature:
     def matrix(self, tensors: Tensors) -> Tensor:
         """The layer's parameters as a matrix for each group, bias first: (groups, outputs, inputs)."""
         weight, bias, inputs, outputs = self.factors
-        parts = [] if bias is None else [tensors[bias].reshape(*outputs.shape[:2], 1)]
+        # the two may be of different types
+        parts = [] if bias is None else [tensors[bias].to(outputs).reshape(*outputs.shape[:2], 1)]
         if weight is not None:
-            w = tensors[weight]
+            w = tensors[weight].to(outputs)
             parts.append(w.mT.unsqueeze(0) if inputs.ndim == 1 else w.reshape(*outputs.shape[:2], -1))
         return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 

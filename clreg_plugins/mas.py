@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from torch import Tensor, nn
 
-from clreg_plugins.importance.checks import boolean, one_of, strength
+from clreg_plugins.checks import boolean, one_of, strength
 from clreg_plugins.importance.engine.cotangents import OUTPUTS
 from clreg_plugins.importance.engine.model import unwrap
 from clreg_plugins.importance.mas import mas_importance

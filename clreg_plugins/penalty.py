@@ -6,12 +6,12 @@ nothing of models, strategies or importances.
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from clreg_plugins.checks import boolean, dense, instance, mapping, whole, within
 from clreg_plugins.flat import FlatTensors, Place
 
 Tensors = Mapping[str, Tensor]
@@ -69,6 +69,8 @@ class QuadraticPenalty:
     device and type, with a view for each name.
     """
 
+    _STATE: tuple[str, ...] = ("importance", "anchor", "constant", "n_terms")
+
     def __init__(self) -> None:
         self.importance = FlatTensors({})
         self.anchor = FlatTensors({})
@@ -90,10 +92,14 @@ class QuadraticPenalty:
         device. Parameters that the model no longer has are kept, without effect. Nothing is copied where nothing grew.
 
         Raises:
-            ValueError: a parameter has shrunk or changed its number of dimensions; nothing is changed then.
+            ValueError: a parameter has shrunk or changed its number of dimensions, or has no dense floating-point
+                numbers; nothing is changed then.
+            FloatingPointError: one that is new or has grown is not finite, or the state so far does not fit into its
+                type; nothing is changed then.
         """
         known = self.anchor.places
-        for name, parameter in parameters.items():
+        for name, parameter in mapping("parameters", parameters).items():
+            dense(f"parameter {name!r}", parameter)
             if name in known and not _fits(known[name].shape, parameter.shape):
                 raise ValueError(
                     f"parameter {name!r} has shape {tuple(parameter.shape)}, but its importance has shape "
@@ -102,7 +108,20 @@ class QuadraticPenalty:
         places = {**known, **{name: _state_place(parameter) for name, parameter in parameters.items()}}
         if places == known:
             return
-        present = {name: p.detach() for name, p in parameters.items() if places[name] != known.get(name)}
+        present = {
+            name: _held(f"parameter {name!r}", p, places[name])
+            for name, p in parameters.items()
+            if places[name] != known.get(name)
+        }
+        for name, place in places.items():
+            if name in known and place.dtype != known[name].dtype:  # the state may not fit into a narrower type
+                for kind, of_name in (
+                    ("importance", self.importance),
+                    ("anchor", self.anchor),
+                    ("constant", self.constant),
+                ):
+                    if name in of_name:
+                        _held(f"the {kind} of {name!r}", of_name[name], place._replace(shape=of_name[name].shape))
         self._move(places, present)
         for name, (_, device, dtype) in places.items():
             constant = self.constant.get(name)
@@ -136,13 +155,18 @@ class QuadraticPenalty:
 
         Raises:
             ValueError, FloatingPointError: an unknown name, a wrong shape, a negative or non-finite entry or weight,
-                or a sum that the state's type cannot hold. The penalty is unchanged then.
+                a sum that the state's type cannot hold, or negative importance so far. The penalty is unchanged then.
         """
-        check_factor("weight", weight)
+        weight = within("weight", weight, 0)
         importance, anchor = self._checked_term(importance, anchor)
         totals, centres, constants = {}, {}, {}
         for name, term in importance.items():
             known, centre = self.importance[name], self.anchor[name]
+            if (known < 0).any():
+                raise ValueError(
+                    f"the importance of {name!r} so far holds {known.min().item()}; with terms that keep their own "
+                    "anchors it must be at least 0"
+                )
             term = term * weight
             total = known + term
             ratio = torch.where(total > 0, term / total, 0)
@@ -180,8 +204,9 @@ class QuadraticPenalty:
         Raises:
             ValueError, FloatingPointError: as in :meth:`add_term`. The penalty is unchanged then.
         """
-        check_factor("keep", keep, 1)
-        check_factor("weight", weight)
+        keep, weight = within("keep", keep, 0, 1), within("weight", weight, 0)
+        if clip is not None:
+            boolean("clip", clip)
         importance, anchor = self._checked_term(importance, anchor, 0 if clip is False else -math.inf)
         totals = {}
         for name, known in self.importance.items():
@@ -221,28 +246,20 @@ class QuadraticPenalty:
         state = self.importance if kind == "importance" else self.anchor
         checked = {}
         for name, tensor in tensors.items():
-            if name not in state:
-                if kind == "importance" and not tensor.any():  # of a frozen parameter, which has no state
-                    continue
+            what = f"{kind} of {name!r}"
+            if name in state:
+                checked[name] = _held(what, tensor, state.places[name], minimum)
+            elif kind == "anchor" or dense(what, tensor).any():  # else of a frozen parameter, which has no state
                 known = listed(state) or "none; call grow() first"
                 raise ValueError(f"{kind} of unknown parameter {name!r}; known: {known}")
-            known = state[name]
-            if tensor.shape != known.shape:
-                raise ValueError(f"{kind} of {name!r} has shape {tuple(tensor.shape)}, expected {tuple(known.shape)}")
-            value = checked[name] = tensor.detach().to(known)
-            if not torch.isfinite(value).all():
-                bad = tensor.detach().cpu().double()[~torch.isfinite(value).cpu()][0].item()
-                raise FloatingPointError(f"{kind} of {name!r} holds {bad}; every entry must be finite in {known.dtype}")
-            if (value < minimum).any():
-                raise ValueError(f"{kind} of {name!r} holds {value.min().item()}; it must be at least {minimum:g}")
         return checked
 
     def _checked_term(
         self, importance: Tensors, anchor: Tensors, minimum: float = 0
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        for name in importance:
-            if name not in anchor and name in self.importance:
-                raise ValueError(f"importance of {name!r} comes without an anchor")
+        for name in mapping("importance", importance):
+            if name not in mapping("anchor", anchor) and name in self.importance:
+                raise ValueError(f"importance of {name!r} comes without an anchor; it needs one")
         return self._checked("importance", importance, minimum), self._checked("anchor", anchor)
 
     # ------------------------------------------------------ value and gradient
@@ -265,11 +282,14 @@ class QuadraticPenalty:
             ValueError: a parameter has another shape than its importance (call :meth:`grow` first), none of them has
                 importance though others have, or λ is negative or not finite.
         """
-        if not isinstance(parameters, Mapping):
-            raise TypeError(f"parameters is a {type(parameters).__name__}; allowed: dict(model.named_parameters())")
-        check_factor("strength", strength)
-        _, difference, product, _ = into or self.work_space()
-        given = tuple(name for name in self.active if name in parameters)
+        given = self._given(parameters)
+        strength = within("strength", strength, 0)
+        if into is None:
+            into = self.work_space()
+        instance("into", into, Step, "a work_space() of this penalty, or an earlier result")
+        if into.product.places is not self.anchor.places and into.product.places != self.anchor.places:
+            raise ValueError("into is a work space of other parameters; allowed: a work_space() made since they grew")
+        _, difference, product, _ = into
         if self.active and not given:
             raise ValueError(
                 f"none of the parameters given ({listed(parameters)}) has importance; known: {listed(self.active)}; "
@@ -321,7 +341,7 @@ class QuadraticPenalty:
         Raises:
             TypeError, ValueError: as in :meth:`step`, and parameters that are copies without a gradient.
         """
-        given = [parameters[name] for name in self.active if name in parameters]
+        given = [parameters[name] for name in self._given(parameters)]
         if given and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in given):
             raise ValueError(
                 "none of the parameters given requires a gradient, as in a state_dict(); allowed: "
@@ -335,10 +355,20 @@ class QuadraticPenalty:
         The gradient is the step's; autograd carries only the scale, so it is right under any later scaling of the
         loss, and in ``torch.autograd.grad`` as well as in ``backward``.
         """
-        names = [name for name in self.active if name in parameters]
+        instance("step", step, Step, "what step() returns for these parameters")
+        names = self._given(parameters)
         if not any(parameters[name].requires_grad for name in names):
             return step.value
         return _ClosedForm.apply(self, step, names, *(parameters[name] for name in names))
+
+    def _given(self, parameters: Tensors) -> tuple[str, ...]:
+        """Names of the parameters given that have importance."""
+        instance("parameters", parameters, Mapping, "dict(model.named_parameters())")
+        given = tuple(name for name in self.active if name in parameters)
+        for name in given:
+            if not isinstance(parameters[name], Tensor):  # a step takes this path: no message is made before it is due
+                instance(f"parameter {name!r}", parameters[name], Tensor, "a tensor")
+        return given
 
     def _products(self, differences: Tensors) -> dict[str, Tensor]:
         """Ω (θ − μ) by name, as autograd can differentiate it, of the differences of all active parameters."""
@@ -355,47 +385,47 @@ class QuadraticPenalty:
             "n_terms": self.n_terms,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, negative: bool = False) -> None:
         """Replace everything by a :meth:`state_dict`.
 
-        Raises:
-            ValueError: keys are missing or unknown, names or shapes do not fit each other, or a number is not
-                finite. The penalty is unchanged then.
-        """
-        expected = {"importance", "anchor", "constant", "n_terms"}
-        if set(state) != expected:
-            raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(expected)}")
-        self._load(state)
+        Args:
+            state: tensors of any floating-point type, on any device; copied.
+            negative: whether importances may be negative, as ``clip=None`` in :meth:`recenter` keeps them.
 
-    def _load(self, state: Mapping[str, Any], without_importance: Collection[str] = ()) -> None:
-        importance, anchor, constant = state["importance"], state["anchor"], state["constant"]
-        groups = (importance, anchor, constant)
-        if not all(isinstance(group, Mapping) for group in groups) or not (
-            anchor.keys() == constant.keys() == importance.keys() | set(without_importance)
-        ):
+        Raises:
+            ValueError: keys are missing or unknown, names, types or shapes do not fit each other, or a number is
+                not finite, or negative where it may not be. The penalty is unchanged then.
+        """
+        boolean("negative", negative)
+        if set(mapping("state of a penalty", state)) != set(self._STATE):
+            raise ValueError(f"state of a penalty has the keys {sorted(state)}, expected {sorted(self._STATE)}")
+        self._load(state, negative)
+
+    def _load(self, state: Mapping[str, Any], negative: bool, bare: Collection[str] = ()) -> None:
+        """Check a state that has the right keys, and take it over. Parameters in ``bare`` may have no importance."""
+        importance, anchor, constant = (
+            mapping(f"{kind} of the state", state[kind]) for kind in ("importance", "anchor", "constant")
+        )
+        with_importance = importance.keys() | (anchor.keys() & set(bare))
+        if missing := sorted((anchor.keys() ^ constant.keys()) | (anchor.keys() ^ with_importance)):
             raise ValueError(
-                "importance, anchor and constant of the state must hold tensors by the same parameter names"
+                "importance, anchor and constant of the state must hold tensors by the same parameter names; not all "
+                f"of them have {listed(missing)}"
             )
-        for kind, tensors in (("importance", importance), ("anchor", anchor), ("constant", constant)):
-            for name, tensor in tensors.items():
-                if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and torch.isfinite(tensor).all()):
-                    raise ValueError(
-                        f"{kind} of {name!r} in the state is not a tensor of finite floating-point numbers"
-                    )
-                expected = torch.Size() if kind == "constant" else anchor[name].shape
-                if tensor.shape != expected:
-                    raise ValueError(
-                        f"{kind} of {name!r} in the state has shape {tuple(tensor.shape)}, expected {tuple(expected)}"
-                    )
-        n_terms = state["n_terms"]
-        if not isinstance(n_terms, int) or n_terms < 0:
-            raise ValueError(f"n_terms of the state is {n_terms!r}; allowed: a whole number of at least 0")
-        of_state = {**importance, **{name: t for name, t in anchor.items() if name not in importance}}
-        places = {name: Place(t.shape, t.device, t.dtype) for name, t in of_state.items()}
-        with_importance = places if len(places) == len(importance) else {name: places[name] for name in importance}
-        self.importance = FlatTensors({}).grown(with_importance, importance)
+        n_terms = whole("n_terms of the state", state["n_terms"], 0)
+        names = [*importance, *(name for name in anchor if name not in importance)]
+        places = {name: _state_place(dense(f"anchor of {name!r} in the state", anchor[name])) for name in names}
+        scalars = {name: place._replace(shape=torch.Size()) for name, place in places.items()}
+        own = places if len(places) == len(importance) else {name: places[name] for name in importance}
+        least = -math.inf if negative else 0
+        importance = held_of_state("importance", importance, own, least)
+        anchor = held_of_state("anchor", anchor, places)
+        constant = held_of_state("constant", constant, scalars, least)
+        if not n_terms and any(value.any() for value in importance.values()):
+            raise ValueError("n_terms of the state is 0, but it has importance; allowed: at least 1")
+        self.importance = FlatTensors({}).grown(own, importance)
         self.anchor = FlatTensors({}).grown(places, anchor)
-        self.constant = {name: tensor.to(anchor[name], copy=True) for name, tensor in constant.items()}
+        self.constant = {name: value.clone() for name, value in constant.items()}
         self.n_terms = n_terms
         self._note_zeros()
 
@@ -404,7 +434,7 @@ class QuadraticPenalty:
             self.__dict__.update(state)
         else:  # a pickle of version 0.1
             self.__init__()
-            self.load_state_dict({key: state[key] for key in ("importance", "anchor", "constant", "n_terms")})
+            self.load_state_dict({key: state[key] for key in self._STATE}, negative=True)
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -454,11 +484,37 @@ def _state_place(parameter: Tensor) -> Place:
     return Place(parameter.shape, parameter.device, dtype)
 
 
-def check_factor(name: str, value: float, high: float = math.inf) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool) or not (0 <= value <= high and value < math.inf):
-        raise ValueError(
-            f"{name} is {value!r}; allowed: a finite number >= 0" + ("" if high == math.inf else f" and <= {high}")
-        )
+def _held(what: str, tensor: Any, place: Place, minimum: float = -math.inf) -> Tensor:
+    """A tensor as the state holds it.
+
+    Raises:
+        ValueError: it is no dense tensor of numbers, has another shape, or an entry below ``minimum``.
+        FloatingPointError: an entry is not finite in the state's type.
+    """
+    tensor = dense(what, tensor)
+    if tensor.shape != place.shape:
+        raise ValueError(f"{what} has shape {tuple(tensor.shape)}, expected {tuple(place.shape)}")
+    value = tensor.to(place.device, place.dtype)
+    if not torch.isfinite(value).all():
+        bad = tensor.cpu().double()[~torch.isfinite(value).cpu()][0].item()
+        raise FloatingPointError(f"{what} holds {bad}; every entry must be finite in {place.dtype}")
+    if (value < minimum).any():
+        raise ValueError(f"{what} holds {value.min().item()}; it must be at least {minimum:g}")
+    return value
+
+
+def held_of_state(
+    kind: str, tensors: Mapping[str, Any], places: Mapping[str, Place], minimum: float = -math.inf
+) -> dict[str, Tensor]:
+    """Tensors of a state by name, in these places, which have its names.
+
+    Raises:
+        ValueError: one is not as its place says, not finite, or has an entry below ``minimum``.
+    """
+    try:
+        return {n: _held(f"{kind} of {n!r} in the state", tensors[n], place, minimum) for n, place in places.items()}
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
 
 
 def listed(names: Iterable[str]) -> str:

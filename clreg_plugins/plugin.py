@@ -12,8 +12,8 @@ from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
+from clreg_plugins.checks import instance, mapping, one_of, shown, strengths, whole
 from clreg_plugins.direct import upgraded
-from clreg_plugins.importance.checks import one_of, strengths
 from clreg_plugins.importance.engine.model import named_parameters, state_dtype
 from clreg_plugins.importance.options import READING_DEFAULTS
 from clreg_plugins.loss_check import LossCheck
@@ -95,7 +95,9 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         Raises:
             ValueError: there is neither data nor a current experience, or λ is a sequence that has run out.
             FloatingPointError: an importance is not finite. The plugin is unchanged then.
+            TypeError: the strategy has no model.
         """
+        instance("strategy.model", getattr(strategy, "model", None), nn.Module, "that of a strategy in training")
         self._check_lambda()
         self._bind(strategy)
         importance = self._measure(strategy, data)
@@ -114,6 +116,11 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
     @abstractmethod
     def _consolidate(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
         """Merge it into the penalty."""
+
+    @property
+    def _keeps_negative(self) -> bool:
+        """Whether importances may be negative."""
+        return False
 
     def _new_penalty(self) -> QuadraticPenalty:
         """A penalty without terms."""
@@ -295,29 +302,31 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         """Go on from a :meth:`state_dict`.
 
         Raises:
-            ValueError: it is of another kind of plugin or is not complete. The plugin is unchanged then.
+            ValueError: it is of another kind of plugin, not complete, or holds what no state of this plugin does. The
+                plugin is unchanged then.
         """
         own = self.state_dict()
-        if set(state) != set(own):
+        if set(mapping("state", state)) != set(own):
             raise ValueError(f"state has the keys {sorted(state)}, expected {sorted(own)}")
         for key in ("plugin", "lambda_folded_in"):
-            if state[key] != own[key]:
-                raise ValueError(f"state has {key} = {state[key]!r}, but this plugin has {own[key]!r}")
-        parts_seen = state["parts_seen"]
-        if not isinstance(parts_seen, int) or parts_seen < 0:
-            raise ValueError(f"parts_seen of the state is {parts_seen!r}; allowed: a whole number of at least 0")
+            if type(state[key]) is not type(own[key]) or state[key] != own[key]:
+                raise ValueError(f"state has {key} = {shown(state[key])}, but this plugin has {own[key]!r}")
+        parts_seen = whole("parts_seen of the state", state["parts_seen"], 0)
+        index = whole("origin_index of the state", state["origin_index"], 0, none="no part was seen")
+        if parts_seen and index is None:
+            raise ValueError(f"origin_index of the state is None, but parts_seen is {parts_seen}; allowed: its number")
         penalty = self._new_penalty()
-        penalty.load_state_dict(state["penalty"])
-        self._load_extra_state(state)
+        penalty.load_state_dict(state["penalty"], negative=self._keeps_negative)
+        self._load_extra_state(state, penalty)
         self.penalty = penalty
-        self._stream.resume(state["origin_index"], parts_seen)
+        self._stream.resume(index, parts_seen)
 
     def _extra_state(self) -> dict[str, Any]:
         """A method's own state in addition to the penalty."""
         return {}
 
-    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Check and take over what :meth:`_extra_state` gave."""
+    def _load_extra_state(self, state: Mapping[str, Any], penalty: QuadraticPenalty) -> None:
+        """Check and take over what :meth:`_extra_state` gave; ``penalty`` is the state's, checked."""
 
     def __getstate__(self) -> dict[str, Any]:
         # looked up again when training goes on

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clreg_plugins.checks import boolean, mapping, one_of, strength
 from clreg_plugins.flat import FlatTensors
 from clreg_plugins.importance import path_integral
-from clreg_plugins.importance.checks import boolean, one_of, strength, within
 from clreg_plugins.outside_changes import OutsideChanges
-from clreg_plugins.penalty import castable
+from clreg_plugins.penalty import QuadraticPenalty, castable, held_of_state
 from clreg_plugins.plugin import RegularizationPlugin
 from clreg_plugins.task_gradient import TaskGradient
 
@@ -61,7 +61,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     ) -> None:
         super().__init__(strength(reg_lambda), consolidation=consolidation)
         one_of("gradient", gradient, GRADIENT)
-        self.xi = within("xi", xi, torch.finfo(torch.float32).tiny)  # ω/(Δ² + ξ) is computed in float32
+        self.xi = path_integral.checked_damping(xi)
         self.gradient = gradient
         self.clip = boolean("clip", clip)
         self._omega = FlatTensors({})
@@ -153,12 +153,13 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     def _extra_state(self) -> dict[str, Any]:
         return {"path_integral": self._omega.copies()}
 
-    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
-        path, shapes = state["path_integral"], state["penalty"]["importance"]
-        fits = isinstance(path, Mapping) and path.keys() == shapes.keys()
-        if not fits or any(getattr(path[name], "shape", None) != shapes[name].shape for name in shapes):
-            raise ValueError(
-                "path_integral of the state does not fit its importance; expected a tensor of the same shape for each"
-            )
-        self._omega = FlatTensors.of({name: path[name] for name in shapes})
+    @property
+    def _keeps_negative(self) -> bool:
+        return not self.clip
+
+    def _load_extra_state(self, state: Mapping[str, Any], penalty: QuadraticPenalty) -> None:
+        path, places = mapping("path_integral of the state", state["path_integral"]), penalty.importance.places
+        if path.keys() != places.keys():
+            raise ValueError("path_integral and importance of the state must hold tensors by the same parameter names")
+        self._omega = FlatTensors({}).grown(places, held_of_state("path_integral", path, places))
         self._outside = OutsideChanges()  # the weights that belong to the state may come before it or after it

@@ -17,7 +17,7 @@ from clreg_plugins import KroneckerFactors, agreement, fisher_diagonal, kronecke
 
 
 def one(*values: float) -> dict[str, torch.Tensor]:
-    return {"weight": torch.tensor(values)}
+    return {"weight": torch.tensor(values, dtype=torch.float32)}
 
 
 def test_agreement_by_hand():

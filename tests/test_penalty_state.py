@@ -70,14 +70,70 @@ def test_a_state_shares_no_memory_with_the_penalty():
         lambda s: s["anchor"].pop("bias"),
         lambda s: s["anchor"].update(bias=torch.zeros(2)),
         lambda s: s["constant"].update(bias=torch.zeros(2)),
+        lambda s: s["constant"].update(bias=torch.tensor(-1.0)),
+        lambda s: s["importance"]["bias"].sub_(100),
+        lambda s: s["importance"].update(bias=s["importance"]["bias"].to("meta")),
+        lambda s: s["importance"].update(bias=s["importance"]["bias"].to_sparse()),
+        lambda s: s["importance"].update(bias=s["importance"]["bias"].long()),
+        lambda s: s["anchor"].update(bias=s["anchor"]["bias"].float(), weight=None),
+        lambda s: (s["importance"]["bias"].fill_(1e300), s["anchor"].update(bias=s["anchor"]["bias"].float())),
+        lambda s: s.update(n_terms=True),
+        lambda s: s.update(n_terms=0),
     ],
 )
 def test_a_bad_state_is_refused_and_changes_nothing(spoil):
     penalty = consolidated()
     before, bad = everything(penalty), everything(consolidated())
     spoil(bad)
-    with pytest.raises(ValueError, match=r"state|importance, anchor and constant"):
+    with pytest.raises(ValueError, match=r"state\b|importance, anchor and constant"):
         penalty.load_state_dict(bad)
+    assert_unchanged(penalty, before)
+
+
+def test_tensors_of_any_layout_and_precision_are_copied():
+    state = consolidated(torch.float32).state_dict()
+    as_they_are = {
+        "weight": lambda t: torch.stack([t, t], -1)[..., 0],
+        "bias": lambda t: t.clone().requires_grad_() * 1,
+    }
+    for kind in ("importance", "anchor"):
+        state[kind] |= {name: change(state[kind][name]) for name, change in as_they_are.items()}
+    state["constant"]["scale"] = state["constant"]["scale"].half()
+    penalty = QuadraticPenalty()
+    penalty.load_state_dict(state)
+    assert_unchanged(penalty, consolidated(torch.float32).state_dict() | {"constant": penalty.state_dict()["constant"]})
+    held = [*penalty.importance.values(), *penalty.anchor.values(), *penalty.constant.values()]
+    assert {(t.dtype, t.requires_grad) for t in held} == {(torch.float32, False)}
+
+
+def test_negative_importance_is_loaded_where_it_is_asked_for():
+    state = consolidated().state_dict()
+    state["importance"]["bias"][0] = -1.0
+    penalty = QuadraticPenalty()
+    penalty.load_state_dict(state, negative=True)
+    assert_unchanged(penalty, state)
+    with pytest.raises(ValueError, match=r"so far holds -1.0; with terms that keep their own anchors it must be"):
+        penalty.add_term(*random_term(7))
+    assert_unchanged(penalty, state)
+
+
+def test_a_state_that_a_narrower_type_cannot_hold_is_refused():
+    penalty = consolidated()
+    penalty.recenter({"scale": torch.tensor(1e60, dtype=torch.float64)}, {"scale": torch.tensor(0.0)})
+    before = everything(penalty)
+    with pytest.raises(
+        FloatingPointError, match=r"the importance of 'scale' holds .*e\+60; every entry must be finite in"
+    ):
+        penalty.grow(parameters(torch.float32))
+    assert_unchanged(penalty, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_penalty_does_not_grow_by_weights_that_are_not_finite(value):
+    penalty = consolidated()
+    before = everything(penalty)
+    with pytest.raises(FloatingPointError, match=f"parameter 'new' holds {value}"):
+        penalty.grow(parameters() | {"new": torch.tensor([0.0, value])})
     assert_unchanged(penalty, before)
 
 

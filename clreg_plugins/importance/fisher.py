@@ -6,11 +6,14 @@ from typing import Unpack
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import one_of, whole
+from clreg_plugins.checks import one_of, whole
+from clreg_plugins.factors import Importance
 from clreg_plugins.importance.engine.cotangents import LIKELIHOODS, VARIANTS, Cotangents, fisher_cotangents
 from clreg_plugins.importance.engine.run import measure
-from clreg_plugins.importance.engine.totals import Importance
 from clreg_plugins.importance.options import PASS_DEFAULTS, PassOptions, checked
+
+MAX_DRAWS = 2**16
+"""Draws are made for all samples of a batch at once: for 1024 samples these take 512 MiB."""
 
 
 def fisher_diagonal(
@@ -44,7 +47,7 @@ def fisher_diagonal(
             "empirical" the true targets; "batched" squares the gradient of batch means of the empirical log-likelihood
             (what Avalanche and others compute; it is not the Fisher).
         likelihood: "categorical", "gaussian" or "bernoulli".
-        draws: labels drawn for each sample by "sample".
+        draws: labels drawn for each sample by "sample", at most 65,536.
         class_dim: dimension of the classes in a categorical likelihood's outputs.
         ignore_index: target of positions that do not count, as in PyTorch's cross-entropy; with class labels at hand,
             in every variant. A sample without any that counts is no sample: N is the number of the others.
@@ -78,12 +81,28 @@ def fisher_diagonal(
 
 
 def checked_cotangents(
-    allowed: Sequence[str], variant: str, likelihood: str, draws: int, class_dim: int, ignore_index: int
+    allowed: Sequence[str],
+    variant: str,
+    likelihood: str,
+    draws: int,
+    class_dim: int,
+    ignore_index: int = -100,
+    name: str = "variant",
 ) -> Cotangents:
-    """The cotangents of a Fisher, from arguments as of :func:`fisher_diagonal`; ``allowed`` are the variants."""
-    one_of("variant", variant, allowed)
+    """The cotangents of a Fisher, from arguments as of :func:`fisher_diagonal`.
+
+    Args:
+        allowed: variants.
+        variant: see there, like every argument not named here.
+        likelihood: see there.
+        draws: see there.
+        class_dim: see there.
+        ignore_index: see there.
+        name: of the argument that is the variant.
+    """
+    one_of(name, variant, allowed)
     one_of("likelihood", likelihood, LIKELIHOODS)
-    whole("draws", draws, 1)
+    whole("draws", draws, 1, MAX_DRAWS)
     whole("class_dim", class_dim, -64, 64)
     whole("ignore_index", ignore_index, -(2**63))
     return fisher_cotangents(variant, likelihood, draws, class_dim, ignore_index)

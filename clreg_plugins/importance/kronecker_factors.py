@@ -5,11 +5,11 @@ from typing import Unpack
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import one_of, whole
+from clreg_plugins.checks import one_of, whole
+from clreg_plugins.factors import KroneckerFactors
 from clreg_plugins.importance.engine.cotangents import VARIANTS
 from clreg_plugins.importance.engine.factors import MAX_WIDTH, WEIGHT_SHARING, FactorOptions
 from clreg_plugins.importance.engine.run import measure
-from clreg_plugins.importance.engine.totals import KroneckerFactors
 from clreg_plugins.importance.fisher import checked_cotangents
 from clreg_plugins.importance.options import PASS_DEFAULTS, PassOptions, checked
 

@@ -5,10 +5,10 @@ from typing import Unpack
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from clreg_plugins.importance.checks import boolean, one_of, within
+from clreg_plugins.checks import boolean, one_of, within
+from clreg_plugins.factors import Importance
 from clreg_plugins.importance.engine.cotangents import OUTPUTS, output_cotangents
 from clreg_plugins.importance.engine.run import measure
-from clreg_plugins.importance.engine.totals import Importance
 from clreg_plugins.importance.options import PASS_DEFAULTS, PassOptions, checked
 
 
@@ -55,7 +55,7 @@ def mas_importance(
     one_of("output", output, OUTPUTS)
     boolean("per_sample", per_sample)
     if mask_value is not None:
-        within("mask_value", mask_value, float("-inf"))
+        within("mask_value", mask_value, also=", or None (no output is masked)")
     return measure(
         model,
         data,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
-from clreg_plugins.importance.checks import boolean, one_of, whole
+from clreg_plugins.checks import boolean, function, one_of, whole
 from clreg_plugins.importance.engine.data import Unpack
 from clreg_plugins.importance.engine.model import Forward
 
@@ -77,20 +77,20 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "seed": lambda name, value: whole(name, value, 0),
     "num_workers": lambda name, value: whole(name, value, 0, 1024),
     "max_bytes": lambda name, value: whole(name, value, 1),
-    "forward": lambda name, value: _function(name, value),
-    "unpack": lambda name, value: _function(name, value),
+    "forward": function,
+    "unpack": function,
     "path": lambda name, value: one_of(name, value, PATHS),
     "distributed": boolean,
 }
 
 
-def checked(options: Mapping[str, Any], defaults: Mapping[str, Any], function: str) -> dict[str, Any]:
+def checked(options: Mapping[str, Any], defaults: Mapping[str, Any], caller: str) -> dict[str, Any]:
     """``options`` over ``defaults``, each value checked.
 
     Args:
         options: what the caller gave by name.
         defaults: :data:`READING_DEFAULTS` or :data:`PASS_DEFAULTS`.
-        function: whose options they are, for the message.
+        caller: whose options they are, for the message.
 
     Raises:
         TypeError: an unknown name.
@@ -98,13 +98,8 @@ def checked(options: Mapping[str, Any], defaults: Mapping[str, Any], function: s
     """
     if unknown := sorted(set(options) - set(defaults)):
         raise TypeError(
-            f"{function}() got an unexpected keyword argument {unknown[0]!r}; its options are {', '.join(defaults)}"
+            f"{caller}() got an unexpected keyword argument {unknown[0]!r}; its options are {', '.join(defaults)}"
         )
     for name, value in options.items():
         _CHECKS[name](name, value)
     return {**defaults, **options}
-
-
-def _function(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise ValueError(f"{name} is {value!r}; allowed: a function, or None (the default)")

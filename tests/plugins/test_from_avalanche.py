@@ -197,9 +197,9 @@ def trained(plugin):
         ),
         (lambda: trained(AvalancheMAS(1.0)), ValueError, "holds importances of experiences already"),
         (lambda: trained(AvalancheSI(1.0)), ValueError, "holds importances of experiences already"),
-        (lambda: AvalancheEWC(-1.0), ValueError, "reg_lambda is -2.0; allowed"),
-        (lambda: AvalancheEWC(1.0, "online", 1.5), ValueError, "gamma is 1.5; allowed"),
-        (lambda: AvalancheSI(1.0, eps=0.0), ValueError, "xi is 0.0; allowed"),
+        (lambda: AvalancheEWC(-1.0), ValueError, "ewc_lambda is -1.0; allowed"),
+        (lambda: AvalancheEWC(1.0, "online", 1.5), ValueError, "decay_factor is 1.5; allowed"),
+        (lambda: AvalancheSI(1.0, eps=0.0), ValueError, "eps is 0.0; allowed"),
     ],
 )
 def test_what_cannot_be_converted(theirs, kind, message):

@@ -225,6 +225,11 @@ BROKEN = {
         "penalty": {**s["penalty"], "anchor": {n: v.flatten() for n, v in s["penalty"]["anchor"].items()}},
     },
     "parts_seen is no number": lambda s: {**s, "parts_seen": "many"},
+    "parts_seen is True": lambda s: {**s, "parts_seen": True},
+    "origin_index is no number": lambda s: {**s, "origin_index": "first", "parts_seen": 1},
+    "parts of no origin": lambda s: {**s, "origin_index": None, "parts_seen": 1},
+    "lambda_folded_in is a number": lambda s: {**s, "lambda_folded_in": int(s["lambda_folded_in"])},
+    "no state at all": lambda s: None,
     "importance is no tensor": lambda s: {
         **s,
         "penalty": {**s["penalty"], "importance": dict.fromkeys(s["penalty"]["anchor"], 1.0)},
@@ -246,14 +251,40 @@ def test_a_state_that_does_not_fit_changes_nothing(plugin, plugin_name, how):
     assert_identical(plugin.state_dict(), before)
 
 
-@pytest.mark.parametrize("omega", [{"0.weight": torch.zeros(3)}, {"0.weight": 1.0}, "none"])
-def test_a_path_integral_that_does_not_fit_changes_nothing(omega):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: {"0.weight": torch.zeros(3)},
+        lambda path: "none",
+        lambda path: path | {"0.weight": 1.0},
+        lambda path: path | {"0.weight": path["0.weight"] * float("nan")},
+        lambda path: path | {"0.weight": path["0.weight"].to("meta")},
+    ],
+)
+def test_a_path_integral_that_does_not_fit_changes_nothing(change):
     plugin = SIPlugin(1.0)
     Run(lambda: plugin).train(class_incremental(1).train_stream)
     before = plugin.state_dict()
+    omega = change(plugin.path_integral)
     with pytest.raises(ValueError, match="path_integral"):
         plugin.load_state_dict({**plugin.state_dict(), "path_integral": omega})
     assert_identical(plugin.state_dict(), before)
+
+
+@pytest.mark.parametrize("make", [*PLUGINS.values(), lambda: SIPlugin(1.0, clip=False)], ids=[*PLUGINS, "SI unclipped"])
+def test_importance_is_negative_only_where_totals_are_not_clipped(make):
+    plugin = make()
+    Run(lambda: plugin).train(class_incremental(1).train_stream)
+    state = plugin.state_dict()
+    if not state["penalty"]["importance"]:
+        pytest.skip("all of the penalty's parameters have factors")
+    state["penalty"]["importance"]["0.bias"][0] = -1.0
+    if getattr(plugin, "clip", True):
+        with pytest.raises(ValueError, match=r"importance of '0.bias' in the state holds -1.0; it must be at least 0"):
+            plugin.load_state_dict(state)
+    else:
+        plugin.load_state_dict(state)
+        assert plugin.importance["0.bias"][0] == -1.0
 
 
 def test_a_state_of_one_method_is_not_another_ones():

@@ -19,6 +19,9 @@ JOINED, JOINED_BYTES = 1024, 2**25
 
 Without, a MLP 400-400's exact pass takes 1.11 and its empirical one 1.17 times as long (``study.bench.constants``)."""
 
+NO_DATA = (str, bytes, Mapping, type)
+"""What has entries and a length, but no samples; of a class it is the instances that have them."""
+
 Unpack = Callable[[Any], tuple]
 """``batch -> (inputs,)``, ``(inputs, targets)`` or ``(inputs, targets, task labels)``."""
 
@@ -196,7 +199,7 @@ def batches(
 
     if isinstance(data, DataLoader):
         yield from _read(iter(data), n_samples, unpack)
-    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, NO_DATA):
         loader = _loader(data, batch_size or BATCH, n_samples, num_workers, generator)
         with torch.device("cpu"):  # the iterator draws a seed, from a generator that lives there
             raw = iter(loader)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clreg_plugins.factors import Factors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.importance.engine.layer_path import Found, LayerPath
 from clreg_plugins.importance.engine.layer_rules import ConvRule, EmbeddingRule, LayerRule, LinearRule, Moments
 from clreg_plugins.importance.engine.model import plain_name, state_dtype
@@ -41,28 +42,6 @@ class FactorOptions(NamedTuple):
 
 PRODUCTS = (LinearRule, ConvRule, EmbeddingRule)
 """The rules of layers that multiply a weight with rows of inputs. A subclass may do more, and has no factors."""
-
-
-class Factors(NamedTuple):
-    """The Kronecker factors of one layer, whose curvature is A ⊗ G.
-
-    Attributes:
-        weight: name of its weight in the model; None if that is frozen.
-        bias: name of its bias; None if it has none, or a frozen one.
-        inputs: A, shape (groups, inputs, inputs), where the first input is the constant 1 of the bias if there is one.
-            Of an embedding, whose A is diagonal, that diagonal: shape (tokens,).
-        outputs: G, shape (groups, outputs, outputs). Groups are those of a convolution, else 1.
-    """
-
-    weight: str | None
-    bias: str | None
-    inputs: Tensor
-    outputs: Tensor
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that the factors are about."""
-        return tuple(name for name in (self.bias, self.weight) if name is not None)
 
 
 class FactorSums:
@@ -140,27 +119,6 @@ class FactorSums:
         """The places of an embedding's input whose token has a gradient."""
         padding = self.module.padding_idx
         return torch.ones_like(tokens, dtype=torch.bool).flatten() if padding is None else (tokens != padding).flatten()
-
-
-Shapes = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def factor_shapes(shape: torch.Size, groups: int, weight: bool, bias: bool) -> Shapes:
-    """The shapes of A and G of a layer whose weight and bias are measured, or only one of the two.
-
-    Args:
-        shape: of the weight; of the bias suffices where the weight is not measured.
-        groups: of a convolution, else 1.
-        weight: whether it is measured.
-        bias: likewise.
-    """
-    inputs, outputs = (shape[1:].numel() if weight else 0) + bias, shape[0] // groups
-    return (groups, inputs, inputs), (groups, outputs, outputs)
-
-
-def embedding_shapes(shape: torch.Size) -> Shapes:
-    """The shapes of A's diagonal and of G for an embedding's weight."""
-    return (shape[0],), (1, shape[1], shape[1])
 
 
 def _shapes(module: nn.Module, rule: LayerRule, weight: bool, bias: bool) -> Shapes:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
+from clreg_plugins.checks import instance, shown
+
 Moments = dict[str, Tensor]
 
 
@@ -459,11 +461,11 @@ def register_layer_rule(kind: type[nn.Module], rule: LayerRule) -> None:
         >>> register_layer_rule(Scale, ScaleRule())
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise TypeError(f"kind is {kind!r}; allowed: a subclass of torch.nn.Module")
-    if not isinstance(rule, LayerRule):
-        raise TypeError(f"rule is {rule!r}; allowed: an instance of a subclass of LayerRule")
-    if not rule.parameters or isinstance(rule.parameters, str):
-        raise ValueError(f"{type(rule).__name__}.parameters is {rule.parameters!r}; allowed: a tuple of names")
+        raise TypeError(f"kind is {shown(kind)}; allowed: a subclass of torch.nn.Module")
+    instance("rule", rule, LayerRule, "an instance of a subclass of LayerRule")
+    names = rule.parameters
+    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{type(rule).__name__}.parameters is {shown(names)}; allowed: a tuple of names")
     _RULES[kind] = rule
 
 

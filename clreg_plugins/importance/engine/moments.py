@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Generator, Tensor, nn
 
+from clreg_plugins.factors import Importance, KroneckerFactors
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.environment import pass_environment
@@ -29,7 +30,7 @@ from clreg_plugins.importance.engine.modes import choose_mode, put_back
 from clreg_plugins.importance.engine.recording import Graph, Recorder
 from clreg_plugins.importance.engine.routing import OpaqueRouting
 from clreg_plugins.importance.engine.snapshot import Snapshot
-from clreg_plugins.importance.engine.totals import Importance, KroneckerFactors, Totals
+from clreg_plugins.importance.engine.totals import Totals
 
 CHECKED_SAMPLES = 8
 """Size of the pieces in which the rules of layers are first checked."""

@@ -6,6 +6,8 @@ from torch import Generator, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from clreg_plugins.checks import instance
+from clreg_plugins.factors import Importance, KroneckerFactors
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import batches
 from clreg_plugins.importance.engine.environment import loader_states
@@ -13,7 +15,6 @@ from clreg_plugins.importance.engine.factors import FactorOptions
 from clreg_plugins.importance.engine.model import default_forward, names_task_labels, unwrap
 from clreg_plugins.importance.engine.moments import jacobian_moments
 from clreg_plugins.importance.engine.processes import processes
-from clreg_plugins.importance.engine.totals import Importance, KroneckerFactors
 
 
 def measure(
@@ -35,6 +36,7 @@ def measure(
         options: every key of :class:`PassOptions`, checked.
         factors: measure Kronecker factors.
     """
+    instance("model", model, nn.Module, "a torch.nn.Module")
     shard, reduce = processes(options["distributed"])
     if options["distributed"] and isinstance(getattr(data, "sampler", None), DistributedSampler):
         raise ValueError(

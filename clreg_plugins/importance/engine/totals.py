@@ -1,63 +1,16 @@
-"""What a pass adds up, and what it returns."""
+"""What a pass adds up."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from clreg_plugins.importance.engine.factors import Factors, FactorSums
+from clreg_plugins.factors import Importance, KroneckerFactors
+from clreg_plugins.importance.engine.factors import FactorSums
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.model import named_parameters, plain_name, state_dtype
 
 _SLOWNESS = {"unused": 0, "batch": 1, "rule": 2, "vectorised": 3, "one_at_a_time": 4}
-
-
-class Importance(dict[str, Tensor]):
-    """Importance by parameter name, a plain dict, with a note of how each was computed.
-
-    That of a frozen parameter is a view of a single 0: it takes no memory, and cannot be written to.
-
-    Attributes:
-        paths: by parameter name: "rule" (a layer's contraction), "vectorised" or "one_at_a_time" (the general
-            path, by vmap or by a loop), "batch" (gradients of batch means), "unused". Where batches differ, the
-            slowest path taken.
-        mode: "eval", or "training" where eval mode cuts off parameters that training mode uses, or fails: modules that
-            are not PyTorch's own were then measured in training mode.
-        reason: why samples were taken one at a time, in one line; None where they were not.
-    """
-
-    def __init__(
-        self, values: dict[str, Tensor], paths: dict[str, str], mode: str = "eval", reason: str | None = None
-    ) -> None:
-        super().__init__(values)
-        self.paths = paths
-        self.mode = mode
-        self.reason = reason
-
-    def __reduce__(self) -> tuple:
-        # a plain dict of a kind that torch.load takes with weights_only=True
-        return OrderedDict, (), None, None, iter(self.items())
-
-
-class KroneckerFactors(dict[str, Factors]):
-    """Kronecker factors by layer, a plain dict, and the diagonal of what has none.
-
-    Attributes:
-        diagonal: of the parameters without factors; of those that a layer's rule did not serve on all samples, what the
-            others add.
-        paths: by parameter name: "factors", or how the diagonal was computed, as in :class:`Importance`.
-        mode: as in :class:`Importance`.
-        reason: as in :class:`Importance`.
-    """
-
-    def __init__(self, layers: dict[str, Factors], importance: Importance) -> None:
-        super().__init__(layers)
-        factored = {name for layer in layers.values() for name in layer.parameters}
-        rest = {name: value for name, value in importance.items() if name not in factored or value.any()}
-        paths = importance.paths | {name: "factors" for name in factored if name not in rest}
-        self.diagonal = Importance(rest, importance.paths, importance.mode, importance.reason)
-        self.paths, self.mode, self.reason = paths, importance.mode, importance.reason
 
 
 class NoSampleCounts(ValueError):
