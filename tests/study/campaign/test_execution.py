@@ -19,6 +19,7 @@ from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.trainer import perform
+from tests.study.made_up import finished
 
 HERE = RunEnvironment(Path())
 
@@ -43,7 +44,7 @@ def test_a_process_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_
 
 def ended(run: Run, environment: RunEnvironment) -> RunResult:
     """Without training: seed 1 fails, seed 2 diverges."""
-    return RunResult(outcome=["finished", "failed", "diverged"][run.seed], accuracy=[[1.0]], error="why")
+    return [finished(run), RunResult(outcome="failed", error="y"), RunResult(outcome="diverged", error="y")][run.seed]
 
 
 def test_a_run_that_does_not_finish_is_recorded_and_the_others_go_on(run_of, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from study.protocol.settings import Scenario
 from study.records.run_record import Hardware, RunRecord
 from study.report.write_report import write_report
 from study.run.result import Seconds
-from study.run.specification import Run
+from study.run.specification import Run, identity
 
 TEXT = """
 title = "Toy & <Digits>"
@@ -119,7 +119,7 @@ def record(
     rows = len(found)
     index = list(LAST).index(method)
     record = RunRecord(
-        id=asked.id,
+        id=identity(asked.model_dump(mode="json"), VERSIONS),
         run=asked,
         outcome="finished",
         accuracy=found,
@@ -155,8 +155,7 @@ def search_records(protocol: Protocol) -> list[RunRecord]:
     records = []
     for run in tuning_runs("toy", protocol, protocol.scenarios, list(protocol.methods)):
         accuracy = [[validation_accuracy(run)] * 2] * 2
-        found = record(protocol, run.label, run.scenario, accuracy=accuracy)
-        records.append(found.model_copy(update={"run": run, "id": run.id}))
+        records.append(record(protocol, run.label, run.scenario, accuracy=accuracy, run=dict(run)))
     return records
 
 
