@@ -118,7 +118,7 @@ def record(
     found = matrix(method, seed) if accuracy is None else [list(row) for row in accuracy]
     rows = len(found)
     index = list(LAST).index(method)
-    record = RunRecord(
+    fields = dict(
         id=identity(asked.model_dump(mode="json"), VERSIONS),
         run=asked,
         outcome="finished",
@@ -135,7 +135,8 @@ def record(
         hardware=Hardware(system="Linux x86_64", processor="A CPU"),
         commit="0123456789abcdef0123456789abcdef01234567",
     )
-    return RunRecord.model_validate(record.model_dump() | changes)
+    error = {} if changes.get("outcome", "finished") == "finished" else {"error": "RuntimeError: why"}
+    return RunRecord(**(fields | error | changes))
 
 
 def all_records(protocol: Protocol, seeds: int = 4) -> list[RunRecord]:

@@ -103,8 +103,7 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     records = []
     for method in ("naive", "ewc"):
         run = Run.of(name, protocol, "task", method, 0)
-        made = record(toy(), "naive", accuracy=[[0.9346] * 5] * 5)
-        records.append(RunRecord.model_validate(made.model_dump() | {"run": run, "id": run.id}))
+        records.append(record(toy(), "naive", accuracy=[[0.9346] * 5] * 5, run=dict(run)))
     write_report(name, protocol, records, [], tmp_path / "ewc")
     found = markdown_tables(tmp_path / "ewc")["Task-incremental: published and our average accuracy"]
     verdicts = {cells[0]: cells[1] for cells in found[1:]}

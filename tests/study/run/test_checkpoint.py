@@ -94,7 +94,8 @@ def test_a_checkpoint_that_cannot_be_used_is_put_aside_and_the_run_starts_afresh
     stop_before(1, run, environment, monkeypatch)
     checkpoint = Checkpoint(tmp_path, run)
     whole = checkpoint.path.read_bytes()
-    weight = whole.index(torch.load(io.BytesIO(whole.partition(b"\n")[2]), weights_only=False).model[1].weight.numpy())
+    state = torch.load(io.BytesIO(whole.partition(b"\n")[2]), weights_only=False)
+    weight = whole.index(state.model[1].weight.detach().numpy())
     a_bit_of_an_exponent = bytearray(whole)
     a_bit_of_an_exponent[weight + 3] ^= 0b01000000
     stop_before(1, run_of("ewc", seed=1), environment, monkeypatch)
