@@ -136,7 +136,7 @@ def record(
         commit="0123456789abcdef0123456789abcdef01234567",
     )
     error = {} if changes.get("outcome", "finished") == "finished" else {"error": "RuntimeError: why"}
-    return RunRecord(**(fields | error | changes))
+    return RunRecord(**(fields | error | changes)).sealed()
 
 
 def all_records(protocol: Protocol, seeds: int = 4) -> list[RunRecord]:

@@ -30,7 +30,7 @@ def runs(method: str, accuracies: list[float], **changes: object) -> list[RunRec
             toy(),
             method,
             seed=seed,
-            accuracy=[[0.9, 0.0], [a, a]],
+            accuracy=[[a, a]] if method == "joint" else [[0.9, 0.0], [a, a]],
             ended=f"2026-03-02T00:00:{seed:02}+00:00",
             **changes,
         )
@@ -64,8 +64,8 @@ def test_settings_of_methods_that_are_not_compared_do_not_matter():
 
 
 def test_other_data_cannot_be_compared():
-    data = toy().benchmark.model_copy(update={"experiences": 5})
-    with pytest.raises(StudyError, match=r"a and b cannot be compared: .* benchmark.experiences \(2, 5\)"):
+    data = toy().benchmark.model_copy(update={"padding": 2})
+    with pytest.raises(StudyError, match=r"a and b cannot be compared: .* benchmark.padding \(0, 2\)"):
         shown(("a", runs("ewc", BETTER), None), ("b", runs("ewc", WORSE, run={"benchmark": data}), None))
 
 
