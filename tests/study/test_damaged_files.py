@@ -200,9 +200,7 @@ def test_checkpoints(data, checkpoint):
     found, whole = checkpoint
     content = data.draw(damaged(whole))
     found.path.write_bytes(content)
-    state = found.load()
-    assert state is None or content == whole
-    assert found.path.exists() == (state is not None) or b"\n" in content[:200], "what is damaged is put aside"
+    assert (found.load() is None) == (content != whole)
 
 
 NUMBERS = re.compile(r"(?<![\w.-])\d[\d_]*(\.\d+)?(e-?\d+)?(?![\w.])")
