@@ -78,4 +78,8 @@ class FlatTensors(Mapping[str, Tensor]):
         return len(self._views)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FlatTensors.of, (self.copies(),)  # not the views, each of which would pickle a whole buffer
+        return FlatTensors, (self.places,), self.copies()  # not the views, each of which would pickle a whole buffer
+
+    def __setstate__(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, view in self.items():
+            view.copy_(tensors[name])

@@ -1,11 +1,12 @@
 """Progress of a campaign on the terminal."""
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from pydantic import ValidationError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,27 +16,37 @@ from rich.text import Text
 from study.campaign.one_run import is_lost
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
+from study.run.result import ProgressReport
 
 
-def runs_under_way(folder: Path, within: float | None = None) -> list[dict]:
-    """Progress reports of runs in a folder of checkpoints, latest first; of the last ``within`` seconds if given."""
-    found = []
-    for path in folder.glob("*.json") if folder.is_dir() else ():
+class UnderWay(NamedTuple):
+    """What a folder of checkpoints says of its runs: their progress, latest first, and files that are damaged."""
+
+    running: list[ProgressReport]
+    damaged: list[Path]
+
+
+def runs_under_way(folder: Path, within: float | None = None) -> UnderWay:
+    """The progress of runs in a folder of checkpoints; of the last ``within`` seconds if given."""
+    found, damaged = [], []
+    for path in sorted(folder.glob("*.json")):
         try:
             changed = path.stat().st_mtime
             if within is None or time.time() - changed <= within:
-                found.append((changed, json.loads(path.read_bytes())))
-        except (OSError, ValueError):
+                found.append((changed, ProgressReport.model_validate_json(path.read_bytes(), strict=True)))
+        except OSError:
             continue  # it has just ended
-    return [said for _, said in sorted(found, key=lambda item: -item[0])]
+        except ValidationError:
+            damaged.append(path)
+    return UnderWay([report for _, report in sorted(found, key=lambda item: -item[0])], damaged)
 
 
-def under_way_table(running: list[dict]) -> Table:
+def under_way_table(running: Sequence[ProgressReport]) -> Table:
     """Experiences done and average accuracy so far of each run."""
     table = Table("run", "experience", "accuracy", box=None, show_header=False, padding=(0, 1, 0, 0))
-    for said in running:
-        accuracy = "–" if said["accuracy"] is None else f"{100 * said['accuracy']:.1f}% so far"
-        table.add_row(*map(Text, (said["run"], f"experience {said['experiences']} of {said['of']}", accuracy)))
+    for report in running:
+        accuracy = "–" if report.accuracy is None else f"{100 * report.accuracy:.1f}% so far"
+        table.add_row(*map(Text, (report.run, f"experience {report.experiences} of {report.of}", accuracy)))
     return table
 
 
@@ -92,5 +103,5 @@ class StudyProgress:
             self.console.print(f"{self.done} of {self.total} runs done: {record.run}", markup=False)
 
     def _picture(self) -> Group:
-        running = runs_under_way(self.store.under_way, within=time.time() - self.began)
+        running = runs_under_way(self.store.under_way, within=time.time() - self.began).running
         return Group(self._bar, *([under_way_table(running[: self.jobs])] if running else []))

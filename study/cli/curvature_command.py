@@ -13,7 +13,7 @@ from study.cli.terminal import print_table
 from study.errors import ProtocolError
 from study.protocol.load import load_protocol
 from study.protocol.schema import Protocol
-from study.protocol.settings import is_reference
+from study.protocol.settings import LAST_SEED, is_reference
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 
@@ -28,7 +28,7 @@ def curvature(
         ),
     ] = None,
     scenario: Annotated[str | None, typer.Option(help="The scenario; by default the protocol's first.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the runs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="The seed of the runs.")] = 0,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Measure on that many samples of the first experience; by default on all.")
     ] = None,

@@ -24,6 +24,7 @@ from study.cli.folders import (
 from study.cli.run_commands import check_own_code
 from study.cli.terminal import print_table
 from study.errors import SOME_RUNS_FAILED, ProtocolError
+from study.protocol.schema import MOST_SEEDS
 from study.records.code_versions import of_one_version
 from study.records.store import RecordError
 from study.run.run_environment import RunEnvironment
@@ -110,7 +111,7 @@ def _rank(names: list[str], path: Path) -> None:
 
 def agreement(
     name: options.Name,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds.")] = 3,
     scenario: options.Scenarios = None,
     data_root: options.DataRoot = None,
     out: options.Out = None,

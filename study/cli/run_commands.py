@@ -26,6 +26,7 @@ from study.cli.folders import (
 from study.cli.terminal import console, print_table
 from study.errors import INTERRUPTED, SOME_RUNS_FAILED, ProtocolError
 from study.protocol.load import load_protocol
+from study.protocol.schema import MOST_SEEDS
 from study.records.request import Request
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
@@ -36,7 +37,7 @@ from study.run.tracking import Tracking, check_tracking
 
 def run(
     name: options.Name,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds.")] = None,
     methods: options.Methods = None,
     scenario: options.Scenarios = None,
     jobs: options.Jobs = None,

@@ -34,8 +34,8 @@ def status(name: Name, records: Records = None, overrides: Overrides = None) -> 
     folder = records or records_folder(name)
     protocol, request = protocol_as_run(name, overrides, folder)
     store = RunStore(folder)
-    running, there = runs_under_way(store.under_way), store.contents()
-    if not running and not there.damaged:
+    (running, damaged), there = runs_under_way(store.under_way), store.contents()
+    if not running and not damaged and not there.damaged:
         there.whole()  # nothing at all is an error that says what to do
     request = request or Request.whole(stem(name), protocol)
     given = overrides or request.overrides
@@ -46,6 +46,8 @@ def status(name: Name, records: Records = None, overrides: Overrides = None) -> 
     print_table(_status_table(protocol, request, found))
     for sentence in [*there.left_out, *others]:
         typer.echo(sentence)
+    if damaged:
+        typer.echo(f"left out, no progress of a run (delete them): {', '.join(map(str, damaged))}")
     if running:
         typer.echo("begun and not ended:")
         print_table(under_way_table(running))

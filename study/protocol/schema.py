@@ -1,11 +1,10 @@
 """What a protocol file may say: one experiment with its settings, its strengths λ, and the numbers published for it."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import ProtocolError
@@ -18,6 +17,8 @@ from study.protocol.settings import (
     Positive,
     Replay,
     Scenario,
+    Seed,
+    Strength,
     Training,
     is_reference,
     takes_strength,
@@ -39,8 +40,10 @@ def _in_percent(mean: float) -> float:
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]
+MOST_SEEDS = 10**6
 MethodName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of file names
 NonNegative = Annotated[float, Field(ge=0)]
+_STRENGTH = TypeAdapter(Strength, config=Table.model_config)
 
 
 class PublishedNumber(Table):
@@ -92,7 +95,7 @@ class Tuning(Table):
         grid: by method, the values of ``strength`` (λ) and of further options; every combination is tried.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     validation_fraction: Fraction
     grid: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]]
 
@@ -135,12 +138,12 @@ class Protocol(Table):
     title: Text
     description: str = ""
     scenarios: Annotated[list[Scenario], Field(min_length=1)]
-    seeds: Positive
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)]
     benchmark: AnyBenchmark
     model: AnyModel
     training: Training
     methods: Annotated[dict[MethodName, Method], Field(min_length=1)]
-    strength: dict[str, dict[Scenario, NonNegative | Literal["tuned"]]] = Field(default_factory=dict)
+    strength: dict[str, dict[Scenario, Strength | Literal["tuned"]]] = Field(default_factory=dict)
     strength_source: Text = "the protocol file; where it says 'tuned', the search by clreg-study tune"
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
@@ -264,11 +267,13 @@ class Protocol(Table):
         options = {name: value for name, value in values.items() if name != "strength"}
         if not isinstance(settings, Own):
             _known(key, options, ["strength", *(k for k in type(settings).model_fields if k != "kind")], "option")
-        strength = values.get("strength")
-        if type(strength) not in (int, float) or not 0 <= strength < math.inf:
-            raise ValueError(f"{key}.strength holds {strength!r}; allowed: numbers of at least 0")
         try:
-            return type(settings).model_validate(settings.model_dump() | options), float(strength)
+            strength = _STRENGTH.validate_python(values.get("strength"), strict=True)
+        except ValidationError as error:
+            allowed = error.errors()[0]["msg"].removeprefix("Input should be").removeprefix("allowed:")
+            raise ValueError(f"{key}.strength holds {values.get('strength')!r}; allowed:{allowed}") from None
+        try:
+            return type(settings).model_validate(settings.model_dump() | options), strength
         except ValidationError as error:
             raise ValueError("; ".join(f"{key}.{line}" for line in validation_messages(error))) from None
 

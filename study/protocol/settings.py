@@ -2,15 +2,39 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, Tag, model_validator
+from pydantic import AfterValidator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from study.protocol.table import OWN_OR_BUILT_IN, Own, Table
 
 Scenario = Literal["task", "domain", "class"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
+
+def _between(least: float, most: float, *, or_zero: bool = False) -> AfterValidator:
+    """Numbers from ``least`` to ``most``, and 0 if ``or_zero``."""
+    allowed = f"allowed: {'0, or ' if or_zero else ''}from {least:g} to {most:g}"
+
+    def check(value: float) -> float:
+        if not (least <= value <= most or (or_zero and value == 0)):
+            raise PydanticCustomError("range", allowed)
+        return value
+
+    return AfterValidator(check)
+
+
+# Beyond these bounds nothing can be trained: float32 overflows or vanishes, memory or years run out. They are far from
+# all that was published, and turn a slip of the pen into an error before the first step.
+Fraction = Annotated[float, _between(1e-3, 0.999)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Bytes = Annotated[int, Field(ge=1, le=10**15)]
+Width = Annotated[int, Field(ge=1, le=10**5)]
+LAST_SEED = 2**32 - 1  # NumPy takes no larger one
+Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
+Scale = Annotated[float, _between(1e-18, 1e18)]
+Strength = Annotated[float, _between(1e-18, 1e18, or_zero=True)]
+Pixel = Annotated[float, _between(-1e6, 1e6)]
+Spread = Annotated[float, _between(1e-6, 1e6)]
 Fisher = Literal["exact", "sample", "predicted", "empirical", "batched"]
 
 
@@ -39,13 +63,13 @@ class Benchmark(Table):
         "split_cifar10_jpeg",
         "split_cifar100",
     ]
-    experiences: Annotated[int, Field(ge=2)]
+    experiences: Annotated[int, Field(ge=2, le=10**4)]
     class_order: Literal["labels", "random"] = "labels"
-    padding: Annotated[int, Field(ge=0)] = 0
-    mean: float | list[float] = 0.0
-    std: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]] = 1.0
+    padding: Annotated[int, Field(ge=0, le=1000)] = 0
+    mean: Pixel | list[Pixel] = 0.0
+    std: Spread | list[Spread] = 1.0
     test_fraction: Fraction | None = None
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Seed = 0
 
     @property
     def permuted(self) -> bool:
@@ -100,7 +124,7 @@ class Model(Table):
     """
 
     name: Literal["mlp", "cnn", "resnet18_reduced", "wrn28_2"]
-    hidden: Annotated[list[Positive], Field(min_length=1)] | None = None
+    hidden: Annotated[list[Width], Field(min_length=1, max_length=1000)] | None = None
     unseen_classes: Literal["masked", "shown"] = "masked"
 
     @model_validator(mode="after")
@@ -138,7 +162,7 @@ class Training(Table):
     iterations: Positive | None = None
     batch_size: Positive
     optimizer: Literal["adam", "sgd"]
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, _between(1e-12, 1e3)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     optimizer_state: Literal["keep", "reset"] = "keep"
 
@@ -171,7 +195,7 @@ class Replay(Table):
     kind: Literal["replay"]
     storage: Literal["float32", "uint8"] = "float32"
     examples: Positive | None = None
-    memory_bytes: Positive | None = None
+    memory_bytes: Bytes | None = None
     copies: Positive | None = None
 
     @model_validator(mode="after")
@@ -185,7 +209,7 @@ class LwF(Table):
     """Learning without Forgetting (Li and Hoiem 2016), by Avalanche's plugin; its alpha is the strength."""
 
     kind: Literal["lwf"]
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Scale = 2.0
 
 
 class L2(Table):
@@ -242,7 +266,7 @@ class MAS(Table):
 
 class SI(Table):
     kind: Literal["si"]
-    xi: Annotated[float, Field(gt=0)] = 0.1
+    xi: Scale = 0.1
     gradient: Literal["task", "total"] = "task"
     clip: bool = True
 
@@ -270,7 +294,7 @@ class AvalancheSI(Table):
     """
 
     kind: Literal["avalanche_si"]
-    eps: Annotated[float, Field(gt=0)] = 1e-7
+    eps: Scale = 1e-7
     mended: bool = False
 
 

@@ -4,10 +4,12 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import FiniteFloat, PositiveFloat, ValidationError
+from pydantic import Field, ValidationError
 
 from study.atomic import write_atomically
 from study.errors import StudyError
@@ -21,6 +23,12 @@ AGREEMENT_FILE = "agreement.csv"
 
 IN_THE_PASS = {"fisher", "n_samples", "batch_size", "draws"}
 """Of a method's settings, those that its pass depends on."""
+
+
+Natural = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Correlation = Annotated[float, Field(ge=-1 - 1e-6, le=1 + 1e-6, allow_inf_nan=False)]  # up to rounding
 
 
 class AgreementError(StudyError):
@@ -43,20 +51,20 @@ class ImportanceAgreement(Frozen):
     """
 
     scenario: Scenario
-    seed: int
-    experience: int
+    seed: Natural
+    experience: Natural
     method: str
     settings: str
     torch: str
     processor: str
     commit: str
-    seconds: PositiveFloat
-    epochs: PositiveFloat
-    spearman: FiniteFloat
-    pearson: FiniteFloat
-    cosine: FiniteFloat
-    ratio: FiniteFloat
-    entries: int
+    seconds: Time
+    epochs: Time
+    spearman: Correlation
+    pearson: Correlation
+    cosine: Correlation
+    ratio: Amount
+    entries: Natural
 
     @property
     def where(self) -> tuple[Scenario, int, int, str]:
@@ -91,14 +99,18 @@ def read_agreement(path: Path) -> list[ImportanceAgreement]:
         AgreementError: the file is not valid.
     """
     try:
-        rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
-        return [ImportanceAgreement.model_validate(row) for row in rows]
+        table = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+        rows = [ImportanceAgreement.model_validate(row) for row in table]
     except (UnicodeDecodeError, csv.Error) as error:
         raise AgreementError(f"{path} is not CSV: {error}") from error
     except ValidationError as error:
         raise AgreementError(
             f"{path}: {'; '.join(validation_messages(error))}; `clreg-study agreement` writes it"
         ) from error
+    for where, times in Counter(row.where for row in rows).items():
+        if times > 1:
+            raise AgreementError(f"{path} has {times} rows of {where}; allowed: one; `clreg-study agreement` writes it")
+    return rows
 
 
 def check_agreement(rows: Sequence[ImportanceAgreement], protocol: Protocol, path: Path) -> None:

@@ -4,9 +4,10 @@ import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import tomli_w
+from pydantic import Field
 
 from study.atomic import write_atomically
 from study.protocol.schema import Protocol
@@ -29,7 +30,7 @@ class Request(Frozen):
 
     protocol: str
     overrides: list[str]
-    runs: dict[Scenario, dict[str, int]]
+    runs: dict[Scenario, dict[str, Annotated[int, Field(ge=1)]]]
     evaluated_on: Literal["test", "validation"] = "test"
 
     @classmethod
@@ -66,8 +67,8 @@ def read_request(folder: Path) -> Request | None:
     """
     path = folder / REQUEST
     try:
-        return Request.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Request.model_validate(tomllib.loads(path.read_text(encoding="utf-8")), strict=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not what `clreg-study run` writes; delete it and repeat --set") from error

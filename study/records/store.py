@@ -1,9 +1,18 @@
-"""Files of records: one JSON file for each run, or a compressed archive."""
+"""Files of records: one JSON file for each run, or a compressed archive.
+
+What lies in a file is checked whole when it is read: types, ranges and shapes, see :class:`RunRecord`; its ``id``, the
+hash of the settings and versions that it names; its name, which says scenario, method, seed and id; and its checksum.
+These find damage and edits by hand, not a forger, who can compute them too.
+
+A file of a single record needs its checksum. Archives of earlier versions have none: in an archive a record without
+one is read, on the word of gzip's CRC, and written again without one, so that the bytes of a report do not change.
+"""
 
 import gzip
+import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +22,9 @@ from pydantic import ValidationError
 
 from study.atomic import write_atomically
 from study.errors import MissingRecords, StudyError
-from study.records.run_record import RECORD_NAME, RunRecord
-from study.run.specification import Run
+from study.protocol.validation_messages import validation_messages
+from study.records.run_record import RECORD_NAME, RunRecord, checksum_of
+from study.run.specification import Run, identity
 
 ARCHIVE = "records.jsonl.gz"
 
@@ -33,8 +43,8 @@ class Contents:
     folder: Path
     records: list[RunRecord]
     """By file name."""
-    damaged: list[Path]
-    """Files named like records that cannot be read, so runs are lost."""
+    damaged: Mapping[Path, RecordError]
+    """Files named like records that cannot be used, so runs are lost, and why."""
     foreign: list[Path]
     """Other JSON files."""
 
@@ -45,8 +55,8 @@ class Contents:
             RecordError: one is damaged.
             MissingRecords: there is none, unless ``or_none``.
         """
-        if self.damaged:
-            raise _no_record(self.damaged[0])
+        for error in self.damaged.values():
+            raise error
         if not self.records and not or_none:
             raise MissingRecords(f"there are no records in {self.folder}", "run")
         return self.records
@@ -82,7 +92,7 @@ class RunStore:
         """The record of a run; None if there is none.
 
         Raises:
-            RecordError: the file is not a record.
+            RecordError: the file is not the record of this run.
         """
         path = self.path(run)
         try:
@@ -104,19 +114,25 @@ class RunStore:
         Raises:
             RecordError: the archive is damaged.
         """
-        records, damaged, foreign = {}, [], []
+        records: dict[str, RunRecord] = {}
+        damaged: dict[Path, RecordError] = {}
+        foreign: list[Path] = []
         archive = self.folder / ARCHIVE
         if archive.is_file():
-            records = {record.run.file_name_with(record.id): record for record in read_archive(archive)}
+            records = {record.file_name: record for record in read_archive(archive)}
         for path in sorted(self.folder.glob("*.json")):
             try:
                 records[path.name] = _parse(path.read_bytes(), path)
-            except RecordError:
-                (damaged if RECORD_NAME.fullmatch(path.name) else foreign).append(path)
+            except RecordError as error:
+                if RECORD_NAME.fullmatch(path.name):
+                    damaged[path] = error
+                else:
+                    foreign.append(path)
         return Contents(self.folder, [records[name] for name in sorted(records)], damaged, foreign)
 
     def write(self, record: RunRecord) -> None:
-        write_atomically(self.path(record.run), (record.model_dump_json(indent=1) + "\n").encode())
+        """Write a record with its checksum, replacing an earlier one of the same run."""
+        write_atomically(self.folder / record.file_name, (record.sealed().model_dump_json(indent=1) + "\n").encode())
 
     def put_aside(self, runs: Sequence[Run]) -> None:
         """Move the records of runs into ``superseded`` and delete their checkpoints."""
@@ -151,8 +167,11 @@ class RunStore:
 
 def write_archive(records: Sequence[RunRecord], path: Path) -> None:
     """Write records into one compressed file, the same bytes for the same records."""
-    lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
-    write_atomically(path, gzip.compress(lines, mtime=0))
+    lines = [
+        record.model_dump_json(exclude={"checksum"}) if record.checksum is None else record.sealed().model_dump_json()
+        for record in records
+    ]
+    write_atomically(path, gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
 
 
 def read_archive(path: Path) -> list[RunRecord]:
@@ -167,7 +186,12 @@ def read_archive(path: Path) -> list[RunRecord]:
         raise RecordError(f"{path} is not an archive of records: {error}") from error
     if not lines:
         raise RecordError(f"{path} is empty")
-    return [_parse(line, path) for line in lines]
+    records = [_parse_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    first: dict[str, int] = {}
+    for number, record in enumerate(records, 1):
+        if first.setdefault(record.file_name, number) != number:
+            raise RecordError(f"{path}: lines {first[record.file_name]} and {number} are of one run: {record.run}")
+    return records
 
 
 def kept_search(folder: Path) -> list[RunRecord]:
@@ -181,11 +205,43 @@ def kept_search(folder: Path) -> list[RunRecord]:
 
 
 def _parse(text: bytes, path: Path) -> RunRecord:
+    """The record in a file of its own."""
     try:
-        return RunRecord.model_validate_json(text)
+        record = _checked(text)
+        if record.checksum is None:
+            raise RecordError("it has no checksum, so that another version wrote it")
+        if record.file_name != path.name:
+            raise RecordError(f"it holds {record.run}, whose file is {record.file_name}")
+    except RecordError as error:
+        raise RecordError(f"{path} is no record of this run: {error}; delete it to run it again") from error
+    return record
+
+
+def _parse_line(text: bytes, where: str) -> RunRecord:
+    """The record in a line of an archive."""
+    try:
+        return _checked(text)
+    except RecordError as error:
+        raise RecordError(f"{where} is no record: {error}; take the file from a copy, or delete it") from error
+
+
+def _checked(text: bytes) -> RunRecord:
+    """A record that is what its id and, if it has one, its checksum say; RecordError says what is wrong."""
+    try:
+        record = RunRecord.model_validate_json(text, strict=True)
+        content = json.loads(text)
     except ValidationError as error:
-        raise _no_record(path) from error
+        raise RecordError(_brief(validation_messages(error)[0])) from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"it is not JSON ({_brief(str(error))})") from error
+    if record.checksum is not None and record.checksum != checksum_of(content):
+        raise RecordError("it was changed after it was written (its checksum differs)")
+    if record.id != identity(content["run"], content["versions"]):
+        raise RecordError("its settings or versions were changed after it was written (its id differs)")
+    return record
 
 
-def _no_record(path: Path) -> RecordError:
-    return RecordError(f"{path} is not a record of this version; delete it to run it again")
+def _brief(text: str) -> str:
+    """One line of bounded length: a message may show all of a damaged file."""
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:100]} … {line[-99:]}"

@@ -1,14 +1,15 @@
 """The result of a run."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from study.run.specification import Frozen
 
 Matrix = list[list[float]]
 Outcome = Literal["finished", "diverged", "failed"]
+Times = list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class Seconds(Frozen):
@@ -20,13 +21,34 @@ class Seconds(Frozen):
         evaluation: on all experiences.
     """
 
-    training: list[float] = Field(default_factory=list)
-    consolidation: list[float] = Field(default_factory=list)
-    evaluation: list[float] = Field(default_factory=list)
+    training: Times = Field(default_factory=list)
+    consolidation: Times = Field(default_factory=list)
+    evaluation: Times = Field(default_factory=list)
 
     @property
     def total(self) -> float:
         return sum(self.training) + sum(self.consolidation) + sum(self.evaluation)
+
+
+class ProgressReport(Frozen):
+    """What a run under way says of itself.
+
+    Attributes:
+        run: its scenario, method and seed, for readers.
+        experiences, of: done, and in total.
+        accuracy: average over the experiences done; None before the first.
+    """
+
+    run: str
+    experiences: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=1)]
+    accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> Self:
+        if self.experiences > self.of or (self.accuracy is None) != (self.experiences == 0):
+            raise ValueError(f"{self.experiences} of {self.of} experiences, accuracy {self.accuracy}")
+        return self
 
 
 @dataclass(kw_only=True)

@@ -22,14 +22,16 @@ def seed_globally(seed: int) -> None:
 
 
 def generator_states() -> dict[str, Any]:
-    """The states of these generators, and of the GPU's if it is in use."""
-    states = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state()}
+    """The states of these generators, and of the GPU's if it is in use: numbers, strings and tensors."""
+    name, keys, *rest = np.random.get_state()
+    states = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": (name, keys.tolist(), *rest)}
     return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 
 def restore_generators(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
     random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])

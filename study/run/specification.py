@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from study.protocol.schema import Protocol
-from study.protocol.settings import AnyBenchmark, AnyModel, Method, Scenario, Training
+from study.protocol.settings import AnyBenchmark, AnyModel, Fraction, Method, Scenario, Seed, Strength, Training
 from study.protocol.table import Own
 from study.run.system import versions
 
@@ -16,6 +17,22 @@ class Frozen(BaseModel):
     """An immutable value without unknown fields; NaN and infinity survive JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+NAMES = frozenset({"protocol", "label"})
+"""Fields of a run that determine nothing."""
+
+
+def identity(run: Mapping[str, Any], packages: Mapping[str, str]) -> str:
+    """Hash of a run and the packages' versions, 16 hexadecimal digits.
+
+    Args:
+        run: as in JSON; its names do not count.
+        packages: see :func:`study.run.system.versions`.
+    """
+    content = {name: value for name, value in run.items() if name not in NAMES}
+    text = json.dumps(content, sort_keys=True) + json.dumps(packages, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Run(Frozen):
@@ -38,11 +55,11 @@ class Run(Frozen):
     training: Training
     scenario: Scenario
     method: Method
-    strength: float | None
-    seed: int
+    strength: Strength | None
+    seed: Seed
     device: Literal["cpu", "cuda"] = "cpu"
     evaluated_on: Literal["test", "validation"] = "test"
-    validation_fraction: float | None = None
+    validation_fraction: Fraction | None = None
 
     @classmethod
     def of(
@@ -80,12 +97,12 @@ class Run(Frozen):
     @property
     def content(self) -> str:
         """JSON of all that determines the result, except the packages' versions."""
-        return json.dumps(self.model_dump(mode="json", exclude={"protocol", "label"}), sort_keys=True)
+        return json.dumps(self.model_dump(mode="json", exclude=NAMES), sort_keys=True)
 
     @property
     def id(self) -> str:
         """Hash of all that determines the result, with versions: 16 hexadecimal digits."""
-        return hashlib.sha256((self.content + json.dumps(versions(), sort_keys=True)).encode()).hexdigest()[:16]
+        return identity(self.model_dump(mode="json"), versions())
 
     @property
     def file_name(self) -> str:

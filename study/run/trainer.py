@@ -110,9 +110,9 @@ class Learner:
         self.benchmark = self._benchmark(environment.data_root)
         # joint training is one training call on the whole stream
         self.calls = [self.benchmark.train_stream] if self.joint else list(self.benchmark.train_stream)
-        self.checkpoint = Checkpoint(environment.checkpoints, run)
-        for table, key in run.own_code:
-            resolve(table, key, self.folder)  # a checkpoint holds objects of its classes
+        own = [resolve(table, key, self.folder) for table, key in run.own_code]  # a checkpoint holds their objects
+        packages = frozenset(target.__module__.partition(".")[0] for target in own)
+        self.checkpoint = Checkpoint(environment.checkpoints, run, packages)
         state = self.checkpoint.load()
         self.state = self._begin() if state is None else state
         self.logger = WandbLogger(
@@ -219,12 +219,15 @@ class Learner:
         consolidated = self._now()
         metrics = self.strategy.eval(self.benchmark.test_stream)
         evaluated = self._now()
-        state.seconds.training.append(instruments.last_step - began)
-        state.seconds.consolidation.append(consolidated - instruments.last_step)
+        accuracy, loss = _by_experience(metrics, "Top1_Acc_Exp"), _by_experience(metrics, "Loss_Exp")
+        trained = max(began, instruments.last_step)  # a strategy of the user's own may not tell the instruments
+        # together, since a record has one entry of each for an experience
+        state.seconds.training.append(trained - began)
+        state.seconds.consolidation.append(consolidated - trained)
         state.seconds.evaluation.append(evaluated - consolidated)
         state.training_loss.append(instruments.training_loss)
-        state.accuracy.append(_by_experience(metrics, "Top1_Acc_Exp"))
-        state.loss.append(_by_experience(metrics, "Loss_Exp"))
+        state.accuracy.append(accuracy)
+        state.loss.append(loss)
         state.optimizer = self.strategy.optimizer.state_dict()
         state.random = generator_states()
         self.logger.after_experience(

@@ -20,6 +20,7 @@ from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.trainer import perform
+from tests.study.made_up import finished
 
 HERE = RunEnvironment(Path())
 
@@ -97,7 +98,7 @@ def test_a_run_that_reports_experiences_is_not_silent(run_of, tmp_path):
 
 def ended(run: Run, environment: RunEnvironment) -> RunResult:
     """Without training: seed 1 fails, seed 2 diverges."""
-    return RunResult(outcome=["finished", "failed", "diverged"][run.seed], accuracy=[[1.0]], error="why")
+    return [finished(run), RunResult(outcome="failed", error="y"), RunResult(outcome="diverged", error="y")][run.seed]
 
 
 def test_a_run_that_does_not_finish_is_recorded_and_the_others_go_on(run_of, tmp_path, monkeypatch):

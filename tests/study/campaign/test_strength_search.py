@@ -1,4 +1,5 @@
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from study.protocol.schema import Protocol
 from study.records.run_record import RunRecord, record_of
 from study.run.result import RunResult
 from study.run.specification import Run
+from tests.study.made_up import finished
 
 
 def test_the_search_never_uses_a_reports_seeds_or_its_test_data(protocol):
@@ -35,8 +37,8 @@ def test_a_protocol_without_a_grid_for_a_method_says_so(protocol):
 
 def outcome(run: Run, accuracy: float | None, **more: object) -> RunRecord:
     if accuracy is None:
-        return record_of(run, RunResult(outcome="diverged", accuracy=[[1.0, 0.0]]))
-    return record_of(run, RunResult(outcome="finished", accuracy=[[0.0, 0.0], [accuracy, accuracy]], **more))
+        return record_of(run, RunResult(outcome="diverged", error="a loss of nan"))
+    return record_of(run, replace(finished(run), accuracy=[[0.0, 0.0], [accuracy, accuracy]], **more))
 
 
 @pytest.fixture(scope="session")

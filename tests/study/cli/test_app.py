@@ -15,16 +15,11 @@ from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.trainer import Learner
+from tests.study.made_up import finished
 
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def finished(run: Run, environment: RunEnvironment | None = None, accuracy: float = 0.5) -> RunResult:
-    """What a run might have come to, without training."""
-    rows = [[accuracy, accuracy]] * (1 if run.label == "joint" else 2)
-    return RunResult(outcome="finished", accuracy=rows, loss=rows, training_loss=[1.0] * len(rows))
 
 
 def never(run: Run, environment: RunEnvironment) -> RunResult:
@@ -184,6 +179,24 @@ def test_a_damaged_request_is_named(one_run, protocol_file, tmp_path, monkeypatc
     assert (result.exit_code, "request.toml is not what" in result.stderr) == (2, True), result.output
 
 
+def test_damaged_progress_is_named_and_the_rest_is_shown(one_run, protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*one_run).exit_code == 0
+    under_way = tmp_path / "out" / "under-way"
+    under_way.mkdir()
+    whole = {"run": "class-incremental si, seed 9", "experiences": 1, "of": 5, "accuracy": 0.25}
+    (under_way / "whole.json").write_text(json.dumps(whole))
+    broken = [[], {}, whole | {"accuracy": 1.5}, whole | {"accuracy": None}, whole | {"of": 0}, whole | {"run": None}]
+    for index, content in enumerate(broken):
+        (under_way / f"broken-{index}.json").write_text(json.dumps(content))
+    result = call("status", protocol_file, "--records", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("left out, no progress of a run (delete")]
+    assert all(f"broken-{index}.json" in line for index in range(len(broken)))
+    assert "whole.json" not in line
+    assert "si, seed 9" in result.stdout
+
+
 def test_brackets_are_text(one_run, monkeypatch):
     def fail(run: Run, environment: RunEnvironment) -> RunResult:
         return RunResult(outcome="failed", error="RuntimeError: [enforce fail at [/opt/x] here]")
@@ -267,10 +280,10 @@ def test_the_progress_shows_the_accuracy_of_what_is_running(one_run, tmp_path, m
 
 
 def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_file, tmp_path, monkeypatch):
-    outcomes = ["finished", "diverged", "failed"]
-
     def one_of_each(run: Run, environment: RunEnvironment) -> RunResult:
-        return RunResult(outcome=outcomes[run.seed], accuracy=[[0.5, 0.5]] * 2, error="why")
+        if run.seed == 0:
+            return finished(run)
+        return RunResult(outcome="diverged" if run.seed == 1 else "failed", error="why")
 
     monkeypatch.setattr(training, "perform", one_of_each)
     call(*one_run, "--seeds", 3)

@@ -48,6 +48,18 @@ epochs = 1 => epoch = 1 => [training]: unknown key 'epoch'; did you mean 'epochs
 epochs = 1 =>  => [training]: exactly one of epochs and iterations says how long
 epochs = 1 => +iterations = 5 => [training]: exactly one of epochs and iterations says how long
 batch_size = 32 =>  => training.batch_size is missing
+epochs = 1 => epochs = 9223372036854775807 => training.epochs = 9223372036854775807: input should be less than
+epochs = 1 => iterations = 9223372036854775807 => training.iterations = 9223372036854775807: input should be less than
+batch_size = 32 => batch_size = 2147483648 => training.batch_size = 2147483648: input should be less than or equal to
+hidden = [100, 100] => hidden = [9223372036854775807] => model.hidden.0 = 9223372036854775807: input should be less than
+learning_rate = 5e-3 => learning_rate = 5e-324 => training.learning_rate = 5e-324: allowed: from 1e-12 to 1000
+test_fraction = 0.25 => +padding = 100000 => benchmark.padding = 100000: input should be less than or equal to 1000
+test_fraction = 0.25 => +mean = 1e308 => benchmark.mean = 1e+308: allowed: from -1e+06 to 1e+06
+test_fraction = 0.25 => +split_seed = 4294967296 => benchmark.split_seed = 4294967296: input should be less than
+xi = 0.1 => xi = 1e-300 => methods.si.xi = 1e-300: allowed: from 1e-18 to 1e+18
+ewc = { task = 100, => ewc = { task = 1e308, => strength.ewc.task = 1e+308: allowed: 0, or from 1e-18 to 1e+18
+ewc = { task = 100, => ewc = { task = 5e-324, => strength.ewc.task = 5e-324: allowed: 0, or from 1e-18 to 1e+18
+l2.strength = [ => l2.strength = [1e308,  => tuning.grid.l2.strength holds 1e+308; allowed: 0, or from 1e-18 to 1e+18
 learning_rate = 5e-3 => learning_rate = inf => training.learning_rate = inf: input should be a finite
 "adam" => "adamw" => training.optimizer = 'adamw': input should be 'adam' or 'sgd'
 "adam" => +momentum = 0.9 => [training]: momentum = 0.9: only the optimizer 'sgd' has one
@@ -56,13 +68,13 @@ learning_rate = 5e-3 => learning_rate = inf => training.learning_rate = inf: inp
 hidden = [100, 100] =>  => [model]: hidden is for the models 'mlp' and 'cnn', which need it
 hidden = [100, 100] => hidden = [100, 0] => model.hidden.1 = 0: input should be greater than or equal to 1
 name = "mlp"\nhidden = [100, 100] => name = "wrn28_2" => model.name = 'wrn28_2' takes CIFAR's images of 3 x 32 x 32
-test_fraction = 0.25 => test_fraction = 1.0 => benchmark.test_fraction = 1.0: input should be less than 1
+test_fraction = 0.25 => test_fraction = 1.0 => benchmark.test_fraction = 1.0: allowed: from 0.001 to 0.999
 test_fraction = 0.25 =>  => [benchmark]: test_fraction is for digits, which need it
 "split_digits" => "split_mnist" => [benchmark]: test_fraction is for digits, which need it
 experiences = 2 => experiences = 3 => [benchmark]: experiences = 3: split_digits has 10 classes; allowed: 2, 5, 10
 name = "split_digits" => +class_order = "shuffled" => benchmark.class_order = 'shuffled': input should be 'labels' or
 test_fraction = 0.25 => +mean = [0.1, 0.2, 0.3] => [benchmark]: mean = [0.1, 0.2, 0.3]: images of split_digits have 1
-test_fraction = 0.25 => +std = 0 => benchmark.std = 0: input should be greater than 0, or a valid list
+test_fraction = 0.25 => +std = 0 => benchmark.std = 0: allowed: from 1e-06 to 1e+06, or a valid list
 "domain", "class"] => "domian"] => scenarios.1 = 'domian': input should be 'task', 'domain' or 'class'
 fisher = "exact" } => fisher = "exakt" } => methods.ewc.fisher = 'exakt': input should be 'exact',
 fisher = "exact" } => fishr = "exact" } => [methods.ewc]: unknown key 'fishr'; did you mean 'fisher'? allowed: kind,
@@ -77,12 +89,12 @@ storage = "uint8" => storage = "int8" => methods.replay-matched-uint8.storage = 
 \nseeds =  => \nseeds = 1001 # => tuning.seeds: 1000 would be of the runs too, which use 0 to 1000;
 [strength] => +naive = { task = 1 } => strength.naive: no such method with a λ; allowed: l2,
 ewc = { task = 100, => ewc = { task = "tunned", => strength.ewc.task = 'tunned': input should be a valid number, or
-ewc = { task = 100, => ewc = { task = -1, => strength.ewc.task = -1: input should be greater than or equal to 0, or
+ewc = { task = 100, => ewc = { task = -1, => strength.ewc.task = -1: allowed: 0, or from 1e-18 to 1e+18, or 'tuned'
 [tuning.grid] => +si2.strength = [1] => tuning.grid.si2: no such method with a λ; did you mean 'si'?
 [tuning.grid] => +naive.strength = [1] => tuning.grid.naive: no such method with a λ; allowed: l2,
-l2.strength = [ => l2.strength = [-1,  => tuning.grid.l2.strength holds -1; allowed: numbers of at least 0
-l2.strength = [ => l2.strength = [inf,  => tuning.grid.l2.strength holds inf; allowed: numbers of
-l2.strength = [ => l2.strength = [true,  => tuning.grid.l2.strength holds True; allowed: numbers of
+l2.strength = [ => l2.strength = [-1,  => tuning.grid.l2.strength holds -1; allowed: 0, or from 1e-18 to 1e+18
+l2.strength = [ => l2.strength = [inf,  => tuning.grid.l2.strength holds inf; allowed: a finite number
+l2.strength = [ => l2.strength = [true,  => tuning.grid.l2.strength holds True; allowed: a valid number
 [tuning.grid] => +ewc.fisher = ["exact", "exakt"] => tuning.grid.ewc.fisher = 'exakt': input should be 'exact',
 [tuning.grid] => +ewc.fishr = [1] => tuning.grid.ewc.fishr: no such option; did you mean 'fisher'? allowed: strength,
 [tuning.grid] => +ewc.kind = ["si"] => tuning.grid.ewc.kind: no such option; allowed: strength, fisher, n_samples,

@@ -1,7 +1,12 @@
+import gzip
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -9,22 +14,23 @@ import torch
 
 from study.errors import MissingRecords
 from study.records import store as stores
-from study.records.run_record import RunRecord, record_of
+from study.records.run_record import RunRecord, checksum_of, record_of
 from study.records.store import ARCHIVE, RecordError, RunStore, read_archive, write_archive
 from study.run.result import RunResult, Seconds
 from study.run.system import git_commit
+from tests.study.made_up import finished
 
 
-def record(run, accuracy: list[list[float]] = ((0.5, 0.5), (1 / 3, 1.0)), **more: object) -> RunRecord:
-    return record_of(
-        run, RunResult(outcome="finished", accuracy=accuracy, loss=accuracy, training_loss=[0.1, 0.2], **more)
-    )
+def record(run, accuracy: Sequence[Sequence[float]] = ((0.5, 0.5), (1 / 3, 1.0)), **more: object) -> RunRecord:
+    return record_of(run, replace(finished(run), accuracy=[list(row) for row in accuracy], **more))
 
 
 def test_a_record_comes_back_as_it_was_written(run_of, tmp_path):
     store = RunStore(tmp_path / "new" / "folder")
     written = record(
-        run_of("ewc"), seconds=Seconds(training=[0.1], consolidation=[1 / 3], evaluation=[2.0]), peak_memory=7
+        run_of("ewc"),
+        seconds=Seconds(training=[0.1, 0], consolidation=[1 / 3, 5], evaluation=[2.0, 1]),
+        peak_memory=7,
     )
     assert store.read(written.run) is None
     store.write(written)
@@ -37,7 +43,14 @@ def test_what_did_not_finish_keeps_what_it_had_nan_included(run_of, tmp_path):
     store = RunStore(tmp_path)
     diverged = record_of(
         run_of(),
-        RunResult(outcome="diverged", accuracy=[[0.5, 0.0]], loss=[[float("nan"), float("inf")]], error="a\nb: c"),
+        RunResult(
+            outcome="diverged",
+            accuracy=[[0.5, 0.0]],
+            loss=[[float("nan"), float("inf")]],
+            training_loss=[0.1],
+            seconds=Seconds(training=[1.0], consolidation=[0.0], evaluation=[0.0]),
+            error="a\nb: c",
+        ),
     )
     store.write(diverged)
     back = store.read(run_of())
@@ -75,6 +88,110 @@ def test_what_is_no_record_is_named(run_of, tmp_path):
         for read in (lambda: store.read(run_of()), store.read_all):
             with pytest.raises(RecordError, match=path.name):
                 read()
+
+
+def edited(path: Path, keys: str, value: object, *, sealed: bool) -> None:
+    """Replace a value in a file of a record; ``sealed``: with a checksum that fits again."""
+    content = json.loads(path.read_text())
+    *holders, last = (int(key) if key.isdigit() else key for key in keys.split("."))
+    reduce(getitem, holders, content)[last] = value
+    if sealed:
+        content["checksum"] = checksum_of(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        ("accuracy.0.1", 1.5, "accuracy.0.1 = 1.5: input should be less than or equal to 1"),
+        ("accuracy.0.1", -0.2, "accuracy.0.1 = -0.2: input should be greater than or equal to 0"),
+        ("accuracy.0.1", float("nan"), "accuracy.0.1 = nan: input should be a finite number"),
+        ("accuracy.0.1", "0.5", "accuracy.0.1 = '0.5': input should be a valid number"),
+        ("accuracy.0.1", True, "accuracy.0.1 = True: input should be a valid number"),
+        ("accuracy", [], "accuracy has 0 rows"),
+        ("accuracy", [[], []], r"accuracy has 2 rows of \[0\] entries; allowed: 2 rows of 2"),
+        ("accuracy.1", [0.5], r"accuracy has 2 rows of \[1, 2\] entries; allowed: 2 rows of 2"),
+        ("accuracy", [[0.5] * 3] * 3, r"accuracy has 3 rows of \[3\] entries; allowed: 2 rows of 2"),
+        ("accuracy", [[0.5, 0.5]], r"accuracy has 1 rows of \[2\] entries; allowed: 2 rows of 2"),
+        ("loss", [[0.5, 0.5]], "loss and accuracy differ in shape"),
+        ("loss.0.0", -1, "loss holds a negative number"),
+        ("training_loss", [0.5], "training_loss has 1 entries, and accuracy 2 rows"),
+        ("seconds.evaluation", [], "seconds.evaluation has 0 entries"),
+        ("seconds.training.0", -1, "seconds.training.0 = -1: input should be greater than or equal to 0"),
+        ("seconds.training.0", float("inf"), "seconds.training.0 = inf: input should be a finite number"),
+        ("peak_memory", -1, "peak_memory = -1: input should be greater"),
+        ("resumed", 1.5, "resumed = 1.5: input should be a valid integer"),
+        ("outcome", "failed", "an error goes with a run that did not finish"),
+        ("outcome", "won", "outcome = 'won': input should be 'finished'"),
+        ("ended", "yesterday", "Invalid isoformat string: 'yesterday'"),
+        ("ended", "2026-03-01T10:00:00", "allowed: a time in UTC"),
+        ("run.strength", 1e308, "run.strength = 1e.308: allowed: 0, or from 1e-18"),
+        ("run.seed", 5, r"its settings or versions were changed"),
+        ("run.strength", 5.0, "its settings or versions were changed"),
+        ("run.scenario", "task", "its settings or versions were changed"),
+        ("run.training.epochs", 9, "its settings or versions were changed"),
+        ("run.benchmark.experiences", 5, "accuracy has 2 rows"),
+        ("versions.torch", "1.0", "its settings or versions were changed"),
+        ("run.label", "mas", "it holds class-incremental mas, seed 0, whose file is class-mas-seed0-"),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused_even_with_a_checksum(run_of, tmp_path, keys, value, said):
+    store = RunStore(tmp_path)
+    store.write(record(run_of("ewc")))
+    edited(store.path(run_of("ewc")), keys, value, sealed=True)
+    with pytest.raises(RecordError, match=rf"seed0-.*\.json is no record of this run: .*{said}.*; delete it to run it"):
+        store.read(run_of("ewc"))
+    assert store.contents().records == []
+
+
+@pytest.mark.parametrize(("keys", "value"), [("accuracy.1.0", 0.97), ("seconds.training.0", 2.0), ("commit", None)])
+def test_a_plausible_edit_does_not_fit_the_checksum(run_of, tmp_path, keys, value):
+    store = RunStore(tmp_path)
+    store.write(record(run_of("ewc")))
+    edited(store.path(run_of("ewc")), keys, value, sealed=False)
+    with pytest.raises(RecordError, match="it was changed after it was written"):
+        store.read(run_of("ewc"))
+
+
+def test_a_file_of_its_own_needs_a_checksum(run_of, tmp_path):
+    store = RunStore(tmp_path)
+    store.write(record(run_of()))
+    edited(store.path(run_of()), "checksum", None, sealed=False)
+    with pytest.raises(RecordError, match="it has no checksum"):
+        store.read(run_of())
+
+
+def test_a_copy_is_not_another_run_whatever_it_is_called(run_of, tmp_path):
+    store = RunStore(tmp_path)
+    store.write(record(run_of()))
+    for name in (run_of(seed=1).file_name, "copy.json"):
+        (tmp_path / name).write_bytes(store.path(run_of()).read_bytes())
+    there = store.contents()
+    assert [found.run.seed for found in there.records] == [0]
+    assert [path.name for path in there.damaged] == [run_of(seed=1).file_name]
+    assert [path.name for path in there.foreign] == ["copy.json"]
+    with pytest.raises(RecordError, match=r"seed1-.* it holds class-incremental naive, seed 0, whose file is"):
+        store.read(run_of(seed=1))
+
+
+def test_archives_of_earlier_versions_have_no_checksums_and_are_written_again_without(run_of, tmp_path):
+    path, again = tmp_path / ARCHIVE, tmp_path / "again.gz"
+    old = [record(run_of(seed=seed)).model_copy(update={"checksum": None}) for seed in range(2)]
+    write_archive(old, path)
+    assert read_archive(path) == old
+    write_archive(read_archive(path), again)
+    assert again.read_bytes() == path.read_bytes()
+    lines = gzip.decompress(path.read_bytes())
+    assert b"checksum" not in lines
+    path.write_bytes(gzip.compress(lines.replace(b'"seed":1', b'"seed":7')))
+    with pytest.raises(RecordError, match=rf"{ARCHIVE}, line 2 is no record: its settings or versions were changed"):
+        read_archive(path)
+
+
+def test_an_archive_holds_a_run_once(run_of, tmp_path):
+    write_archive([record(run_of(seed=seed)) for seed in (0, 1, 0)], tmp_path / ARCHIVE)
+    with pytest.raises(RecordError, match="lines 1 and 3 are of one run: class-incremental naive, seed 0"):
+        read_archive(tmp_path / ARCHIVE)
 
 
 def test_a_folder_without_records_is_named(tmp_path):

@@ -10,7 +10,7 @@ from study.protocol.settings import Scenario
 from study.records.run_record import Hardware, RunRecord
 from study.report.write_report import write_report
 from study.run.result import Seconds
-from study.run.specification import Run
+from study.run.specification import Run, identity
 
 TEXT = """
 title = "Toy & <Digits>"
@@ -114,8 +114,8 @@ def record(
     found = matrix(method, seed) if accuracy is None else [list(row) for row in accuracy]
     rows = len(found)
     index = list(LAST).index(method)
-    record = RunRecord(
-        id=asked.id,
+    fields = dict(
+        id=identity(asked.model_dump(mode="json"), VERSIONS),
         run=asked,
         outcome="finished",
         accuracy=found,
@@ -131,7 +131,8 @@ def record(
         hardware=Hardware(system="Linux x86_64", processor="A CPU"),
         commit="0123456789abcdef0123456789abcdef01234567",
     )
-    return RunRecord.model_validate(record.model_dump() | changes)
+    error = {} if changes.get("outcome", "finished") == "finished" else {"error": "RuntimeError: why"}
+    return RunRecord(**(fields | error | changes)).sealed()
 
 
 def all_records(protocol: Protocol, seeds: int = 4) -> list[RunRecord]:
@@ -151,8 +152,7 @@ def search_records(protocol: Protocol) -> list[RunRecord]:
     records = []
     for run in tuning_runs("toy", protocol, protocol.scenarios, list(protocol.methods)):
         accuracy = [[validation_accuracy(run)] * 2] * 2
-        found = record(protocol, run.label, run.scenario, accuracy=accuracy)
-        records.append(found.model_copy(update={"run": run, "id": run.id}))
+        records.append(record(protocol, run.label, run.scenario, accuracy=accuracy, run=dict(run)))
     return records
 
 

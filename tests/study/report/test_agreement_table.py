@@ -53,10 +53,13 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / AGREEMENT_FILE
     write_agreement([alike("ewc", 0, 0.625)], path)
     good = path.read_text(encoding="utf-8")
-    for bad in ("x", "nan"):
+    for bad in ("x", "nan", "1.5"):
         path.write_text(good.replace("0.625", bad), encoding="utf-8")
         with pytest.raises(AgreementError, match=f"spearman = '{bad}'"):
             read_agreement(path)
+    write_agreement([alike("ewc", 0, 0.625)] * 2, path)
+    with pytest.raises(AgreementError, match=r"has 2 rows of .*'ewc'.*; allowed: one"):
+        read_agreement(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(AgreementError, match="is not CSV"):
         read_agreement(path)

@@ -26,7 +26,14 @@ def cells(text: str, name: str) -> list[str]:
 
 def runs(method: str, accuracies: list[float], **changes: object) -> list[RunRecord]:
     return [
-        record(toy(), method, seed=seed, accuracy=[[0.9, 0.0], [a, a]], ended=f"2026-03-02T00:00:{seed:02}", **changes)
+        record(
+            toy(),
+            method,
+            seed=seed,
+            accuracy=[[a, a]] if method == "joint" else [[0.9, 0.0], [a, a]],
+            ended=f"2026-03-02T00:00:{seed:02}+00:00",
+            **changes,
+        )
         for seed, a in enumerate(accuracies)
     ]
 
@@ -57,8 +64,8 @@ def test_settings_of_methods_that_are_not_compared_do_not_matter():
 
 
 def test_other_data_cannot_be_compared():
-    data = toy().benchmark.model_copy(update={"experiences": 5})
-    with pytest.raises(StudyError, match=r"a and b cannot be compared: .* benchmark.experiences \(2, 5\)"):
+    data = toy().benchmark.model_copy(update={"padding": 2})
+    with pytest.raises(StudyError, match=r"a and b cannot be compared: .* benchmark.padding \(0, 2\)"):
         shown(("a", runs("ewc", BETTER), None), ("b", runs("ewc", WORSE, run={"benchmark": data}), None))
 
 
@@ -110,7 +117,7 @@ def test_the_test_is_called_exact_only_where_it_is(seeds, exact):
 
 
 def test_a_later_failure_does_not_hide_the_result_of_a_run():
-    later = failed(toy(), "ewc", 0, ended="2027-01-01T00:00:00", id="0123456789abcdef")
+    later = failed(toy(), "ewc", 0, ended="2027-01-01T00:00:00+00:00", id="0123456789abcdef")
     text = shown(("a", [*runs("ewc", BETTER), later], None), ("b", runs("ewc", WORSE), None))
     assert cells(text, "class, ewc")[0] == "8"
 

@@ -16,7 +16,7 @@ from study.report.overview import write_overview
 from study.report.provenance import changes
 from study.report.selection import ReportError
 from study.report.write_report import write_report
-from study.run.specification import Run
+from study.run.specification import Run, identity
 from tests.study.report.reading import markdown_tables, row
 from tests.study.report.synthetic import all_records, record, toy, written
 
@@ -103,8 +103,7 @@ def test_a_number_is_not_judged_where_set_has_changed_the_settings(tmp_path, wit
     records = []
     for method in ("naive", "ewc"):
         run = Run.of(name, protocol, "task", method, 0)
-        made = record(toy(), "naive", accuracy=[[0.9346] * 5] * 5)
-        records.append(RunRecord.model_validate(made.model_dump() | {"run": run, "id": run.id}))
+        records.append(record(toy(), "naive", accuracy=[[0.9346] * 5] * 5, run=dict(run)))
     write_report(name, protocol, records, [], tmp_path / "ewc")
     found = markdown_tables(tmp_path / "ewc")["Task-incremental: published and our average accuracy"]
     verdicts = {cells[0]: cells[1] for cells in found[1:]}
@@ -126,9 +125,11 @@ def test_nor_in_whatever_file_the_changed_protocol_stands(tmp_path, without_figu
     name = "hsu2018-split-mnist-task"
     protocol = load_protocol(name, ["strength.ewc.task=100"])
     records = read_archive(REPORTS / "hsu2018-split-mnist" / "task" / ARCHIVE)
+    weaker = {"strength": 100.0}
+    runs = [r.run.model_copy(update=weaker if r.run.label == "ewc" else {}) for r in records]
     changed = [
-        r.model_copy(update={"run": r.run.model_copy(update={"strength": 100.0})}) if r.run.label == "ewc" else r
-        for r in records
+        record.model_copy(update={"run": run, "id": identity(run.model_dump(mode="json"), record.versions)})
+        for record, run in zip(records, runs, strict=True)
     ]
     write_report(name, protocol, changed, [], tmp_path / "reports" / "by-name")
     again = tmp_path / "reports" / "from-its-file"

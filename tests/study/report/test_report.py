@@ -189,7 +189,13 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
         "online_ewc": [a + b for a, b in zip(ewc, up_and_down, strict=True)],
     }
     records = [
-        record(protocol, method, seed=seed, accuracy=[[0.9, 0.0], [value, value]], ended=f"2026-03-02T00:00:{seed:02}")
+        record(
+            protocol,
+            method,
+            seed=seed,
+            accuracy=[[0.9, 0.0], [value, value]],
+            ended=f"2026-03-02T00:00:{seed:02}+00:00",
+        )
         for method, values in scores.items()
         for seed, value in enumerate(values)
     ]

@@ -32,7 +32,8 @@ def with_seeds(scores: dict[str, list[float]]) -> list[MethodResult]:
             protocol.methods[method],
             None,
             tuple(
-                record(protocol, method, seed=seed, accuracy=[[0.9, 0.0], [a, a]]) for seed, a in enumerate(accuracies)
+                record(protocol, method, seed=seed, accuracy=[[a, a]] if method == "joint" else [[0.9, 0.0], [a, a]])
+                for seed, a in enumerate(accuracies)
             ),
         )
         for method, accuracies in scores.items()

@@ -1,17 +1,21 @@
 """A run that is stopped, however and whenever, and goes on, equals one that was not, to the last bit."""
 
+import io
 import multiprocessing
 import os
 import random
 import time
+from collections import defaultdict, deque
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from study.campaign.one_run import keep, perform_and_record
 from study.records.store import RunStore
 from study.run import trainer as training
-from study.run.checkpoint import Checkpoint
+from study.run.checkpoint import Checkpoint, State, _say
 from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
@@ -76,16 +80,76 @@ def test_dropouts_random_numbers_go_on_too(run_of, tmp_path, monkeypatch):
     assert numbers_of(perform(run, environment)) == numbers_of(perform(run, RunEnvironment(Path())))
 
 
-def test_a_checkpoint_that_cannot_be_read_costs_no_more_than_a_start_from_the_beginning(run_of, tmp_path, monkeypatch):
+class Trap:
+    """Shows whether it was unpickled."""
+
+    sprung = False
+
+    def __reduce__(self) -> tuple:
+        return setattr, (Trap, "sprung", True)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_put_aside_and_the_run_starts_afresh(run_of, tmp_path, monkeypatch, capsys):
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
     stop_before(1, run, environment, monkeypatch)
     checkpoint = Checkpoint(tmp_path, run)
     whole = checkpoint.path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"nothing"):
+    state = torch.load(io.BytesIO(whole.partition(b"\n")[2]), weights_only=False)
+    weight = whole.index(state.model[1].weight.detach().numpy())
+    a_bit_of_an_exponent = bytearray(whole)
+    a_bit_of_an_exponent[weight + 3] ^= 0b01000000
+    stop_before(1, run_of("ewc", seed=1), environment, monkeypatch)
+    of_another_run = Checkpoint(tmp_path, run_of("ewc", seed=1)).path.read_bytes()
+    code = io.BytesIO()
+    torch.save(Trap(), code)
+    forged = f"{checkpoint._header(code.getvalue())}\n".encode() + code.getvalue()
+    expected = numbers_of(perform(run, RunEnvironment(Path())))
+    for damaged in (whole[: len(whole) // 2], b"", b"nothing", bytes(a_bit_of_an_exponent), of_another_run, forged):
         checkpoint.path.write_bytes(damaged)
+        _say.cache_clear()
         record = perform(run, environment)
         assert record.resumed == 0
-        assert numbers_of(record) == numbers_of(perform(run, RunEnvironment(Path())))
+        assert numbers_of(record) == expected
+        assert f"{checkpoint.path} cannot be used and is now in" in capsys.readouterr().err
+        assert (tmp_path / "unusable" / checkpoint.path.name).read_bytes() == damaged
+    assert not Trap.sprung
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_told_and_not_stored(run_of, tmp_path, monkeypatch, capsys):
+    begin = training.Learner._begin
+
+    def with_something_else(self: training.Learner) -> State:
+        state = begin(self)
+        state.plugins[0].other = Trap()
+        return state
+
+    monkeypatch.setattr(training.Learner, "_begin", with_something_else)
+    assert perform(run_of(), RunEnvironment(Path(), checkpoints=tmp_path)).finished
+    assert "naive: after a stop its runs start afresh; no checkpoint can hold" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_containers_generators_and_functions_come_back(run_of, tmp_path):
+    held = {
+        "by default": defaultdict(list, {1: [2.0]}),
+        "queue": deque([1, 2], maxlen=3),
+        "set": {1, 2},
+        "array": np.arange(3.0),
+        "function": torch.relu,
+        "draws": random.Random(3),
+        "generator": torch.Generator().manual_seed(3),
+    }
+    checkpoint = Checkpoint(tmp_path, run_of())
+    checkpoint.save(State(model=torch.nn.ReLU(), plugins=[held], tracked_as=""))
+    (found,) = checkpoint.load().plugins
+    assert found.keys() == held.keys()
+    assert found["by default"] == held["by default"]
+    assert found["by default"]["new"] == []
+    assert (found["queue"], found["queue"].maxlen) == (held["queue"], 3)
+    assert np.array_equal(found["array"], held["array"])
+    assert (found["set"], found["function"]) == (held["set"], torch.relu)
+    assert found["draws"].random() == random.Random(3).random()
+    assert torch.equal(found["generator"].get_state(), held["generator"].get_state())
 
 
 def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkeypatch):
