@@ -58,7 +58,7 @@ def parse_protocol(text: str, file: str, overrides: Sequence[str] = ()) -> Proto
     """
     try:
         data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # the latter: tables within tables without end
+    except ValueError as error:  # TOMLDecodeError, and what Python says of a number of too many digits
         raise ProtocolError(f"{file} is not TOML: {error}") from error
     except RecursionError:
         raise ProtocolError(f"{file} is nested too deeply to be a protocol") from None
