@@ -27,7 +27,6 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
         reg_lambda: λ ≥ 0, or one λ_t for each experience, as for :class:`EWCPlugin`.
         fisher: "exact", "sample", "predicted" or "empirical"; see :func:`kronecker_factors`.
         gamma: γ, in [0, 1].
-        merge: "nearest" or "sum", see :class:`KroneckerPenalty`.
         weight_sharing: "expand" or "reduce", see :func:`kronecker_factors`.
         max_width: rows of the widest factor; layers that need a wider one keep the diagonal.
         likelihood: as for :class:`EWCPlugin`, like every further argument.
@@ -44,8 +43,8 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
         ValueError: as for :class:`OnlineEWCPlugin`.
 
     Example:
-        >>> KFACPlugin(10.0, fisher="empirical").merge
-        'nearest'
+        >>> KFACPlugin(10.0, fisher="empirical").weight_sharing
+        'expand'
     """
 
     penalty: KroneckerPenalty
@@ -56,7 +55,6 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
         *,
         fisher: str = "exact",
         gamma: float = 1.0,
-        merge: str = "nearest",
         weight_sharing: str = "expand",
         max_width: int = MAX_WIDTH,
         likelihood: str | None = None,
@@ -68,7 +66,7 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
         one_of("fisher", fisher, FACTOR_VARIANTS)
         one_of("weight_sharing", weight_sharing, WEIGHT_SHARING)
         whole("max_width", max_width, 1)
-        self.merge, self.weight_sharing, self.max_width = merge, weight_sharing, max_width
+        self.weight_sharing, self.max_width = weight_sharing, max_width
         super().__init__(
             reg_lambda,
             gamma=gamma,
@@ -81,7 +79,7 @@ class KFACPlugin(OnlineEWCPlugin, supports_distributed=True):
         )
 
     def _new_penalty(self) -> KroneckerPenalty:
-        return KroneckerPenalty(self.merge)
+        return KroneckerPenalty()
 
     def _of_trained(self, importance: Mapping[str, Any]) -> Mapping[str, Any]:
         return importance  # frozen parameters are in no layer's factors, and 0 in the diagonal

@@ -11,37 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clreg_plugins.checks import dense, instance, mapping, one_of, shown, within
+from clreg_plugins.checks import dense, instance, mapping, shown, within
 from clreg_plugins.factors import Factors, KroneckerFactors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.flat import Place
-from clreg_plugins.layer_curvature import MERGES, LayerCurvature
+from clreg_plugins.layer_curvature import LayerCurvature
 from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, listed, sum_of
 
 
 class KroneckerPenalty(QuadraticPenalty):
     """``Σ_layers tr(Δᵀ G Δ A)`` with Δ = W − W*, and ``Σ_i Ω_i (θ_i − θ*_i)²`` over parameters without factors.
 
-    Memory and time do not grow with the number of terms: one Kronecker product replaces a sum of two. All terms are at
-    the latest anchor. With an anchor for each term the curvature would still need one product, whose error would then
-    act on the distance from the first anchor, which only grows; here it acts on θ − θ*.
-
-    Args:
-        merge: "nearest" takes the product nearest to a sum of two in the Frobenius norm (Van Loan and Pitsianis 1993).
-            "sum" takes the mean of their A, each scaled to trace 1, and the sum of their G, each times that trace.
+    Memory and time do not grow with the number of terms: the Kronecker product nearest to a sum of two in the Frobenius
+    norm replaces it (Van Loan and Pitsianis 1993). All terms are at the latest anchor. With an anchor for each term the
+    curvature would still need one product, whose error would then act on the distance from the first anchor, which only
+    grows; here it acts on θ − θ*.
 
     Attributes:
         layers: :class:`LayerCurvature` by name of the layer.
         importance: Ω of the parameters that are not, or not on all samples, in a layer with factors.
-        merge: as given.
 
     The other attributes are those of :class:`QuadraticPenalty`.
     """
 
     _STATE = (*QuadraticPenalty._STATE, "layers")
 
-    def __init__(self, merge: str = "nearest") -> None:
-        one_of("merge", merge, MERGES)
-        self.merge = merge
+    def __init__(self) -> None:
         self.layers: dict[str, LayerCurvature] = {}
         super().__init__()
 
@@ -150,9 +144,9 @@ class KroneckerPenalty(QuadraticPenalty):
                 f"layer {name!r} has {len(new.outputs)} groups of {new.outputs.shape[1]} outputs, but had "
                 f"{len(old.factors.outputs)} of {old.factors.outputs.shape[1]}; allowed: the same groups"
             )
-        layer = LayerCurvature(new, 1.0).decayed(weight) if old is None else old.merged(new, keep, weight, self.merge)
+        layer = LayerCurvature(new).decayed(weight) if old is None else old.merged(new, keep, weight)
         _require_finite(name, layer.factors)
-        if not all(math.isfinite(number) for number in (layer.term_weight, *layer.merge_errors[-1:])):
+        if not all(map(math.isfinite, layer.merge_errors[-1:])):
             raise FloatingPointError(f"the weight of {name!r}, or the error of its merge, overflows float64")
         return layer
 
@@ -202,7 +196,6 @@ class KroneckerPenalty(QuadraticPenalty):
                 **layer.factors._asdict(),
                 "inputs": layer.factors.inputs.clone(),
                 "outputs": layer.factors.outputs.clone(),
-                "term_weight": layer.term_weight,
                 "merge_errors": list(layer.merge_errors),
             }
             for name, layer in self.layers.items()
@@ -210,7 +203,7 @@ class KroneckerPenalty(QuadraticPenalty):
         return super().state_dict() | {"layers": layers}
 
     def _load(self, state: Mapping[str, Any], negative: bool, bare: Collection[str] = ()) -> None:
-        other = type(self)(self.merge)
+        other = type(self)()
         layers = {
             name: _layer_of(name, entry) for name, entry in mapping("layers of the state", state["layers"]).items()
         }
@@ -231,19 +224,17 @@ class KroneckerPenalty(QuadraticPenalty):
 
 def _layer_of(name: str, entry: Any) -> LayerCurvature:
     """One layer of a state, checked."""
-    expected = {*Factors._fields, "term_weight", "merge_errors"}
+    expected = {*Factors._fields, "merge_errors"}
     if not isinstance(entry, Mapping) or set(entry) != expected:
         raise ValueError(f"the layer {name!r} in the state needs the keys {sorted(expected)}")
-    errors, weight = entry["merge_errors"], entry["term_weight"]
-    numbers = [*errors, weight] if isinstance(errors, list) else [None]
-    if not all(isinstance(number, float) and 0 <= number < math.inf for number in numbers):
+    errors = entry["merge_errors"]
+    if not isinstance(errors, list) or not all(isinstance(e, float) and 0 <= e < math.inf for e in errors):
         raise ValueError(
-            f"term_weight and merge_errors of the layer {name!r} in the state are {shown(weight)} and {shown(errors)}; "
-            "allowed: a finite float >= 0, and a list of such"
+            f"merge_errors of the layer {name!r} in the state is {shown(errors)}; allowed: a list of floats >= 0"
         )
     factors = _usable(f"{name} of the state", Factors(*(entry[field] for field in Factors._fields)))
     factors = factors._replace(inputs=factors.inputs.clone(), outputs=factors.outputs.clone())
-    return LayerCurvature(factors, weight, tuple(errors))
+    return LayerCurvature(factors, tuple(errors))
 
 
 # ----------------------------------------------------------------- checks of factors

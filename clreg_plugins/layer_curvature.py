@@ -11,9 +11,6 @@ from clreg_plugins.factors import Factors
 from clreg_plugins.flat import Place
 from clreg_plugins.penalty import Tensors
 
-MERGES = ("nearest", "sum")
-"""How two Kronecker products become one."""
-
 TINY = torch.finfo(torch.float64).tiny
 
 PIECE = 2**20
@@ -26,13 +23,11 @@ class LayerCurvature:
 
     Attributes:
         factors: A and G, and the names of the layer's parameters.
-        term_weight: Σ of the terms' weights, decayed like the terms.
         merge_errors: of each merge of two terms that both reached the layer, the error of the product that replaces
             their sum, relative to the sum, in the Frobenius norm.
     """
 
     factors: Factors
-    term_weight: float
     merge_errors: tuple[float, ...] = ()
 
     def matrix(self, tensors: Tensors) -> Tensor:
@@ -69,14 +64,14 @@ class LayerCurvature:
     def decayed(self, keep: float) -> "LayerCurvature":
         """``keep · A ⊗ G``."""
         factors = self.factors._replace(outputs=self.factors.outputs * keep)
-        return replace(self, factors=factors, term_weight=keep * self.term_weight)
+        return replace(self, factors=factors)
 
-    def merged(self, new: Factors, keep: float, weight: float, merge: str) -> "LayerCurvature":
-        """One product for ``keep · A₁ ⊗ G₁ + weight · A₂ ⊗ G₂``, the second being ``new``, of the same shapes."""
+    def merged(self, new: Factors, keep: float, weight: float) -> "LayerCurvature":
+        """The product nearest to ``keep · A₁ ⊗ G₁ + weight · A₂ ⊗ G₂``; ``new`` is the second, of the same shapes."""
         if not new.outputs.any():  # no gradient reached the layer
             return self.decayed(keep)
         if not self.factors.outputs.any():
-            return replace(self, factors=new, term_weight=1.0).decayed(weight)
+            return replace(self, factors=new).decayed(weight)
         scales = torch.tensor([keep, weight], dtype=torch.float64, device=new.outputs.device)
         # each A with trace 1 and its trace in c: A ⊗ G is the same however a factor is split between the two
         sizes = torch.stack([_traces(self.factors.inputs), _traces(new.inputs)], dim=1)
@@ -85,18 +80,14 @@ class LayerCurvature:
         )
         of_outputs = _inner_products(self.factors.outputs, new.outputs)
         scales = scales * sizes
-        if merge == "nearest":
-            left, right = _nearest(of_inputs, of_outputs, scales)
-        else:
-            weights = scales.new_tensor([keep * self.term_weight, weight])
-            left, right = (weights / weights.sum().clamp(min=TINY)).expand_as(scales), scales
+        left, right = _nearest(of_inputs, of_outputs, scales)
         factors = Factors(
             *self.factors[:2],
             _combined(left / sizes.clamp(min=TINY), self.factors.inputs, new.inputs),
             _combined(right, self.factors.outputs, new.outputs),
         )
         error = _relative_error(of_inputs, of_outputs, scales, left, right)
-        return LayerCurvature(factors, keep * self.term_weight + weight, (*self.merge_errors, error))
+        return LayerCurvature(factors, (*self.merge_errors, error))
 
 
 def _traces(factor: Tensor) -> Tensor:

@@ -55,14 +55,14 @@ def detached(theta):
     return {name: p.detach().clone() for name, p in theta.items()}
 
 
-def grown(dtype=torch.float64, merge="nearest"):
-    penalty = KroneckerPenalty(merge)
+def grown(dtype=torch.float64):
+    penalty = KroneckerPenalty()
     penalty.grow(parameters(dtype))
     return penalty
 
 
-def consolidated(terms=3, dtype=torch.float64, merge="nearest"):
-    penalty = grown(dtype, merge)
+def consolidated(terms=3, dtype=torch.float64):
+    penalty = grown(dtype)
     for t in range(terms):
         penalty.recenter(term(t, dtype), detached(parameters(dtype, seed=t)), keep=0.9)
     return penalty

@@ -66,7 +66,6 @@ GOOD = {
     "max_bytes": [1, 2**30, 2**63 - 1],
     "max_width": [1, 3, 2**63 - 1],
     "gamma": [0, 0.5, 1],
-    "merge": ["nearest", "sum"],
     "weight_sharing": ["expand", "reduce"],
     "output": ["squared_norm", "mean_square", "vector"],
     "accumulate": ["average", "sum"],

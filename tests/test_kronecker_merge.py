@@ -1,10 +1,9 @@
-"""One Kronecker product for a sum of two: the nearest, or A averaged and G summed."""
+"""One Kronecker product for a sum of two: the nearest."""
 
 import pytest
 import torch
 
 from clreg_plugins import Importance, KroneckerFactors
-from clreg_plugins.layer_curvature import MERGES
 from tests.kronecker_terms import LAYERS, consolidated, detached, factors_of, grown, parameters, term
 from tests.penalties import assert_equal
 
@@ -21,8 +20,8 @@ def relative_error(layer, exact):
     return ((got - want).norm() / want.norm()).item() if want.any() else 0.0
 
 
-def merged(layer, merge, keep, weight, change=lambda new: new):
-    penalty, (first, second) = grown(merge=merge), (factors_of({layer: LAYERS[layer]}, t) for t in range(2))
+def merged(layer, keep, weight, change=lambda new: new):
+    penalty, (first, second) = grown(), (factors_of({layer: LAYERS[layer]}, t) for t in range(2))
     second = KroneckerFactors({layer: change(second[layer])}, Importance({}, {}))
     penalty.recenter(first, detached(parameters()))
     penalty.recenter(second, detached(parameters()), keep=keep, weight=weight)
@@ -37,7 +36,7 @@ FACTORS = [(1.0, 1.0), (0.5, 2.0), (1.0, 1e-6), (1.0, 0.0), (0.0, 1.0), (0.0, 0.
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_nearest_product_is_that_of_the_leading_singular_pair(layer, keep, weight):
     """Of ``Σ_i c_i vec(A_i) vec(G_i)ᵀ``, the rearranged sum (Van Loan and Pitsianis)."""
-    after, first, second, exact = merged(layer, "nearest", keep, weight)
+    after, first, second, exact = merged(layer, keep, weight)
     for group, (_, outputs) in enumerate(zip(exact, after.factors.outputs, strict=True)):
         rearranged = 0
         for c, factors in ((keep, first), (weight, second)):
@@ -47,20 +46,6 @@ def test_the_nearest_product_is_that_of_the_leading_singular_pair(layer, keep, w
         a = after.factors.inputs if after.factors.inputs.ndim == 1 else after.factors.inputs[group].flatten()
         got, best = torch.outer(a, outputs.flatten()), sigma[0] * torch.outer(u[:, 0], vh[0])
         assert (got - best).norm() <= 1e-10 * sigma[0], f"{(got - best).norm():.3g} of {sigma[0]:.3g}"
-    assert after.merge_errors == pytest.approx([relative_error(after, exact)], abs=1e-7)
-    assert after.term_weight == keep + weight
-
-
-@pytest.mark.parametrize(("keep", "weight"), FACTORS)
-@pytest.mark.parametrize("layer", LAYERS)
-def test_the_sum_takes_the_mean_of_a_and_the_sum_of_g(layer, keep, weight):
-    after, first, second, exact = merged(layer, "sum", keep, weight)
-    traces = [f.inputs.sum() if f.inputs.ndim == 1 else torch.einsum("gii->g", f.inputs) for f in (first, second)]
-    sizes = [trace.reshape(-1, *[1] * (first.inputs.ndim - 1)) for trace in traces]
-    mean = (keep * first.inputs / sizes[0] + weight * second.inputs / sizes[1]) / (keep + weight or 1)
-    torch.testing.assert_close(after.factors.inputs, mean)
-    summed = keep * traces[0].view(-1, 1, 1) * first.outputs + weight * traces[1].view(-1, 1, 1) * second.outputs
-    torch.testing.assert_close(after.factors.outputs, summed)
     assert after.merge_errors == pytest.approx([relative_error(after, exact)], abs=1e-7)
 
 
@@ -78,7 +63,7 @@ SAME = {
 @pytest.mark.parametrize("how", SAME)
 def test_sums_that_are_products_are_kept_exactly(layer, how):
     old = factors_of({layer: LAYERS[layer]}, 0)[layer]
-    after, _, _, exact = merged(layer, "nearest", 0.8, 2.0, lambda new: SAME[how](new, old))
+    after, _, _, exact = merged(layer, 0.8, 2.0, lambda new: SAME[how](new, old))
     # the error is the root of a difference of squares
     assert relative_error(after, exact) <= 1e-12
     assert all(error <= 1e-7 for error in after.merge_errors)
@@ -100,12 +85,11 @@ def test_factors_stay_positive_semidefinite_and_of_their_size():
         assert all(0 <= error < 1 for error in layer.merge_errors)
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_a_merge_does_not_depend_on_how_a_term_is_split_between_its_factors(merge):
-    after, *_ = merged("linear", merge, 1.0, 1.0)
+def test_a_merge_does_not_depend_on_how_a_term_is_split_between_its_factors():
+    after, *_ = merged("linear", 1.0, 1.0)
     for scale in (255.0, 1e-20, 1e20):
         other, *_ = merged(
-            "linear", merge, 1.0, 1.0, lambda new, s=scale: new._replace(inputs=s * new.inputs, outputs=new.outputs / s)
+            "linear", 1.0, 1.0, lambda new, s=scale: new._replace(inputs=s * new.inputs, outputs=new.outputs / s)
         )
         for p, q in zip(products(after.factors), products(other.factors), strict=True):
             torch.testing.assert_close(p, q)
@@ -118,10 +102,9 @@ def silent(importance):
     return KroneckerFactors(zero, Importance({}, {}))
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_a_first_term_without_loss_leaves_no_trace(merge):
+def test_a_first_term_without_loss_leaves_no_trace():
     """Its inputs say nothing."""
-    penalty, expected, theta = grown(merge=merge), grown(merge=merge), parameters(seed=5)
+    penalty, expected, theta = grown(), grown(), parameters(seed=5)
     penalty.recenter(silent(term(0)), detached(parameters(seed=1)))
     assert penalty.active == ()
     assert penalty.value(theta).item() == 0
@@ -133,13 +116,12 @@ def test_a_first_term_without_loss_leaves_no_trace(merge):
 @pytest.mark.parametrize(
     "new", [lambda found: KroneckerFactors({}, Importance({}, {})), silent], ids=["none", "silent"]
 )
-@pytest.mark.parametrize("merge", MERGES)
-def test_without_a_new_term_a_layer_decays(merge, new):
-    penalty, theta = consolidated(1, merge=merge), parameters(seed=5)
+def test_without_a_new_term_a_layer_decays(new):
+    penalty, theta = consolidated(1), parameters(seed=5)
     before = penalty.layers
     penalty.recenter(new(term(1)), detached(theta), keep=0.25)
     for name, after in penalty.layers.items():
         torch.testing.assert_close(after.factors.outputs, 0.25 * before[name].factors.outputs)
         assert torch.equal(after.factors.inputs, before[name].factors.inputs)
-        assert (after.term_weight, after.merge_errors) == (0.25, ())
+        assert after.merge_errors == ()
         assert all(torch.equal(penalty.anchor[n], theta[n]) for n in after.factors.parameters)

@@ -8,7 +8,6 @@ import torch
 
 from clreg_plugins import Factors, Importance, KroneckerFactors, KroneckerPenalty
 from clreg_plugins.flat import FlatTensors
-from clreg_plugins.layer_curvature import MERGES
 from tests import oracles
 from tests.kronecker_terms import LAYERS, SHAPES, consolidated, detached, factors_of, grown, parameters, term
 from tests.penalties import USES, assert_equal, assert_unchanged, everything, gradient, written_out
@@ -129,9 +128,8 @@ def test_half_precision_parameters_have_state_in_float32(dtype):
 # ------------------------------------------------------------ constant memory and time
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_the_fiftieth_term_costs_what_the_second_does(merge):
-    penalty, theta, costs = grown(merge=merge), parameters(seed=5), []
+def test_the_fiftieth_term_costs_what_the_second_does():
+    penalty, theta, costs = grown(), parameters(seed=5), []
     for t in range(50):
         importance, anchor = term(t), detached(parameters(seed=t))
         with Counting() as consolidation:

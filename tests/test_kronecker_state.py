@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from clreg_plugins import Factors, Importance, KroneckerFactors, KroneckerPenalty
-from clreg_plugins.layer_curvature import MERGES
 from tests import oracles
 from tests.kronecker_terms import LAYERS, SHAPES, consolidated, detached, grown, parameters, term
 from tests.penalties import assert_unchanged, everything, gradient
@@ -89,8 +88,6 @@ def test_a_factor_is_a_finite_number_of_at_least_zero(value):
 def test_what_it_does_not_offer():
     with pytest.raises(TypeError, match=r"keeps no anchor for each term; use recenter\(\)"):
         grown().add_term(term(0), detached(parameters()))
-    with pytest.raises(ValueError, match="merge is 'mean'; allowed: nearest, sum"):
-        KroneckerPenalty("mean")
 
 
 # -------------------------------------------------------------------- state
@@ -104,7 +101,7 @@ def through_a_file(state):
 
 
 def loaded(penalty):
-    restored = KroneckerPenalty(penalty.merge)
+    restored = KroneckerPenalty()
     restored.load_state_dict(through_a_file(penalty.state_dict()))
     return restored
 
@@ -117,12 +114,11 @@ COPIES = {
 
 
 @pytest.mark.parametrize("how", COPIES)
-@pytest.mark.parametrize("merge", MERGES)
-def test_a_copy_holds_everything_and_goes_on_as_the_original(how, merge):
-    penalty, theta = consolidated(merge=merge), parameters(seed=5)
+def test_a_copy_holds_everything_and_goes_on_as_the_original(how):
+    penalty, theta = consolidated(), parameters(seed=5)
     restored = COPIES[how](penalty)
     assert_unchanged(restored, everything(penalty))
-    assert (restored.merge, restored.active) == (merge, penalty.active)
+    assert restored.active == penalty.active
     assert torch.equal(restored.value(theta), penalty.value(theta))
     kept = everything(restored)
     for p in (penalty, restored):
@@ -194,10 +190,6 @@ DAMAGED = {
     "no parameter": edited("linear", weight=None, bias=None),
     "an unknown parameter": edited("linear", weight="other"),
     "a name that is a number": edited("linear", bias=3),
-    "a weight that is no number": edited("linear", term_weight="1"),
-    "a negative weight": edited("linear", term_weight=-1.0),
-    "a weight that is NaN": edited("linear", term_weight=math.nan),
-    "an infinite weight": edited("linear", term_weight=math.inf),
     "errors that are none": edited("linear", merge_errors=None),
     "a negative error": edited("linear", merge_errors=[-0.5]),
     "an error that is NaN": edited("linear", merge_errors=[math.nan]),

@@ -251,7 +251,7 @@ class KFAC(Table):
     kind: Literal["kfac"]
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     fisher: Literal["exact", "sample", "predicted", "empirical"] = "exact"
-    merge: Literal["nearest", "sum"] = "nearest"
+    merge: Literal["nearest"] = "nearest"  # what records say; there is no other
     weight_sharing: Literal["expand", "reduce"] = "expand"
     n_samples: Positive | None = None
     batch_size: Positive | None = None

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from clreg_plugins import KFACPlugin, KroneckerPenalty, kronecker_factors
-from clreg_plugins.layer_curvature import MERGES
 from tests.penalties import assert_equal, written_out
 from tests.plugins.digits import (
     Growing,
@@ -23,7 +22,7 @@ from tests.plugins.test_operations import Counting, Parallel
 
 def trained_beside(plugin, model, stream, **options):
     """After each experience, a penalty that is given the factors of a pass of its own."""
-    penalty = KroneckerPenalty(plugin.merge)
+    penalty = KroneckerPenalty()
     strategy = strategy_for(model, [plugin], **options)
     for t, experience in enumerate(stream):
         strategy.train(experience, eval_streams=[])
@@ -40,13 +39,12 @@ def trained_beside(plugin, model, stream, **options):
         yield strategy, penalty, found
 
 
-@pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("options", [{"gamma": 0.5}, {"fisher": "empirical"}, {"max_width": 20}])
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "grown", "heads"])
-def test_each_experience_adds_the_factors_of_its_own_data(kind, options, merge):
+def test_each_experience_adds_the_factors_of_its_own_data(kind, options):
     model = {"mlp": mlp, "cnn": cnn, "grown": Growing, "heads": MultiHead}[kind]()
     benchmark = task_incremental() if kind == "heads" else class_incremental(image=kind == "cnn")
-    plugin = KFACPlugin(20.0, merge=merge, **options)
+    plugin = KFACPlugin(20.0, **options)
     for strategy, expected, found in trained_beside(plugin, model, benchmark.train_stream):
         assert plugin.paths == found.paths
         theta = {n: p + 0.1 for n, p in parameters_of(strategy.model).items()}
@@ -69,7 +67,6 @@ def test_one_lambda_for_each_experience_is_folded_in():
         theta = {n: p + 0.1 for n, p in parameters_of(strategy.model).items()}
         loss = plugin._scale / 2 * plugin.penalty.value(theta).item()
         assert loss == pytest.approx(expected.value(theta).item() / 2, rel=1e-5)
-    assert {layer.term_weight for layer in plugin.penalty.layers.values()} == {0.25 * 3 + 0.5 * 0.5 + 20}
 
 
 def test_a_layer_that_loses_its_factors_keeps_what_it_has():
@@ -94,7 +91,6 @@ def test_a_layer_that_loses_its_factors_keeps_what_it_has():
         assert plugin.penalty.value(theta).item() == pytest.approx(expected.value(theta).item(), rel=1e-5)
         assert plugin.paths["inner.weight"] == ("factors" if model.calls == 1 else "vectorised")
         model.calls = 2
-    assert plugin.penalty.layers["inner"].term_weight == pytest.approx(0.81)
     assert plugin.penalty.importance["inner.weight"].any()
 
 

@@ -27,7 +27,7 @@ VARIANTS = {
     "EWC batched": lambda: EWCPlugin(20.0, fisher="batched"),
     "EWC sequence": lambda: EWCPlugin([20.0, 10.0, 5.0]),
     "OnlineEWC sample": lambda: OnlineEWCPlugin(20.0, gamma=0.5, fisher="sample", n_samples=16),
-    "KFAC sample": lambda: KFACPlugin(20.0, fisher="sample", merge="sum", weight_sharing="reduce", n_samples=16),
+    "KFAC sample": lambda: KFACPlugin(20.0, fisher="sample", weight_sharing="reduce", n_samples=16),
     "KFAC sequence": lambda: KFACPlugin([20.0, 10.0, 5.0], gamma=0.5, max_width=64),
     "MAS subset": lambda: MASPlugin(1.0, n_samples=16),
     "SI unclipped": lambda: SIPlugin(2.0, clip=False, gradient="total"),
@@ -296,7 +296,7 @@ def test_a_state_of_one_method_is_not_another_ones():
 def test_a_plugin_says_how_to_make_it(name):
     plugin = VARIANTS[name]()
     again = eval(repr(plugin), {type(plugin).__name__: type(plugin)})
-    options = ("reg_lambda", "gamma", "fisher", "merge", "weight_sharing", "max_width", "draws", "output", "clip")
+    options = ("reg_lambda", "gamma", "fisher", "weight_sharing", "max_width", "draws", "output", "clip")
     for option in (*options, "gradient"):
         assert getattr(again, option, None) == getattr(plugin, option, None)
     if hasattr(plugin, "reading"):
