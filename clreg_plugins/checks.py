@@ -119,7 +119,17 @@ def dense(name: str, value: Any) -> Tensor:
             f"a {value.layout} tensor of {value.dtype} on {value.device}" if isinstance(value, Tensor) else shown(value)
         )
         raise ValueError(f"{name} is {kind}; allowed: a dense tensor of floating-point numbers")
+    refuse_sharded(name, value)
     return value.detach()
+
+
+def refuse_sharded(name: str, tensor: Tensor) -> None:
+    """Raise ValueError if a tensor is a DTensor, of which this process holds a shard."""
+    if hasattr(tensor, "device_mesh"):
+        raise ValueError(
+            f"{name} is a DTensor, sharded over processes as FSDP2 does; allowed: whole tensors, as with "
+            "DistributedDataParallel"
+        )
 
 
 def _or_none(meaning: str | None) -> str:

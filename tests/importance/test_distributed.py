@@ -4,8 +4,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import TensorDataset
 
+from clreg_plugins import QuadraticPenalty
 from clreg_plugins.importance import fisher_diagonal, kronecker_factors, mas_importance
 from tests import oracles
 
@@ -36,17 +39,42 @@ def measure(distributed: bool, n: int = 11) -> dict[str, dict[str, torch.Tensor]
     }
 
 
+def what_sharded_parameters_raise() -> list[str]:
+    """Of a penalty, and of each function over data."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    data = TensorDataset(torch.randn(4, 4), torch.arange(4) % 3)
+    said = []
+    for call in (
+        lambda: QuadraticPenalty().grow(dict(model.named_parameters())),
+        lambda: fisher_diagonal(model, data),
+        lambda: mas_importance(model, data),
+        lambda: kronecker_factors(model, data),
+    ):
+        try:
+            call()
+            said.append("nothing")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
         torch.save(measure(distributed=True), f"{folder}/rank{rank}.pt")
+        torch.save(what_sharded_parameters_raise(), f"{folder}/sharded{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path):
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        said = torch.load(tmp_path / f"sharded{rank}.pt", weights_only=True)
+        assert len(said) == 4
+        assert all(each.startswith("parameter '0.weight' is a DTensor, sharded over processes") for each in said), said
     alone = measure(distributed=False)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for what, expected in alone.items():

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clreg_plugins.checks import refuse_sharded
+
 Forward = Callable[[nn.Module, Any, Tensor | None], Tensor]
 """``(model, inputs, task labels or None) -> outputs``, which have the samples along their first dimension."""
 
@@ -32,7 +34,7 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The real floating-point ones of ``model.named_parameters()``, without the prefixes that wrappers add.
 
     Raises:
-        ValueError: a parameter is complex, or of a lazy module that has not seen data.
+        ValueError: a parameter is complex, of a lazy module that has not seen data, or a DTensor.
     """
     found = {}
     for name, p in unwrap(model).named_parameters():
@@ -41,6 +43,7 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             kind = "complex" if p.is_complex() else "not initialised: run the model on one batch first"
             raise ValueError(f"parameter {name!r} is {kind}; allowed: real parameters with a shape")
         if p.is_floating_point():
+            refuse_sharded(f"parameter {name!r}", p)
             found[name] = p
     return found
 
