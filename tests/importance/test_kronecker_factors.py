@@ -379,7 +379,7 @@ def test_copies_and_pickles_hold_everything():
         ({"variant": "batched"}, "variant is 'batched'; allowed: exact, sample, predicted, empirical$"),
         ({"weight_sharing": "mean"}, "weight_sharing is 'mean'; allowed: expand, reduce"),
         ({"max_width": 0}, "max_width is 0; allowed: a whole number >= 1"),
-        ({"draws": 0}, "draws is 0; allowed: a whole number >= 1"),
+        ({"draws": 0}, "draws is 0; allowed: a whole number from 1 to 65536"),
         ({"likelihood": "mse"}, "likelihood is 'mse'; allowed: categorical, gaussian, bernoulli"),
         ({"variant": "predicted", "likelihood": "gaussian"}, "zero under a gaussian likelihood"),
     ],
