@@ -78,8 +78,8 @@ class FlatTensors(Mapping[str, Tensor]):
         return len(self._views)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FlatTensors, (self.places,), self.copies()  # not the views, each of which would pickle a whole buffer
+        # a class, which weights_only allows; not the views, each of which would pickle a whole buffer
+        return FlatTensors, ({},), self.copies()
 
     def __setstate__(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, view in self.items():
-            view.copy_(tensors[name])
+        vars(self).update(vars(FlatTensors.of(tensors)))  # on the devices that they were loaded to

@@ -19,7 +19,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk names none
+        if error.errno is not None and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -133,7 +133,7 @@ def build_plugin(
         return ReplayMemory(method, batches, encoding, parameter_bytes(model), seed)
     if method.kind not in PLUGIN:
         return None
-    options = method.model_dump(exclude={"kind", "mended"})
+    options = method.model_dump(exclude={"kind", "mended", "merge"})
     if isinstance(method, EWC | OnlineEWC | KFAC):
         options["seed"] = seed
     if isinstance(method, EWC | OnlineEWC | KFAC | MAS):

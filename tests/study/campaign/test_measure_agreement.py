@@ -153,7 +153,7 @@ def test_the_command_writes_a_file_that_reads_back(tmp_path, protocol_file):
 
 
 def test_the_fisher_protocol_has_what_it_takes():
-    assert module._methods("x", load_protocol("fisher-split-mnist-task"))[1:] == (
+    assert module._methods("x", load_protocol("fisher-split-mnist"))[1:] == (
         ["exact", "exact-n500", "sample", "sample-10", "predicted", "empirical", "batched"],
         "exact",
     )

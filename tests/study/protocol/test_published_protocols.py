@@ -259,7 +259,7 @@ FISHERS = {
 
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [("split-mnist-task", 30), ("permuted-mnist", 20), ("split-fmnist", 20), ("split-cifar10-cnn", 10)],
+    [("split-mnist", 30), ("permuted-mnist", 20), ("split-fmnist", 20), ("split-cifar10-cnn", 10)],
 )
 def test_where_fishers_are_compared_nothing_but_the_fisher_differs(name, seeds):
     protocol = load_protocol(f"fisher-{name}")
@@ -281,13 +281,13 @@ def test_where_fishers_are_compared_nothing_but_the_fisher_differs(name, seeds):
             [(99.12, 0.16), (98.93, 0.15), (99.12, 0.12), (99.12, 0.12), (99.11, 0.16), (85.41, 0.88)],
         ),
         (
-            *("split-cifar10", 256, "resnet18_reduced"),
+            *("split-cifar10-task", 256, "resnet18_reduced"),
             [(84.91, 0.65), (84.57, 0.72), (83.77, 0.72), (83.28, 0.77), (83.38, 0.66), (69.53, 1.34)],
         ),
     ],
 )
 def test_van_de_vens_numbers_of_fishers_and_conditions(name, batch_size, model, numbers):
-    protocol = load_protocol(f"fisher-{name}-task")
+    protocol = load_protocol(f"fisher-{name}")
     assert (protocol.training.iterations, protocol.training.batch_size) == (2000, batch_size)
     assert (protocol.model.name, protocol.benchmark.class_order) == (model, "random")
     (table,) = protocol.published
@@ -339,7 +339,7 @@ FAMILIES = [
     ("split-fmnist-task", "training.iterations=3"),
     ("kronecker-split-fmnist", "training.iterations=3"),
     ("kronecker-split-fmnist-cnn", "training.iterations=3"),
-    ("fisher-split-mnist-task", "training.iterations=3"),
+    ("fisher-split-mnist", "training.iterations=3"),
     ("digits", "training.epochs=1"),
     ("permuted-digits", "training.epochs=1"),
 ]
@@ -381,7 +381,7 @@ def test_every_protocol_belongs_to_a_test_here():
         "zenke2017-permuted-mnist",
         "ritter2018-permuted-mnist",
         "kronecker-split-fmnist",
-        *("fisher-permuted-mnist", "fisher-split-fmnist"),  # methods and benchmarks of others here
+        *("fisher-permuted-mnist", "fisher-split-fmnist", "fisher-split-mnist"),  # methods and benchmarks of others
         "digits",
         "permuted-digits",
     }

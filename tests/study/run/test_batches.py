@@ -187,7 +187,7 @@ def test_inputs_of_every_protocol_are_the_same_to_the_last_bit_when_kept_as_byte
 
 
 def test_inputs_that_bytes_would_not_give_back_are_kept_as_they_are(benchmark_of):
-    coarse = Encoding.of(Benchmark(name="split_mnist", experiences=2, mean=1e9))
+    coarse = Encoding(255, torch.full((1, 1, 1), 1e9), torch.ones(1, 1, 1))
     assert not coarse.is_exact()
     benchmark = benchmark_of("class", "split_mnist")
     recorders = Recorder(), Recorder()
