@@ -14,7 +14,7 @@ from torch import Tensor
 from clreg_plugins.checks import dense, instance, mapping, shown, within
 from clreg_plugins.factors import Factors, KroneckerFactors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.flat import Place
-from clreg_plugins.layer_curvature import LayerCurvature
+from clreg_plugins.layer_curvature import TINY, LayerCurvature
 from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, listed, sum_of
 
 
@@ -317,7 +317,9 @@ def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factor
             raise ValueError(f"the factor {kind} of {name!r} is not symmetric; it must be")
         root = diagonal.sqrt()
         bound = root.unsqueeze(2) * root.unsqueeze(1)
-        if (factor.abs() > 1.001 * bound + 1e-3 * largest).any():  # |m_ij| ≤ √(m_ii m_jj)
+        shifted = factor.double() + 1e-3 * (largest.double() + TINY) * torch.eye(factor.shape[1], device=factor.device)
+        definite = (factor.abs() <= 1.001 * bound + 1e-3 * largest).all()  # |m_ij| ≤ √(m_ii m_jj)
+        if not definite or torch.linalg.cholesky_ex(shifted).info.any():
             raise ValueError(f"the factor {kind} of {name!r} is not positive semidefinite; it must be")
     return factors
 

@@ -194,6 +194,7 @@ DAMAGED = {
     "a negative error": edited("linear", merge_errors=[-0.5]),
     "an error that is NaN": edited("linear", merge_errors=[math.nan]),
     "A has a negative diagonal": edited("linear", inputs=-torch.eye(5)[None].double()),
+    "A is indefinite": edited("linear", inputs=(1.9 * torch.eye(5) - 0.9)[None].double()),
     "A is not symmetric": edited("linear", inputs=torch.ones(5, 5).triu()[None].double()),
     "a factor that float32 cannot hold": lambda s: [
         s["anchor"].update({n: s["anchor"][n].float() for n in ("linear.weight", "linear.bias")}),

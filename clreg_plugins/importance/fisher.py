@@ -89,17 +89,7 @@ def checked_cotangents(
     ignore_index: int = -100,
     name: str = "variant",
 ) -> Cotangents:
-    """The cotangents of a Fisher, from arguments as of :func:`fisher_diagonal`.
-
-    Args:
-        allowed: variants.
-        variant: see there, like every argument not named here.
-        likelihood: see there.
-        draws: see there.
-        class_dim: see there.
-        ignore_index: see there.
-        name: of the argument that is the variant.
-    """
+    """The cotangents of a Fisher, from arguments as of :func:`fisher_diagonal`; ``name`` is that of ``variant``."""
     one_of(name, variant, allowed)
     one_of("likelihood", likelihood, LIKELIHOODS)
     whole("draws", draws, 1, MAX_DRAWS)

@@ -115,8 +115,8 @@ def execute(
     """Perform runs and yield the record of each as it ends, finished or not.
 
     A record is stored before it is yielded. Closing the iterator, or an interrupt, loses no finished run, and of an
-    unfinished one at most the current experience. A run that is lost with its process is begun once more; if it is lost
-    again, its record says so and is not stored.
+    unfinished one at most the current experience. A run whose process dies is restarted once; if it is lost again,
+    its record says so and is not stored.
 
     Args:
         runs: in the order in which they start.
@@ -132,7 +132,7 @@ def execute(
         ClusterError: there is no such cluster, or Ray is not installed.
     """
     if cluster is not None:
-        yield from execute_on_cluster(runs, store, environment, jobs, cluster, gpus)
+        yield from execute_on_cluster(runs, store, environment, jobs, cluster, gpus, say)
     elif jobs == 1 and max_silence is None:
         yield from (perform_and_store(run, store, environment) for run in runs)
     else:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -47,6 +48,7 @@ def execute_in_processes(
     try:
         while waiting or busy:
             while waiting and len(busy) < jobs:
+                idle = [worker for worker in idle if worker.process.is_alive()]
                 busy.append(idle.pop() if idle else Worker())
                 busy[-1].begin(*waiting.popleft(), store, environment)
             for worker in _that_ended(busy, silence):
@@ -56,8 +58,10 @@ def execute_in_processes(
                     yield worker.record()
                     continue
                 worker.kill()
-                if worker.tries < TRIES:
-                    say(f"{worker.run}: {worker.problem}; it is tried once more")
+                if (record := store.read(worker.run)) is not None and record.outcome != "failed":
+                    yield record  # stored before the process died
+                elif worker.tries < TRIES:
+                    say(f"{worker.run}: {worker.problem}; it is restarted")
                     waiting.appendleft((worker.run, worker.tries + 1))
                 else:
                     yield lost(worker.run, worker.problem)
@@ -69,7 +73,7 @@ class Worker:
     """A process that performs runs one after the other.
 
     Attributes:
-        run, tries: what it performs, and for which time.
+        run, tries: what it performs, and which try it is.
         problem: why there is no record; None if there is one, or an error of the machine's.
     """
 
@@ -80,9 +84,13 @@ class Worker:
     def __init__(self) -> None:
         self._connection, theirs = SPAWN.Pipe()
         resource_tracker.ensure_running()  # the first process would start it, which unblocks SIGINT
-        with _interrupts_held_back():
-            self.process = SPAWN.Process(target=_serve, args=(theirs,))
-            self.process.start()
+        self.process = SPAWN.Process(target=_serve, args=(theirs,))
+        try:
+            with _interrupts_held_back():
+                self.process.start()
+        except KeyboardInterrupt:  # which comes when it is no longer held back
+            self.process.kill()
+            raise
         theirs.close()  # so that reading ends when the process does
 
     def begin(self, run: Run, tries: int, store: RunStore, environment: RunEnvironment) -> None:
@@ -97,13 +105,14 @@ class Worker:
 
     def has_ended(self, silence: Silence) -> bool:
         """Whether there is a record, or a problem."""
+        alive = self.process.is_alive()  # before its last message is looked for
         try:
             if self._connection.poll():
                 self._answer = self._connection.recv()
                 return True
-        except (EOFError, ConnectionError):
-            self.problem = DIED
-        if not self.process.is_alive():
+        except (EOFError, OSError):
+            alive = False
+        if not alive:
             self.problem = DIED
         elif silence.exceeded(self.run, self._began):
             self.problem = SILENT
@@ -112,6 +121,7 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()  # ends a stopped process too
         self.process.join(GRACE)
+        self._connection.close()
 
     def record(self) -> RunRecord:
         """The record.
@@ -147,15 +157,23 @@ def _serve(connection: Connection) -> None:
     """Perform what comes until the parent ends."""
     _end_with_parent()
     while True:
-        run, store, environment = connection.recv()
+        try:
+            run, store, environment = connection.recv()
+        except EOFError:
+            return
         try:
             answer: RunRecord | Exception = perform_and_store(run, store, environment)
         except Exception as error:  # of the machine: the parent raises it
-            answer = error
-        try:
-            connection.send(answer)
-        except (TypeError, AttributeError, ValueError):  # an error that cannot be pickled
-            connection.send(RuntimeError("".join(traceback.format_exception(answer))))
+            answer = error if _survives_pickling(error) else RuntimeError("".join(traceback.format_exception(error)))
+        connection.send(answer)
+
+
+def _survives_pickling(error: Exception) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """One run of a campaign: performed, recorded, and its checkpoint dropped."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,12 @@ TRIES = 2
 """How often a run is begun whose process is lost before its record is there."""
 
 DIED = "the process of this run died (killed, or out of memory?)"
-SILENT = "nothing was heard of this run for as long as --max-silence allows"
+SILENT = "no experience of this run ended within --max-silence"
 
 
 @dataclass(frozen=True)
 class Silence:
-    """The limit on how long a run may say nothing.
+    """The limit on how long an experience of a run may take, all told.
 
     Args:
         folder: of the progress reports of runs.
@@ -38,9 +39,9 @@ class Silence:
         """Whether a run that began at that time has said nothing for too long."""
         if self.minutes is None:
             return False
-        report = self.folder / f"{run.id}.json"
-        heard = max(began, report.stat().st_mtime if report.exists() else 0.0)
-        return time.time() - heard > 60 * self.minutes
+        with suppress(FileNotFoundError):  # no experience has ended yet, or the run has
+            began = max(began, (self.folder / f"{run.id}.json").stat().st_mtime)
+        return time.time() - began > 60 * self.minutes
 
 
 def lost(run: Run, problem: str) -> RunRecord:

@@ -3,7 +3,7 @@
 import importlib.util
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from study.campaign.one_run import DIED, TRIES, is_lost, keep, lost, perform_and_record
@@ -25,15 +25,16 @@ def execute_on_cluster(
     environment: RunEnvironment,
     jobs: int,
     address: str,
-    gpus: float = 1.0,
+    gpus: float,
+    say: Callable[[str], None],
 ) -> Iterator[RunRecord]:
     """As :func:`study.campaign.carry_out.execute`, on a Ray cluster.
 
     The driver writes the records. All machines need the data folder and, to resume runs, the folder of checkpoints: a
-    shared file system. A run whose worker or machine is lost is begun once more, by Ray, where there is room.
+    shared file system. A run whose worker or machine is lost is restarted once, where there is room.
 
     Args:
-        runs, store, environment: as there.
+        runs, store, environment, say: as there.
         jobs: runs at a time at most, with one CPU each.
         address: HOST:PORT or ray://HOST:PORT, "auto" for the cluster of this machine, or "local" to start one here.
         gpus: share of a GPU that each run on "cuda" takes.
@@ -47,15 +48,19 @@ def execute_on_cluster(
     try:
         if any(run.device == "cuda" for run in runs) and not ray.cluster_resources().get("GPU"):
             raise ClusterError(f"--device cuda: the Ray cluster at {address!r} has no GPU; allowed: cpu")
-        task = ray.remote(max_retries=TRIES - 1)(_perform)
-        waiting, under_way = deque(runs), {}
+        task = ray.remote(max_retries=0)(_perform)  # Ray would retry without end where memory runs out
+        waiting, under_way = deque((run, 1) for run in runs), {}
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
-                run = waiting.popleft()
+                run, tries = waiting.popleft()
                 where = task.options(num_cpus=1, num_gpus=gpus * (run.device == "cuda"), name=str(run))
-                under_way[where.remote(run, environment, versions())] = run
+                under_way[where.remote(run, environment, versions())] = run, tries
             (reference,), _ = ray.wait(list(under_way), num_returns=1)
-            record = _result(ray, reference, under_way.pop(reference))
+            run, tries = under_way.pop(reference)
+            record = _result(ray, reference, run, say)
+            if is_lost(record) and tries < TRIES:
+                waiting.append((run, tries + 1))
+                continue
             if not is_lost(record):
                 keep(record, store, environment)
             yield record
@@ -71,12 +76,13 @@ def _perform(run: Run, environment: RunEnvironment, asked_for: dict[str, str]) -
     return perform_and_record(run, environment)
 
 
-def _result(ray: Any, reference: Any, run: Run) -> RunRecord:
+def _result(ray: Any, reference: Any, run: Run, say: Callable[[str], None]) -> RunRecord:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from None  # what perform() raises is the machine's, not the run's
-    except ray.exceptions.RayError:
+    except ray.exceptions.RayError as error:
+        say(f"{run} is lost: {str(error).strip().partition(chr(10))[0]}")
         return lost(run, DIED)
 
 

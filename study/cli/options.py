@@ -1,5 +1,7 @@
 """Options that commands share."""
 
+import errno
+import os
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -54,7 +56,7 @@ Ray = Annotated[
 GpusPerRun = Annotated[
     float | None,
     typer.Option(
-        "--gpus-per-run", min=0.01, max=8, help="With --ray: share of a GPU that each run on cuda takes. [default: 1]"
+        "--gpus-per-run", min=0.01, max=1, help="With --ray: share of a GPU that each run on cuda takes. [default: 1]"
     ),
 ]
 MaxSilence = Annotated[
@@ -63,8 +65,8 @@ MaxSilence = Annotated[
         "--max-silence",
         min=0.01,
         max=1e6,
-        help="Minutes after which a run that has not ended an experience is killed, and begun once more; by default "
-        "none are.",
+        help="Kill and restart once a run of which no experience ends for so many minutes; more than the longest takes "
+        "with its importance pass and evaluation (joint training is one). By default none is killed.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default runs/<protocol>.")]
@@ -118,6 +120,8 @@ def check_home() -> None:
     settings = Path.home() / ".avalanche"
     try:
         settings.mkdir(parents=True, exist_ok=True)
+        if not os.access(settings, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only")
     except OSError as error:
         raise ProtocolError(
             f"HOME: {settings}, where Avalanche keeps its settings, cannot be made ({error.strerror}); "

@@ -47,7 +47,7 @@ def status(name: Name, records: Records = None, overrides: Overrides = None) -> 
     for sentence in [*there.left_out, *others]:
         typer.echo(sentence)
     if damaged:
-        typer.echo(f"left out, no progress of a run (delete them): {', '.join(map(str, damaged))}")
+        typer.echo(f"damaged progress files, ignored (delete them): {', '.join(map(str, damaged))}")
     if running:
         typer.echo("begun and not ended:")
         print_table(under_way_table(running))

@@ -33,7 +33,7 @@ class Command(TyperCommand):
 def _unusable(given: str) -> str:
     """What is wrong with an argument, whichever it is; empty if nothing is."""
     if not given or (given.startswith("--") and given.find("=") == len(given) - 1):
-        return "is empty; allowed: a value, or the command without this option"
+        return "is empty; allowed: a value"
     if "\0" in given:
         return "has a NUL character; allowed: text without"
     try:

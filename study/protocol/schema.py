@@ -164,6 +164,10 @@ class Protocol(Table):
                 _known(f"{key}.{name}", by_scenario, self.scenarios, "scenario in this protocol")
         compared = [name for name, method in self.methods.items() if not is_reference(method)]
         if self.comparisons:
+            if len(self.comparisons.baselines) == 1 and self.comparisons.methods == self.comparisons.baselines:
+                raise ValueError(
+                    "comparisons.methods holds the one baseline alone; allowed: methods to compare with it"
+                )
             for key in ("baselines", "methods"):
                 for name in getattr(self.comparisons, key) or ():
                     if name not in compared:

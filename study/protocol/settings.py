@@ -216,7 +216,7 @@ class L2(Table):
     kind: Literal["l2"]
 
 
-Draws = Annotated[Positive, Field(exclude_if=lambda draws: draws == 1)]
+Draws = Annotated[Positive, Field(le=2**16, exclude_if=lambda draws: draws == 1)]
 """Labels that the Fisher "sample" draws per sample; 1 is left out, so that earlier records keep their names."""
 
 

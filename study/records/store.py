@@ -5,7 +5,7 @@ hash of the settings and versions that it names; its name, which says scenario, 
 These find damage and edits by hand, not a forger, who can compute them too.
 
 A file of a single record needs its checksum. Archives of earlier versions have none: in an archive a record without
-one is read, on the word of gzip's CRC, and written again without one, so that the bytes of a report do not change.
+one is read, checked by gzip's CRC only, and written again without one, so that the bytes of a report do not change.
 """
 
 import gzip
@@ -209,7 +209,7 @@ def _parse(text: bytes, path: Path) -> RunRecord:
     try:
         record = _checked(text)
         if record.checksum is None:
-            raise RecordError("it has no checksum, so that another version wrote it")
+            raise RecordError("it has no checksum; an earlier version wrote it")
         if record.file_name != path.name:
             raise RecordError(f"it holds {record.run}, whose file is {record.file_name}")
     except RecordError as error:

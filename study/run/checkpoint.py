@@ -38,6 +38,15 @@ PACKAGES = (
 )
 """Whose classes may be in a checkpoint, beside modules and plugins: making an object of them does nothing else."""
 
+FUNCTIONS = frozenset(
+    (
+        *("celu", "cross_entropy", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax"),
+        *("logsigmoid", "mish", "mse_loss", "ones", "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus"),
+        *("softsign", "tanh", "zeros", "zeros_like"),
+    )
+)
+"""Of ``torch`` and ``torch.nn.functional``: they compute and do nothing else."""
+
 BUILT_INS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (dict, list, set, frozenset, deque)}
 
 
@@ -87,7 +96,7 @@ class Checkpoint:
         return self.folder / f"{self.run.id}.pt"
 
     def save(self, state: State) -> None:
-        """Replace the stored state; one that :meth:`load` would refuse is not stored, and the user is told.
+        """Replace the stored state; one with a class that is not allowed is not stored, and the user is told.
 
         Raises:
             OSError: the folder is full or cannot be written to.
@@ -158,17 +167,20 @@ class Checkpoint:
 def _allowed(name: str, packages: tuple[str, ...]) -> Any:
     """What a checkpoint may hold by this name; None if nothing.
 
-    A class that is imported already, if it is a module or a plugin or lies in one of the packages; or a function of
-    PyTorch, which a model may have as an attribute.
+    A class that is imported already, if it is defined in one of the packages, or is a module or a plugin that is not of
+    PyTorch's other packages, some of which run code; or one of a few functions, which a model may have as an attribute.
+    What these classes do when they are made, and in ``__setstate__``, is trusted, as the imported code itself is.
     """
     if name in BUILT_INS:
         return BUILT_INS[name]
     module, _, attribute = name.rpartition(".")
     found = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
     if isinstance(found, type):
-        inside = any(module == package or module.startswith(f"{package}.") for package in packages)
-        return found if inside or issubclass(found, nn.Module | BasePlugin) else None
-    return found if module == "torch.nn.functional" and callable(found) else None
+        defined = f"{found.__module__}."  # where it is defined, not where it is visible
+        inside = any(defined.startswith(f"{package}.") for package in packages)
+        others = issubclass(found, nn.Module | BasePlugin) and not defined.startswith("torch.")
+        return found if inside or others else None
+    return found if module == "torch.nn.functional" and attribute in FUNCTIONS else None
 
 
 def _default_dict(factory: Any, items: Mapping[Any, Any]) -> defaultdict[Any, Any]:
@@ -201,7 +213,7 @@ class _Pickler(pickle.Pickler):
 
 def _function_of_torch(owner: Any, name: str) -> Any:
     """In place of ``getattr``, by which functions such as ``torch.zeros`` are pickled."""
-    if owner is not torch._C._VariableFunctionsClass or name.startswith("_"):
+    if owner is not torch._C._VariableFunctionsClass or name not in FUNCTIONS:
         raise AttributeError(f"{owner}.{name} is not allowed in a checkpoint")
     return getattr(owner, name)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from study.statistics.paired import PairedComparison
+from study.statistics.published import FEWEST_JUDGED
 from study.statistics.samples import check_fraction
 
 
@@ -20,7 +21,7 @@ class FamilyComparison:
         reachable: whether this many seeds can give a significant result in this family at all.
         p_equivalent: p of the equivalence test adjusted for the family; None where it was not asked for, NaN for one
             pair of scores.
-        equivalent: ``p_equivalent`` < α.
+        equivalent: ``p_equivalent`` < α, with at least :data:`FEWEST_JUDGED` pairs.
     """
 
     a: str
@@ -83,7 +84,14 @@ def family(
     equivalent = [None] * len(pairs) if margin is None else holm([each.p_equivalent(margin) for each in comparisons])
     return [
         FamilyComparison(
-            a, b, c, p, p <= alpha, c.p_smallest * len(pairs) <= alpha, same, same is not None and same < alpha
+            a,
+            b,
+            c,
+            p,
+            p <= alpha,
+            c.p_smallest * len(pairs) <= alpha,
+            same,
+            same is not None and same < alpha and c.n >= FEWEST_JUDGED,
         )
         for (a, b, c), p, same in zip(pairs, adjusted, equivalent, strict=True)
     ]

@@ -64,7 +64,7 @@ def test_a_process_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_
     found = execute([*deadly, run_of()], store, HERE, jobs=2, say=said.append)
     records = {record.run.seed: record for record in found}
     assert [records[seed].error for seed in (1, 2)] == [DIED, DIED]
-    assert sorted(said) == [f"{run}: {DIED}; it is tried once more" for run in deadly]
+    assert sorted(said) == [f"{run}: {DIED}; it is restarted" for run in deadly]
     here = perform(run_of(), HERE)
     assert (records[0].accuracy, records[0].loss) == (here.accuracy, here.loss), "another process, other numbers"
     assert store.read(run_of()) == records[0]
@@ -83,7 +83,7 @@ def test_a_process_that_is_silent_for_too_long_is_killed(run_of, tmp_path):
     silent, said = Silent(**dict(run_of())), []
     (record,) = execute([silent], RunStore(tmp_path), HERE, jobs=1, max_silence=0.02, say=said.append)
     assert (record.error, is_lost(record)) == (SILENT, True)
-    assert said == [f"{silent}: {SILENT}; it is tried once more"]
+    assert said == [f"{silent}: {SILENT}; it is restarted"]
     assert not multiprocessing.active_children()
 
 

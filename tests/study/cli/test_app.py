@@ -191,7 +191,9 @@ def test_damaged_progress_is_named_and_the_rest_is_shown(one_run, protocol_file,
         (under_way / f"broken-{index}.json").write_text(json.dumps(content))
     result = call("status", protocol_file, "--records", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("left out, no progress of a run (delete")]
+    (line,) = [
+        line for line in result.stdout.splitlines() if line.startswith("damaged progress files, ignored (delete")
+    ]
     assert all(f"broken-{index}.json" in line for index in range(len(broken)))
     assert "whole.json" not in line
     assert "si, seed 9" in result.stdout

@@ -1,5 +1,6 @@
 """A run that is stopped, however and whenever, and goes on, equals one that was not, to the last bit."""
 
+import importlib
 import io
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ import torch
 from study.campaign.one_run import keep, perform_and_record
 from study.records.store import RunStore
 from study.run import trainer as training
-from study.run.checkpoint import Checkpoint, State, _say
+from study.run.checkpoint import PACKAGES, Checkpoint, State, _allowed, _function_of_torch, _say
 from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
@@ -127,6 +128,33 @@ def test_a_state_that_no_checkpoint_can_hold_is_told_and_not_stored(run_of, tmp_
     assert perform(run_of(), RunEnvironment(Path(), checkpoints=tmp_path)).finished
     assert "naive: after a stop its runs start afresh; no checkpoint can hold" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("torch.nn.modules.linear.Linear", True),
+        ("torch.nn.functional.relu", True),
+        ("clreg_plugins.ewc.EWCPlugin", True),
+        ("torch.nn.functional.handle_torch_function", False),  # calls what it is given
+        ("torch.nn.functional.triplet_margin_with_distance_loss", False),
+        ("torch.nn.modules.module.functools", False),
+        ("study.run.data.Path", False),  # visible there, defined elsewhere
+        ("study.run.data.FileLock", False),
+        ("torch.fx.graph_module.GraphModule", False),  # a module that runs code
+        ("os.system", False),
+    ],
+)
+def test_a_checkpoint_holds_what_is_defined_in_the_packages_of_models_and_methods(name, allowed):
+    importlib.import_module(name.rpartition(".")[0])
+    assert (_allowed(name, PACKAGES) is not None) == allowed
+
+
+def test_a_function_of_torch_that_does_more_than_compute_is_refused():
+    owner = torch._C._VariableFunctionsClass
+    assert _function_of_torch(owner, "relu") is torch.relu
+    with pytest.raises(AttributeError, match="from_file is not allowed"):
+        _function_of_torch(owner, "from_file")
 
 
 def test_containers_generators_and_functions_come_back(run_of, tmp_path):

@@ -97,3 +97,8 @@ def test_a_pair_of_one_seed_is_not_shown_to_be_equivalent():
     assert (shown.equivalent, one.equivalent) == (True, False)
     assert shown.p_equivalent == pytest.approx(4 * pairs[0][2].p_equivalent(5))
     assert np.isnan(one.p_equivalent)
+
+
+def test_two_seeds_that_tie_are_not_shown_to_be_equivalent():
+    two, three = (family([("a", "b", compare_paired([1] * n, [1] * n))], margin=5)[0] for n in (2, 3))
+    assert (two.equivalent, three.equivalent) == (False, True)
