@@ -156,7 +156,7 @@ OF_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def changed(draw: random.Random, value: Any) -> tuple[str, Any]:
-    """What was done to a value, and what came of it."""
+    """The name of a change, and the changed value."""
     pool = OF_TENSORS if isinstance(value, Tensor) and draw.random() < 0.8 else CHANGES
     how = draw.choice(list(pool))
     return how, pool[how](value)

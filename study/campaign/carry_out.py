@@ -89,14 +89,14 @@ def carry_out(
 
 def _ended(runs: Sequence[Run], store: RunStore, known: Sequence[RunRecord]) -> dict[str, RunRecord]:
     """The records of the runs that have ended here or elsewhere, by id."""
-    elsewhere = {record.id: record for record in known if record.outcome != "failed"}
+    elsewhere = {record.id: record for record in known if record.final}
     records = {}
     for run in runs:
         record = store.read(run)
-        if (record is None or record.outcome == "failed") and run.id in elsewhere:
+        if (record is None or not record.final) and run.id in elsewhere:
             record = elsewhere[run.id].model_copy(update={"run": run})
             store.write(record)
-        if record is not None and record.outcome != "failed":
+        if record is not None and record.final:
             records[run.id] = record
     return records
 

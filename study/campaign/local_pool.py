@@ -58,7 +58,7 @@ def execute_in_processes(
                     yield worker.record()
                     continue
                 worker.kill()
-                if (record := store.read(worker.run)) is not None and record.outcome != "failed":
+                if (record := store.read(worker.run)) is not None and record.final:
                     yield record  # stored before the process died
                 elif worker.tries < TRIES:
                     say(f"{worker.run}: {worker.problem}; it is restarted")
@@ -171,7 +171,7 @@ def _serve(connection: Connection) -> None:
 def _survives_pickling(error: Exception) -> bool:
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # which pickling raises of every kind
         return False
     return True
 

@@ -39,6 +39,8 @@ def apply_override(override: str, data: dict[str, Any]) -> None:
         raise ProtocolError(f"--set {override[:40]}…: it is nested too deeply") from None
     except tomllib.TOMLDecodeError:
         data[path[-1]] = value  # a string whose quotes the shell removed
+    except ValueError as error:  # a number of too many digits
+        raise ProtocolError(f"--set {override[:40]}…: {error}") from None
 
 
 def _path(key: str, override: str) -> list[str]:

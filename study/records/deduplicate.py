@@ -24,4 +24,4 @@ def deduplicate(records: Iterable[RunRecord], key: Callable[[RunRecord], Key]) -
 
 def _age(record: RunRecord) -> tuple[object, ...]:
     """Ordered by outcome and time; ties are broken deterministically."""
-    return record.outcome != "failed", record.ended, record.id, record.run.label
+    return record.final, record.ended, record.id, record.run.label

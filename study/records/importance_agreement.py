@@ -16,6 +16,7 @@ from study.errors import StudyError
 from study.protocol.schema import Protocol
 from study.protocol.settings import Scenario
 from study.protocol.validation_messages import validation_messages
+from study.run.result import Natural
 from study.run.specification import Frozen
 
 AGREEMENT_FILE = "agreement.csv"
@@ -25,7 +26,6 @@ IN_THE_PASS = {"fisher", "n_samples", "batch_size", "draws"}
 """Of a method's settings, those that its pass depends on."""
 
 
-Natural = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=-1 - 1e-6, le=1 + 1e-6, allow_inf_nan=False)]  # up to rounding

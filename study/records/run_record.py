@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
 from study.protocol.table import Own
-from study.run.result import Matrix, Outcome, RunResult, Seconds
+from study.run.result import Matrix, Natural, Outcome, RunResult, Seconds, Share
 from study.run.specification import Frozen, Run
 from study.run.system import git_commit, processor, versions
 
@@ -30,10 +30,6 @@ def _in_utc(text: str) -> str:
     if datetime.fromisoformat(text).utcoffset() != timedelta(0):
         raise ValueError("allowed: a time in UTC, as in 2026-03-01T10:00:00+00:00")
     return text
-
-
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Natural = Annotated[int, Field(ge=0)]
 
 
 class Hardware(Frozen):
@@ -119,6 +115,11 @@ class RunRecord(Frozen):
     @property
     def finished(self) -> bool:
         return self.outcome == "finished"
+
+    @property
+    def final(self) -> bool:
+        """Whether another try would end the same: a run that failed is tried again."""
+        return self.outcome != "failed"
 
     @property
     def last_line(self) -> str:

@@ -13,7 +13,7 @@ from study.records.deduplicate import deduplicate
 from study.records.run_record import RunRecord
 from study.report.method_results import MethodResult
 from study.report.number_formats import count
-from study.report.setting_differences import NAMES, differing, list_differences
+from study.report.setting_differences import OF_ONE_KIND, differing, list_differences
 from study.run.specification import Run
 
 OTHER_SETTINGS = "other settings than the protocol's"
@@ -158,7 +158,7 @@ def _why_none(name: str, runs: Sequence[Run], records: Sequence[RunRecord]) -> s
     for run in (record.run for record in records):
         if ours := by_place.get((run.scenario, run.label)):
             ours = ours.model_copy(update={"seed": run.seed})
-            differences = list_differences(differing([run, ours], (*NAMES, "device")), "in the protocol ")
+            differences = list_differences(differing([run, ours], (*OF_ONE_KIND, "device")), "in the protocol ")
             return f"{message}: that of {run} differs in {differences or f'its seed, {run.seed}'}"
     return message
 

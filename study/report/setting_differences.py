@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from study.report.number_formats import option
-from study.run.specification import Run
+from study.run.specification import NAMES, Run
 
-NAMES = ("protocol", "label", "seed")
+OF_ONE_KIND = (*NAMES, "seed")
 """What may differ between runs of one kind."""
 
 
-def differing(runs: Sequence[Run], ignored: Sequence[str] = NAMES) -> dict[str, list[Any]]:
+def differing(runs: Sequence[Run], ignored: Sequence[str] = OF_ONE_KIND) -> dict[str, list[Any]]:
     """Settings that differ between runs, by dotted name as in a protocol, with the value of each run."""
     found = differing_leaves([run.model_dump(mode="json", exclude=set(ignored)) for run in runs])
     if "method.kind" in found:  # other kinds have other options

@@ -47,8 +47,6 @@ FUNCTIONS = frozenset(
 )
 """Of ``torch`` and ``torch.nn.functional``: they compute and do nothing else."""
 
-BUILT_INS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (dict, list, set, frozenset, deque)}
-
 
 @cache
 def code_hash() -> str:
@@ -218,7 +216,8 @@ def _function_of_torch(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-BUILT_INS |= {
+BUILT_INS = {
+    **{f"{kind.__module__}.{kind.__qualname__}": kind for kind in (dict, list, set, frozenset, deque)},
     f"{__name__}._default_dict": _default_dict,
     f"{__name__}._array": _array,
     "random.Random": random.Random,

@@ -9,6 +9,8 @@ from study.run.specification import Frozen
 
 Matrix = list[list[float]]
 Outcome = Literal["finished", "diverged", "failed"]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Times = list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
@@ -40,9 +42,9 @@ class ProgressReport(Frozen):
     """
 
     run: str
-    experiences: Annotated[int, Field(ge=0)]
+    experiences: Natural
     of: Annotated[int, Field(ge=1)]
-    accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
+    accuracy: Share | None
 
     @model_validator(mode="after")
     def _no_more_than_all(self) -> Self:

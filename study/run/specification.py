@@ -30,9 +30,12 @@ def identity(run: Mapping[str, Any], packages: Mapping[str, str]) -> str:
         run: as in JSON; its names do not count.
         packages: see :func:`study.run.system.versions`.
     """
-    content = {name: value for name, value in run.items() if name not in NAMES}
-    text = json.dumps(content, sort_keys=True) + json.dumps(packages, sort_keys=True)
+    text = _content(run) + json.dumps(packages, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content(run: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in run.items() if name not in NAMES}, sort_keys=True)
 
 
 class Run(Frozen):
@@ -97,7 +100,7 @@ class Run(Frozen):
     @property
     def content(self) -> str:
         """JSON of all that determines the result, except the packages' versions."""
-        return json.dumps(self.model_dump(mode="json", exclude=NAMES), sort_keys=True)
+        return _content(self.model_dump(mode="json"))
 
     @property
     def id(self) -> str:

@@ -27,6 +27,7 @@ DEEP = "[" * 5000 + "]" * 5000
         (["show", "digits", "--set", "training.epochs=3\nseeds=5"], "has several lines"),
         (["show", "digits", "--set", "training.epochs=3\rseeds=5"], "has several lines"),
         (["show", "digits", "--set", f"training.epochs={DEEP}"], "nested too deeply"),
+        (["show", "digits", "--set", f"training.epochs={'9' * 5000}"], "value has 5000 digits"),
         (["run", "digits", "--gpus-per-run", "0.5"], "--gpus-per-run 0.5: allowed with --ray"),
         (["run", "digits", "--max-silence", "3", "--ray", "local"], "--max-silence 3: allowed without --ray"),
     ],
