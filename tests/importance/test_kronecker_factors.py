@@ -342,6 +342,15 @@ def test_names_are_the_models_own():
         }
 
 
+def test_a_pass_takes_no_step_of_a_spectral_norms_power_iteration():
+    """In training mode each look at the weight is one."""
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)).double()
+    data = TensorDataset(torch.randn(6, 5).double())
+    expected, found = kronecker_factors(model.eval(), data), kronecker_factors(model.train(), data)
+    assert_factors(found, {name: (layer.inputs, layer.outputs) for name, layer in expected.items()}, 1e-12)
+    oracles.assert_close(found.diagonal, expected.diagonal, 1e-12)
+
+
 def under_autocast(model, x, _labels):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return model(x)
