@@ -263,6 +263,26 @@ def test_a_layer_that_some_samples_reach(branch):
     assert not any(unreached.diagonal[n].any() for n in unreached.diagonal if n.startswith("branch"))
 
 
+class InTurn(nn.Module):
+    """Two layers that share a weight, of which each sample takes one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head((self.first if x[0, 0] > 0 else self.second)(x).tanh())
+
+
+def test_layers_that_share_a_weight_keep_the_diagonal_even_if_samples_call_one_of_them():
+    model, x = InTurn().double(), torch.randn(8, 4).double()
+    x[::2, 0], x[1::2, 0] = 1, -1
+    found, whole = (pass_(model, TensorDataset(x), batch_size=1) for pass_ in (kronecker_factors, fisher_diagonal))
+    assert set(found) == {"head"}
+    oracles.assert_close(found.diagonal, {n: v for n, v in whole.items() if not n.startswith("head")}, 1e-12)
+
+
 FROZEN = {"nothing": (), "the weight": ("weight",), "the bias": ("bias",), "both": ("weight", "bias")}
 
 

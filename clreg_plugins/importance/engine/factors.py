@@ -9,6 +9,7 @@ For a layer with inputs a and output gradients g_k under cotangents k = 1…K, a
 With one position the two agree. If some samples skip a layer, A averages over those that reach it.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -149,6 +150,16 @@ class FactorPath(LayerPath):
                 module, (weight or bias or "").removesuffix("weight").removesuffix("bias").rstrip("_.")
             )
             self._layers[module] = plain_name(f"{name}.").removesuffix(".")
+        holders = {
+            (parameter, layer) for module, layer in self._layers.items() for parameter in self.names[module].values()
+        }
+        layers_of = Counter(parameter for parameter, _ in holders)
+        # without layers that share a parameter, even if no forward pass calls two of them
+        self._layers = {
+            module: layer
+            for module, layer in self._layers.items()
+            if all(layers_of[parameter] == 1 for parameter in self.names[module].values())
+        }
         self._sums: dict[nn.Module, FactorSums] = {}
 
     def no_sums(self) -> dict[str, FactorSums]:
