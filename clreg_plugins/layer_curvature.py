@@ -51,8 +51,12 @@ class LayerCurvature:
         return found
 
     def product(self, difference: Tensor) -> Tensor:
-        """``G Δ A``."""
+        """``G Δ A``, in the type of the factors."""
         inputs, outputs = self.factors.inputs, self.factors.outputs
+        kind = outputs.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # of a strategy in training
+            with torch.autocast(kind, enabled=False):
+                return self.product(difference)
         left = outputs @ difference
         return left * inputs if inputs.ndim == 1 else left @ inputs
 

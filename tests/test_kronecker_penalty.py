@@ -125,6 +125,21 @@ def test_half_precision_parameters_have_state_in_float32(dtype):
     )
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_autocast_around_a_step_plays_no_part(create_graph):
+    penalty, theta = consolidated(dtype=torch.float32), parameters(torch.float32, seed=5)
+
+    def step():
+        value = penalty.loss_term(theta, 2.0)
+        return value, torch.autograd.grad(value, list(theta.values()), create_graph=create_graph)
+
+    want = step()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = step()
+    assert torch.equal(got[0], want[0])
+    assert all(map(torch.equal, got[1], want[1]))
+
+
 # ------------------------------------------------------------ constant memory and time
 
 
