@@ -18,7 +18,10 @@ from clreg_plugins.importance.engine.data import BATCH, Batch, Unpack, batches, 
 from clreg_plugins.importance.engine.environment import loader_states, random_states
 from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from clreg_plugins.importance.engine.model import Forward, default_forward, named_parameters, names_task_labels, unwrap
+from clreg_plugins.importance.engine.modes import choose_mode
 from clreg_plugins.importance.engine.moments import measured
+from clreg_plugins.importance.engine.recording import Graph
+from clreg_plugins.importance.engine.snapshot import Snapshot
 from clreg_plugins.importance.options import PASS_DEFAULTS, checked
 from clreg_plugins.kronecker import KroneckerPenalty
 from clreg_plugins.penalty import QuadraticPenalty, listed
@@ -140,7 +143,8 @@ def quadratic_picture(
 
     Args:
         model: any module whose output has the samples along its first dimension, as for :func:`fisher_diagonal`, that
-            can be differentiated twice. It is evaluated in eval mode; its parameters and modes are left as they were.
+            can be differentiated twice. It is evaluated in the mode in which that measures it, eval mode with few
+            exceptions (see :class:`Importance`), and left as it was.
         data: what the curvatures were measured on, with targets: class labels or class probabilities (categorical),
             or targets of the shape of the output.
         anchor: θ* by parameter name, for instance ``plugin.anchor``. Parameters that are not named keep the value that
@@ -203,14 +207,13 @@ def quadratic_picture(
     sums, samples = np.zeros((4, len(points))), 0
     reached = False
     # attention's other kernels cannot be differentiated twice
-    with loader_states(data), measured(model, COPY_ALL), sdpa_kernel(SDPBackend.MATH):
-        model.eval()
+    with loader_states(data), measured(model, COPY_ALL) as base, sdpa_kernel(SDPBackend.MATH):
         for name, p in named_parameters(model).items():
             p.requires_grad_(name in anchor)  # also one that is frozen by now
+        outputs = Outputs(model, parameters, forward, base)
         for batch in read:  # read once, so that all points see the same samples, whatever order a DataLoader gives
             batch = batch.to(next((p.device for p in model.parameters()), torch.device("cpu")))
-            _move(parameters, anchor)
-            z = _outputs(model, batch, forward)
+            z = outputs(batch, anchor)
             samples += loss.counted(z, batch)
             if z.requires_grad:
                 reached = True
@@ -219,8 +222,7 @@ def quadratic_picture(
             del z  # with its graph
             with torch.no_grad():
                 for i, point in enumerate(points):
-                    _move(parameters, point)
-                    sums[0, i] += float(loss(_outputs(model, batch, forward), batch)) - before
+                    sums[0, i] += float(loss(outputs(batch, point), batch)) - before
     if not samples:
         raise ValueError("no sample of the data counts: all targets are ignore_index; at least one must not be")
     if not reached:
@@ -342,17 +344,47 @@ class Loss:
         return F.cross_entropy(positions.logits, y if y.is_floating_point() else y.long(), reduction="sum", **ignored)
 
 
-def _outputs(model: nn.Module, batch: Batch, forward: Forward) -> Tensor:
-    """z, with the same draws each time if the model draws."""
-    inputs, labels = map_tensors(torch.clone, (batch.inputs, batch.task_labels))  # it may write into its inputs
-    with random_states():
-        z = forward(model, inputs, labels)
-    if not isinstance(z, Tensor):
-        raise ValueError(
-            f"the model's output is a {type(z).__name__}; allowed: a tensor with the samples along its first "
-            "dimension; of other outputs, forward= can return it"
-        )
-    return z
+class Outputs:
+    """z at given parameters, each time from the state that the model has at first, and with the same draws.
+
+    The mode is the one in which a pass measures the model: with the first batch it is chosen.
+
+    Args:
+        model: without wrappers.
+        parameters: those that are moved.
+        forward: how to call it.
+        base: its state, by which the caller puts everything back.
+    """
+
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], forward: Forward, base: Snapshot
+    ) -> None:
+        self.model, self.parameters, self.forward = model, parameters, forward
+        self._base, self._start = base, None
+
+    def __call__(self, batch: Batch, to: Mapping[str, Tensor]) -> Tensor:
+        if self._start is None:
+            choose_mode(self.model, lambda: self._reached(batch))
+        self._start.restore()
+        _move(self.parameters, to)
+        return self._run(batch)
+
+    def _reached(self, batch: Batch) -> set[str]:
+        self._start = Snapshot(self.model, COPY_ALL, self._base)
+        uses = Graph(self._run(batch)).uses
+        self._start.restore()  # or the other mode would begin with what this one left
+        return {name for name, p in self.parameters.items() if uses[id(p)]}
+
+    def _run(self, batch: Batch) -> Tensor:
+        inputs, labels = map_tensors(torch.clone, (batch.inputs, batch.task_labels))  # it may write into its inputs
+        with random_states():
+            z = self.forward(self.model, inputs, labels)
+        if not isinstance(z, Tensor):
+            raise ValueError(
+                f"the model's output is a {type(z).__name__}; allowed: a tensor with the samples along its first "
+                "dimension; of other outputs, forward= can return it"
+            )
+        return z
 
 
 def _derivatives(

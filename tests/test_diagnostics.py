@@ -1,5 +1,6 @@
 import copy
 import math
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -283,6 +284,58 @@ def test_points_meet_the_same_draws_and_inputs(forward):
     model, data = nn.Linear(4, 3), TensorDataset(torch.randn(9, 4), torch.randint(0, 3, (9,)))
     anchor = values(model)
     assert quadratic_picture(model, data, anchor, [anchor, anchor], {}, forward=forward).actual.tolist() == [0, 0]
+
+
+class Merged(nn.Module):
+    """A low-rank change of a frozen weight, which is added to it in eval mode, as LoRA does, before a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.merged, self.head = nn.Linear(5, 4).requires_grad_(False), False, nn.Linear(4, 3)
+        self.a, self.b = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(4, 2))
+
+    def train(self, mode: bool = True) -> "Merged":
+        super().train(mode)
+        if mode == self.merged:
+            self.base.weight.data += (-1 if mode else 1) * (self.b @ self.a).detach()
+            self.merged = not mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.base(x) + (0 if self.merged else x @ self.a.T @ self.b.T)).tanh())
+
+
+class Counting(nn.Module):
+    """Each call gives other outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen, self.draws = nn.Linear(5, 3), 0, random.Random(0)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls, self.seen = self.calls + 1, self.seen + 1
+        return self.layer(x) * (self.calls + self.seen + self.draws.random())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [Merged, Counting])
+def test_modes_and_states_of_the_models_own(make, training: bool):
+    """Each evaluation begins from the same state, in a mode that reaches all parameters."""
+    torch.manual_seed(0)
+    model = make().double()
+    x, y = torch.randn(9, 5).double(), torch.arange(9) % 3
+
+    def loss(theta: dict[str, torch.Tensor]) -> float:
+        return float(nn.functional.cross_entropy(functional_call(copy.deepcopy(model).train(), theta, (x,)), y))
+
+    anchor = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    point, before = moved(anchor, 0.3), whole(model.train(training))
+    picture = quadratic_picture(model, TensorDataset(x, y), anchor, [anchor, point], {}, batch_size=9)
+    assert whole(model) == before
+    model.train()
+    assert picture.actual[0] == 0
+    assert picture.actual[1] == pytest.approx(loss(point) - loss(anchor), rel=1e-9)
 
 
 def test_all_is_left_as_it_was_even_after_an_error():
