@@ -139,6 +139,8 @@ class KroneckerPenalty(QuadraticPenalty):
             names = (known.weight or new.weight, known.bias or new.bias)
             old = replace(old, factors=_fitted(name, known, names, self.anchor.places))
         new = _fitted(name, new, names, self.anchor.places)
+        if old is not None and old.factors.inputs.ndim != new.inputs.ndim:
+            raise ValueError(f"layer {name!r} is an embedding in one of two terms alone; it must be in both or none")
         if old is not None and old.factors.outputs.shape != new.outputs.shape:
             raise ValueError(
                 f"layer {name!r} has {len(new.outputs)} groups of {new.outputs.shape[1]} outputs, but had "
