@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import math
 import random
@@ -370,6 +371,37 @@ class Once(torch.autograd.Function):
         return 2 * g
 
 
+class Lopsided(torch.autograd.Function):
+    """A product whose second derivative by one of its factors is left out."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return x * y
+
+    @staticmethod
+    def backward(ctx, g):
+        x, y = ctx.saved_tensors
+        return g * y.detach(), g * x
+
+
+def test_the_picture_of_a_weight_norm_is_right_or_an_error():
+    """Its second derivative is wrong in some versions of PyTorch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y, anchor, step = torch.randn(9, 5).double(), torch.arange(9) % 3, values(model), 1e-3
+    point, picture = moved(anchor, 0.3), None
+    with contextlib.suppress(ValueError):
+        picture = quadratic_picture(model, TensorDataset(x, y), anchor, [point], {})
+
+    def loss(scale: float) -> float:
+        theta = {name: value + scale * (point[name] - value) for name, value in anchor.items()}
+        return float(nn.functional.cross_entropy(functional_call(model, theta, (x,)), y))
+
+    if picture is not None:
+        assert picture.hessian[0] == pytest.approx((loss(step) - 2 * loss(0) + loss(-step)) / step**2 / 2, rel=1e-3)
+
+
 ZERO = {"weight": torch.zeros(3, 4)}
 
 
@@ -400,6 +432,7 @@ ZERO = {"weight": torch.zeros(3, 4)}
         ({"forward": lambda model, x, _: {"z": model(x)}}, "the model's output is a dict"),
         ({"forward": lambda model, x, _: Once.apply(model(x))}, "cannot be differentiated twice"),
         ({"forward": lambda model, x, _: model(x) + Once.apply(model(x))}, "cannot be differentiated twice"),
+        ({"forward": lambda model, x, _: Lopsided.apply(model(x), model(x.flip(1)))}, "is not symmetric"),
     ],
 )
 def test_what_does_not_fit_is_named(change, said):
