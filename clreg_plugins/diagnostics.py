@@ -360,7 +360,8 @@ class Outputs:
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], forward: Forward, base: Snapshot
     ) -> None:
         self.model, self.parameters, self.forward = model, parameters, forward
-        self._base, self._start = base, None
+        self._base = base
+        self._start: Snapshot | None = None
 
     def __call__(self, batch: Batch, to: Mapping[str, Tensor]) -> Tensor:
         if self._start is None:
