@@ -18,7 +18,10 @@ from clreg_plugins.importance.engine.data import BATCH, Batch, Unpack, batches, 
 from clreg_plugins.importance.engine.environment import loader_states, random_states
 from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from clreg_plugins.importance.engine.model import Forward, default_forward, named_parameters, names_task_labels, unwrap
+from clreg_plugins.importance.engine.modes import choose_mode
 from clreg_plugins.importance.engine.moments import measured
+from clreg_plugins.importance.engine.recording import Graph
+from clreg_plugins.importance.engine.snapshot import Snapshot
 from clreg_plugins.importance.options import PASS_DEFAULTS, checked
 from clreg_plugins.kronecker import KroneckerPenalty
 from clreg_plugins.penalty import QuadraticPenalty, listed
@@ -140,7 +143,8 @@ def quadratic_picture(
 
     Args:
         model: any module whose output has the samples along its first dimension, as for :func:`fisher_diagonal`, that
-            can be differentiated twice. It is evaluated in eval mode; its parameters and modes are left as they were.
+            can be differentiated twice. It is evaluated in the mode in which that measures it, eval mode with few
+            exceptions (see :class:`Importance`), and left as it was.
         data: what the curvatures were measured on, with targets: class labels or class probabilities (categorical),
             or targets of the shape of the output.
         anchor: θ* by parameter name, for instance ``plugin.anchor``. Parameters that are not named keep the value that
@@ -203,14 +207,13 @@ def quadratic_picture(
     sums, samples = np.zeros((4, len(points))), 0
     reached = False
     # attention's other kernels cannot be differentiated twice
-    with loader_states(data), measured(model, COPY_ALL), sdpa_kernel(SDPBackend.MATH):
-        model.eval()
+    with loader_states(data), measured(model, COPY_ALL) as base, sdpa_kernel(SDPBackend.MATH):
         for name, p in named_parameters(model).items():
             p.requires_grad_(name in anchor)  # also one that is frozen by now
+        outputs = Outputs(model, parameters, forward, base)
         for batch in read:  # read once, so that all points see the same samples, whatever order a DataLoader gives
             batch = batch.to(next((p.device for p in model.parameters()), torch.device("cpu")))
-            _move(parameters, anchor)
-            z = _outputs(model, batch, forward)
+            z = outputs(batch, anchor)
             samples += loss.counted(z, batch)
             if z.requires_grad:
                 reached = True
@@ -219,8 +222,7 @@ def quadratic_picture(
             del z  # with its graph
             with torch.no_grad():
                 for i, point in enumerate(points):
-                    _move(parameters, point)
-                    sums[0, i] += float(loss(_outputs(model, batch, forward), batch)) - before
+                    sums[0, i] += float(loss(outputs(batch, point), batch)) - before
     if not samples:
         raise ValueError("no sample of the data counts: all targets are ignore_index; at least one must not be")
     if not reached:
@@ -342,17 +344,48 @@ class Loss:
         return F.cross_entropy(positions.logits, y if y.is_floating_point() else y.long(), reduction="sum", **ignored)
 
 
-def _outputs(model: nn.Module, batch: Batch, forward: Forward) -> Tensor:
-    """z, with the same draws each time if the model draws."""
-    inputs, labels = map_tensors(torch.clone, (batch.inputs, batch.task_labels))  # it may write into its inputs
-    with random_states():
-        z = forward(model, inputs, labels)
-    if not isinstance(z, Tensor):
-        raise ValueError(
-            f"the model's output is a {type(z).__name__}; allowed: a tensor with the samples along its first "
-            "dimension; of other outputs, forward= can return it"
-        )
-    return z
+class Outputs:
+    """z at given parameters, each time from the state that the model has at first, and with the same draws.
+
+    The mode is the one in which a pass measures the model: with the first batch it is chosen.
+
+    Args:
+        model: without wrappers.
+        parameters: those that are moved.
+        forward: how to call it.
+        base: its state, by which the caller puts everything back.
+    """
+
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], forward: Forward, base: Snapshot
+    ) -> None:
+        self.model, self.parameters, self.forward = model, parameters, forward
+        self._base = base
+        self._start: Snapshot | None = None
+
+    def __call__(self, batch: Batch, to: Mapping[str, Tensor]) -> Tensor:
+        if self._start is None:
+            choose_mode(self.model, lambda: self._reached(batch))
+        self._start.restore()
+        _move(self.parameters, to)
+        return self._run(batch)
+
+    def _reached(self, batch: Batch) -> set[str]:
+        self._start = Snapshot(self.model, COPY_ALL, self._base)
+        uses = Graph(self._run(batch)).uses
+        self._start.restore()  # or the other mode would begin with what this one left
+        return {name for name, p in self.parameters.items() if uses[id(p)]}
+
+    def _run(self, batch: Batch) -> Tensor:
+        inputs, labels = map_tensors(torch.clone, (batch.inputs, batch.task_labels))  # it may write into its inputs
+        with random_states():
+            z = self.forward(self.model, inputs, labels)
+        if not isinstance(z, Tensor):
+            raise ValueError(
+                f"the model's output is a {type(z).__name__}; allowed: a tensor with the samples along its first "
+                "dimension; of other outputs, forward= can return it"
+            )
+        return z
 
 
 def _derivatives(
@@ -371,8 +404,9 @@ def _derivatives(
     try:
         gradients = torch.autograd.grad(z, list(parameters.values()), pulled, create_graph=True, allow_unused=True)
         used = {name: g.to_dense() for name, g in zip(parameters, gradients, strict=True) if g is not None}
-        for i, point in enumerate(points):
-            delta = {name: _difference(point[name], anchor[name], parameters[name]) for name in used}
+
+        def along(delta: Mapping[str, Tensor]) -> tuple[float, float, dict[str, Tensor]]:
+            """gᵀδ, δᵀGδ and (H − G)δ by parameter."""
             terms = [(g * delta[name]).sum() for name, g in used.items()]
             jvp, *rows = torch.autograd.grad(
                 sum(terms), [pulled, *(parameters[name] for name in used)], retain_graph=True, allow_unused=True
@@ -381,17 +415,39 @@ def _derivatives(
             (of_outputs,) = torch.autograd.grad(v, outputs, u, retain_graph=True)
             first_order = float((v.detach() * u).sum())
             # autograd leaves out what is differentiable once, such as some custom functions, and says nothing
-            scale = sum(float((g.detach() * delta[name]).abs().sum()) for name, g in used.items())
-            if abs(first_order - float(sum(terms).detach())) > torch.finfo(z.dtype).eps ** 0.5 * scale:
+            scale = _dot(used, delta, absolute=True)
+            if abs(first_order - float(sum(terms).detach())) > tolerance * scale:
                 raise RuntimeError("the gradient of a part of it has no graph")
-            rest = sum(float((row * delta[n]).sum()) for n, row in zip(used, rows, strict=True) if row is not None)
-            found[:, i] = first_order, 0.5 * float((of_outputs * u).sum()), 0.5 * rest
+            rest = {name: row for name, row in zip(used, rows, strict=True) if row is not None}
+            return first_order, float((of_outputs * u).sum()), rest
+
+        tolerance, generator = torch.finfo(z.dtype).eps ** 0.5, Generator(device="cpu").manual_seed(0)
+        any_other = {
+            name: torch.randn(g.shape, generator=generator, dtype=torch.float64, device="cpu").to(g.device, g.dtype)
+            for name, g in used.items()
+        }
+        _, curvature_of_other, rest_of_other = along(any_other)
+        for i, point in enumerate(points):
+            delta = {name: _difference(point[name], anchor[name], parameters[name]) for name in used}
+            first_order, curvature, rest = along(delta)
+            # not all second derivatives of PyTorch's are right: weight norm's is not even symmetric
+            gap = abs(_dot(rest, any_other) - _dot(rest_of_other, delta))
+            scale = _dot(rest, any_other, absolute=True) + _dot(rest_of_other, delta, absolute=True)
+            if gap > tolerance * (scale + max(curvature * curvature_of_other, 0) ** 0.5):
+                raise RuntimeError("PyTorch's second derivative of a part of it is not symmetric")
+            found[:, i] = first_order, 0.5 * curvature, 0.5 * _dot(rest, delta)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the model cannot be differentiated twice, which its curvature takes: {reason}") from error
     return found
+
+
+def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, absolute: bool = False) -> float:
+    """``Σ_i a_i b_i`` over the names of ``a``, or the sum of the absolute values."""
+    products = (a[name].detach() * b[name] for name in a)
+    return sum(float((product.abs() if absolute else product).sum()) for product in products)
 
 
 def _difference(point: Tensor, anchor: Tensor, p: nn.Parameter) -> Tensor:

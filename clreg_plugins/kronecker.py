@@ -139,6 +139,8 @@ class KroneckerPenalty(QuadraticPenalty):
             names = (known.weight or new.weight, known.bias or new.bias)
             old = replace(old, factors=_fitted(name, known, names, self.anchor.places))
         new = _fitted(name, new, names, self.anchor.places)
+        if old is not None and old.factors.inputs.ndim != new.inputs.ndim:
+            raise ValueError(f"layer {name!r} is an embedding in one of two terms alone; it must be in both or none")
         if old is not None and old.factors.outputs.shape != new.outputs.shape:
             raise ValueError(
                 f"layer {name!r} has {len(new.outputs)} groups of {new.outputs.shape[1]} outputs, but had "
@@ -317,7 +319,8 @@ def _checked(name: str, factors: Factors, places: Mapping[str, Place]) -> Factor
             raise ValueError(f"the factor {kind} of {name!r} is not symmetric; it must be")
         root = diagonal.sqrt()
         bound = root.unsqueeze(2) * root.unsqueeze(1)
-        shifted = factor.double() + 1e-3 * (largest.double() + TINY) * torch.eye(factor.shape[1], device=factor.device)
+        shifted = factor.to(torch.float64, copy=True)
+        shifted.diagonal(dim1=1, dim2=2).add_(1e-3 * (largest[..., 0].double() + TINY))
         definite = (factor.abs() <= 1.001 * bound + 1e-3 * largest).all()  # |m_ij| ≤ √(m_ii m_jj)
         if not definite or torch.linalg.cholesky_ex(shifted).info.any():
             raise ValueError(f"the factor {kind} of {name!r} is not positive semidefinite; it must be")

@@ -51,8 +51,12 @@ class LayerCurvature:
         return found
 
     def product(self, difference: Tensor) -> Tensor:
-        """``G Δ A``."""
+        """``G Δ A``, in the type of the factors."""
         inputs, outputs = self.factors.inputs, self.factors.outputs
+        kind = outputs.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # of a strategy in training
+            with torch.autocast(kind, enabled=False):
+                return self.product(difference)
         left = outputs @ difference
         return left * inputs if inputs.ndim == 1 else left @ inputs
 
@@ -73,37 +77,37 @@ class LayerCurvature:
         if not self.factors.outputs.any():
             return replace(self, factors=new).decayed(weight)
         scales = torch.tensor([keep, weight], dtype=torch.float64, device=new.outputs.device)
-        # each A with trace 1 and its trace in c: A ⊗ G is the same however a factor is split between the two
-        sizes = torch.stack([_traces(self.factors.inputs), _traces(new.inputs)], dim=1)
-        of_inputs = _inner_products(self.factors.inputs, new.inputs) / (sizes[:, :, None] * sizes[:, None]).clamp(
-            min=TINY
-        )
-        of_outputs = _inner_products(self.factors.outputs, new.outputs)
-        scales = scales * sizes
+        # each factor with trace 1, all traces in c, and the largest c apart: no square over- or underflows
+        of_inputs, input_sizes = _inner_products(self.factors.inputs, new.inputs)
+        of_outputs, output_sizes = _inner_products(self.factors.outputs, new.outputs)
+        scales = scales * input_sizes * output_sizes
+        largest = scales.amax().clamp(min=TINY)
+        scales = scales / largest
         left, right = _nearest(of_inputs, of_outputs, scales)
         factors = Factors(
             *self.factors[:2],
-            _combined(left / sizes.clamp(min=TINY), self.factors.inputs, new.inputs),
-            _combined(right, self.factors.outputs, new.outputs),
+            _combined(left / input_sizes.clamp(min=TINY), self.factors.inputs, new.inputs),
+            _combined(right * largest / output_sizes.clamp(min=TINY), self.factors.outputs, new.outputs),
         )
         error = _relative_error(of_inputs, of_outputs, scales, left, right)
         return LayerCurvature(factors, (*self.merge_errors, error))
 
 
 def _traces(factor: Tensor) -> Tensor:
-    """The trace of A for each group, shape (groups,), in float64."""
+    """The trace of a factor for each group, shape (groups,), in float64."""
     diagonal = factor.unsqueeze(0) if factor.ndim == 1 else factor.diagonal(dim1=1, dim2=2)
     return diagonal.double().sum(dim=1)
 
 
-def _inner_products(first: Tensor, second: Tensor) -> Tensor:
-    """⟨M_i, M_j⟩ of two matrices for each group: (groups, 2, 2), in float64."""
+def _inner_products(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """⟨M_i, M_j⟩ of two matrices of trace 1 for each group, (groups, 2, 2), and their traces, in float64."""
     groups = 1 if first.ndim == 1 else len(first)
+    sizes = torch.stack([_traces(first), _traces(second)], dim=1)
     total = torch.zeros(groups, 2, 2, dtype=torch.float64, device=first.device)
     for pieces in zip(*(m.reshape(groups, -1).split(PIECE, dim=1) for m in (first, second)), strict=True):
-        rows = torch.stack(pieces, dim=1).double()
+        rows = torch.stack(pieces, dim=1).double() / sizes.clamp(min=TINY).unsqueeze(2)
         total += rows @ rows.mT
-    return total
+    return total, sizes
 
 
 def _nearest(of_inputs: Tensor, of_outputs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:

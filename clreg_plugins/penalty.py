@@ -287,8 +287,12 @@ class QuadraticPenalty:
         if into is None:
             into = self.work_space()
         instance("into", into, Step, "a work_space() of this penalty, or an earlier result")
-        if into.product.places is not self.anchor.places and into.product.places != self.anchor.places:
-            raise ValueError("into is a work space of other parameters; allowed: a work_space() made since they grew")
+        places = into.product.places
+        if places is not self.anchor.places and list(places.items()) != list(self.anchor.places.items()):
+            raise ValueError(
+                "into is a work space of other parameters, or has them in another order; allowed: a work_space() made "
+                "since they grew, since their importances became factors, and since a state was loaded"
+            )
         _, difference, product, _ = into
         if self.active and not given:
             raise ValueError(

@@ -1,5 +1,7 @@
+import contextlib
 import copy
 import math
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -285,6 +287,58 @@ def test_points_meet_the_same_draws_and_inputs(forward):
     assert quadratic_picture(model, data, anchor, [anchor, anchor], {}, forward=forward).actual.tolist() == [0, 0]
 
 
+class Merged(nn.Module):
+    """A low-rank change of a frozen weight, which is added to it in eval mode, as LoRA does, before a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.merged, self.head = nn.Linear(5, 4).requires_grad_(False), False, nn.Linear(4, 3)
+        self.a, self.b = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(4, 2))
+
+    def train(self, mode: bool = True) -> "Merged":
+        super().train(mode)
+        if mode == self.merged:
+            self.base.weight.data += (-1 if mode else 1) * (self.b @ self.a).detach()
+            self.merged = not mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.base(x) + (0 if self.merged else x @ self.a.T @ self.b.T)).tanh())
+
+
+class Counting(nn.Module):
+    """Each call gives other outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen, self.draws = nn.Linear(5, 3), 0, random.Random(0)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls, self.seen = self.calls + 1, self.seen + 1
+        return self.layer(x) * (self.calls + self.seen + self.draws.random())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [Merged, Counting])
+def test_modes_and_states_of_the_models_own(make, training: bool):
+    """Each evaluation begins from the same state, in a mode that reaches all parameters."""
+    torch.manual_seed(0)
+    model = make().double()
+    x, y = torch.randn(9, 5).double(), torch.arange(9) % 3
+
+    def loss(theta: dict[str, torch.Tensor]) -> float:
+        return float(nn.functional.cross_entropy(functional_call(copy.deepcopy(model).train(), theta, (x,)), y))
+
+    anchor = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    point, before = moved(anchor, 0.3), whole(model.train(training))
+    picture = quadratic_picture(model, TensorDataset(x, y), anchor, [anchor, point], {}, batch_size=9)
+    assert whole(model) == before
+    model.train()
+    assert picture.actual[0] == 0
+    assert picture.actual[1] == pytest.approx(loss(point) - loss(anchor), rel=1e-9)
+
+
 def test_all_is_left_as_it_was_even_after_an_error():
     model = nn.Linear(4, 3).train()
     model.weight.grad = torch.ones_like(model.weight)
@@ -317,6 +371,37 @@ class Once(torch.autograd.Function):
         return 2 * g
 
 
+class Lopsided(torch.autograd.Function):
+    """A product whose second derivative by one of its factors is left out."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return x * y
+
+    @staticmethod
+    def backward(ctx, g):
+        x, y = ctx.saved_tensors
+        return g * y.detach(), g * x
+
+
+def test_the_picture_of_a_weight_norm_is_right_or_an_error():
+    """Its second derivative is wrong in some versions of PyTorch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y, anchor, step = torch.randn(9, 5).double(), torch.arange(9) % 3, values(model), 1e-3
+    point, picture = moved(anchor, 0.3), None
+    with contextlib.suppress(ValueError):
+        picture = quadratic_picture(model, TensorDataset(x, y), anchor, [point], {})
+
+    def loss(scale: float) -> float:
+        theta = {name: value + scale * (point[name] - value) for name, value in anchor.items()}
+        return float(nn.functional.cross_entropy(functional_call(model, theta, (x,)), y))
+
+    if picture is not None:
+        assert picture.hessian[0] == pytest.approx((loss(step) - 2 * loss(0) + loss(-step)) / step**2 / 2, rel=1e-3)
+
+
 ZERO = {"weight": torch.zeros(3, 4)}
 
 
@@ -347,6 +432,7 @@ ZERO = {"weight": torch.zeros(3, 4)}
         ({"forward": lambda model, x, _: {"z": model(x)}}, "the model's output is a dict"),
         ({"forward": lambda model, x, _: Once.apply(model(x))}, "cannot be differentiated twice"),
         ({"forward": lambda model, x, _: model(x) + Once.apply(model(x))}, "cannot be differentiated twice"),
+        ({"forward": lambda model, x, _: Lopsided.apply(model(x), model(x.flip(1)))}, "is not symmetric"),
     ],
 )
 def test_what_does_not_fit_is_named(change, said):

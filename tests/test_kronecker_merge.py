@@ -96,6 +96,22 @@ def test_a_merge_does_not_depend_on_how_a_term_is_split_between_its_factors():
         assert other.merge_errors == pytest.approx(after.merge_errors, abs=1e-7)
 
 
+@pytest.mark.parametrize("layer", ["linear", "grouped", "table"])
+@pytest.mark.parametrize("scale", [1e-250, 1e-170, 1e160, 1e250])
+def test_curvature_of_any_size_is_merged(layer, scale):
+    """Whose square float64 cannot hold."""
+    penalties = grown(), grown()
+    for penalty, size in zip(penalties, (1.0, scale), strict=True):
+        for t in range(2):
+            new = factors_of({layer: LAYERS[layer]}, t)[layer]
+            new = KroneckerFactors({layer: new._replace(outputs=size * new.outputs)}, Importance({}, {}))
+            penalty.recenter(new, detached(parameters()), keep=0.5)
+    plain, scaled = (penalty.layers[layer] for penalty in penalties)
+    assert scaled.merge_errors == pytest.approx(plain.merge_errors, rel=1e-6)
+    torch.testing.assert_close(scaled.factors.inputs, plain.factors.inputs)
+    torch.testing.assert_close(scaled.factors.outputs / scale, plain.factors.outputs)
+
+
 def silent(importance):
     """Factors of layers that no loss has reached."""
     zero = {name: f._replace(outputs=torch.zeros_like(f.outputs)) for name, f in importance.items()}

@@ -125,6 +125,34 @@ def test_half_precision_parameters_have_state_in_float32(dtype):
     )
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_autocast_around_a_step_plays_no_part(create_graph):
+    penalty, theta = consolidated(dtype=torch.float32), parameters(torch.float32, seed=5)
+
+    def step():
+        value = penalty.loss_term(theta, 2.0)
+        return value, torch.autograd.grad(value, list(theta.values()), create_graph=create_graph)
+
+    want = step()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = step()
+    assert torch.equal(got[0], want[0])
+    assert all(map(torch.equal, got[1], want[1]))
+
+
+@pytest.mark.parametrize("how", ["factors come", "a state is loaded"])
+def test_a_work_space_of_another_order_is_refused(how):
+    """Parameters with factors alone stand behind the others."""
+    penalty, theta = grown(), parameters(seed=5)
+    work = penalty.work_space()
+    if how == "factors come":
+        penalty.recenter(term(0), detached(theta))
+    else:
+        penalty.load_state_dict(consolidated().state_dict())
+    with pytest.raises(ValueError, match="into is a work space of other parameters, or has them in another order"):
+        penalty.step(theta, 2.0, work)
+
+
 # ------------------------------------------------------------ constant memory and time
 
 

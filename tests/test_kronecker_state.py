@@ -234,6 +234,21 @@ def test_what_is_no_factors_is_refused(importance):
         grown().recenter(importance, detached(parameters()))
 
 
+def test_a_linear_layer_may_not_become_an_embedding():
+    """Not even of a square weight, whose shape does not tell them apart."""
+    penalty, weight = KroneckerPenalty(), {"weight": torch.zeros(3, 3).double()}
+    penalty.grow(weight)
+    linear, embedding = (
+        KroneckerFactors({"": Factors("weight", None, a, torch.eye(3)[None])}, Importance({}, {}))
+        for a in (torch.eye(3)[None], torch.ones(3))
+    )
+    penalty.recenter(linear, weight)
+    before = everything(penalty)
+    with pytest.raises(ValueError, match="layer '' is an embedding in one of two terms alone"):
+        penalty.recenter(embedding, weight)
+    assert_unchanged(penalty, before)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [((2, 3, 3), "the kernel of 'conv' has grown"), ((4, 1, 2), "the factors of 'conv' have shapes")],

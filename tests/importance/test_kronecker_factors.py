@@ -263,6 +263,26 @@ def test_a_layer_that_some_samples_reach(branch):
     assert not any(unreached.diagonal[n].any() for n in unreached.diagonal if n.startswith("branch"))
 
 
+class InTurn(nn.Module):
+    """Two layers that share a weight, of which each sample takes one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head((self.first if x[0, 0] > 0 else self.second)(x).tanh())
+
+
+def test_layers_that_share_a_weight_keep_the_diagonal_even_if_samples_call_one_of_them():
+    model, x = InTurn().double(), torch.randn(8, 4).double()
+    x[::2, 0], x[1::2, 0] = 1, -1
+    found, whole = (pass_(model, TensorDataset(x), batch_size=1) for pass_ in (kronecker_factors, fisher_diagonal))
+    assert set(found) == {"head"}
+    oracles.assert_close(found.diagonal, {n: v for n, v in whole.items() if not n.startswith("head")}, 1e-12)
+
+
 FROZEN = {"nothing": (), "the weight": ("weight",), "the bias": ("bias",), "both": ("weight", "bias")}
 
 
@@ -340,6 +360,15 @@ def test_names_are_the_models_own():
             "0": ("0.bias", "0.weight"),
             "2": ("2.bias", "2.weight"),
         }
+
+
+def test_a_pass_takes_no_step_of_a_spectral_norms_power_iteration():
+    """In training mode each look at the weight is one."""
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)).double()
+    data = TensorDataset(torch.randn(6, 5).double())
+    expected, found = kronecker_factors(model.eval(), data), kronecker_factors(model.train(), data)
+    assert_factors(found, {name: (layer.inputs, layer.outputs) for name, layer in expected.items()}, 1e-12)
+    oracles.assert_close(found.diagonal, expected.diagonal, 1e-12)
 
 
 def under_autocast(model, x, _labels):

@@ -9,6 +9,7 @@ For a layer with inputs a and output gradients g_k under cotangents k = 1…K, a
 With one position the two agree. If some samples skip a layer, A averages over those that reach it.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -50,21 +51,15 @@ class FactorSums:
     Args:
         module: the layer, whose rule is one of :data:`PRODUCTS`.
         rule: its rule.
-        weight: name of its weight in the model; None if that is not measured.
-        bias: likewise.
+        zeros: the sums over no samples, with the names of the weight and the bias in the model.
         reduce: the convention for several positions.
         max_bytes: bound of the scratch.
     """
 
-    def __init__(
-        self, module: nn.Module, rule: LayerRule, weight: str | None, bias: str | None, reduce: bool, max_bytes: int
-    ) -> None:
-        self.module, self.rule, self.weight, self.bias = module, rule, weight, bias
-        self.reduce, self.max_bytes = reduce, max_bytes
-        like = {"dtype": state_dtype(module.weight), "device": module.weight.device}
-        inputs, outputs = _shapes(module, rule, weight is not None, bias is not None)
-        self.inputs, self.outputs = torch.zeros(inputs, **like), torch.zeros(outputs, **like)
-        self.rows = torch.zeros((), dtype=torch.int64, device=module.weight.device)
+    def __init__(self, module: nn.Module, rule: LayerRule, zeros: Factors, reduce: bool, max_bytes: int) -> None:
+        self.module, self.rule, self.reduce, self.max_bytes = module, rule, reduce, max_bytes
+        self.weight, self.bias, self.inputs, self.outputs = zeros
+        self.rows = torch.zeros((), dtype=torch.int64, device=self.inputs.device)
 
     def add(self, other: "FactorSums") -> None:
         """Add the sums of other samples."""
@@ -121,12 +116,6 @@ class FactorSums:
         return torch.ones_like(tokens, dtype=torch.bool).flatten() if padding is None else (tokens != padding).flatten()
 
 
-def _shapes(module: nn.Module, rule: LayerRule, weight: bool, bias: bool) -> Shapes:
-    if isinstance(rule, EmbeddingRule):
-        return embedding_shapes(module.weight.shape)
-    return factor_shapes(module.weight.shape, getattr(module, "groups", 1), weight, bias)
-
-
 class FactorPath(LayerPath):
     """The fast path of a pass over factors: layers that are products have factors, others their rule's moments.
 
@@ -154,14 +143,23 @@ class FactorPath(LayerPath):
             weight, bias = self._measured(module)
             if type(rule) not in PRODUCTS or (weight is None and bias is None):
                 continue
-            sizes = _shapes(module, rule, weight is not None, bias is not None)
-            if max(shape[-1] for shape in sizes if len(shape) > 1) > options.max_width:
+            if max(shape[-1] for shape in self._shapes(module) if len(shape) > 1) > options.max_width:
                 continue
             # a projection of attention is no module of its own: it goes by its weight's name
             name = own_names.get(
                 module, (weight or bias or "").removesuffix("weight").removesuffix("bias").rstrip("_.")
             )
             self._layers[module] = plain_name(f"{name}.").removesuffix(".")
+        holders = {
+            (parameter, layer) for module, layer in self._layers.items() for parameter in self.names[module].values()
+        }
+        layers_of = Counter(parameter for parameter, _ in holders)
+        # without layers that share a parameter, even if no forward pass calls two of them
+        self._layers = {
+            module: layer
+            for module, layer in self._layers.items()
+            if all(layers_of[parameter] == 1 for parameter in self.names[module].values())
+        }
         self._sums: dict[nn.Module, FactorSums] = {}
 
     def no_sums(self) -> dict[str, FactorSums]:
@@ -171,9 +169,20 @@ class FactorPath(LayerPath):
     def _measured(self, module: nn.Module) -> tuple[str | None, str | None]:
         return self.names[module].get("weight"), self.names[module].get("bias")
 
+    def _shapes(self, module: nn.Module) -> Shapes:
+        weight, bias = self._measured(module)
+        shape = self.trainable[bias if weight is None else weight].shape
+        if isinstance(self.recorder.rules[module], EmbeddingRule):
+            return embedding_shapes(shape)
+        return factor_shapes(shape, getattr(module, "groups", 1), weight is not None, bias is not None)
+
     def _no_sums(self, module: nn.Module) -> FactorSums:
-        weight, bias = (None if name is None else plain_name(name) for name in self._measured(module))
-        return FactorSums(module, self.recorder.rules[module], weight, bias, self._reduce, self.scratch)
+        weight, bias = self._measured(module)
+        # not module.weight, which may be computed by each look at it, as spectral norm does, and change with that
+        like = self.trainable[bias if weight is None else weight]
+        sums = (torch.zeros(n, dtype=state_dtype(like), device=like.device) for n in self._shapes(module))
+        names = (None if name is None else plain_name(name) for name in (weight, bias))
+        return FactorSums(module, self.recorder.rules[module], Factors(*names, *sums), self._reduce, self.scratch)
 
     @torch.no_grad()
     def moments(self, calls: Calls, z: Tensor, vectors: Iterator[Tensor], counted: Tensor | None = None) -> Found:
