@@ -1,6 +1,8 @@
 """The reports that are committed say what their records say: each is written again from them, byte for byte."""
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from study.report.provenance import packaged_name
 
 REPORTS = Path(__file__).parents[1] / "reports"
 FOLDERS = sorted(path.parent for path in REPORTS.rglob(ARCHIVE))
+RANKINGS = sorted(path.parents[1] for path in REPORTS.rglob("figures/ranks.svg"))
 
 
 def name_of(folder: Path) -> str:
@@ -30,6 +33,18 @@ def test_a_report_is_written_again_from_its_own_records_byte_for_byte(folder, tm
     committed, again = contents(folder), contents(tmp_path)
     assert committed.keys() == again.keys()
     assert [name for name in committed if committed[name] != again[name]] == []
+
+
+@pytest.mark.parametrize("folder", RANKINGS, ids=lambda folder: folder.relative_to(REPORTS).as_posix())
+def test_a_ranking_is_written_again_by_its_own_command_byte_for_byte(folder, tmp_path, monkeypatch):
+    again = tmp_path / folder.relative_to(REPORTS.parent)
+    shutil.copytree(REPORTS, tmp_path / "reports")
+    shutil.rmtree(again)
+    monkeypatch.chdir(tmp_path)
+    _, *command = shlex.split(re.search(r"```sh\n(.*)\n```", (folder / "README.md").read_text())[1])
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert contents(again) == contents(folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,13 @@ from study.errors import ProtocolError
 from study.protocol.schema import Protocol
 from study.protocol.settings import EWC, OnlineEWC, Scenario
 from study.protocol.validation_messages import validation_messages
-from study.records.importance_agreement import IN_THE_PASS, AgreementError, ImportanceAgreement, settings_of
+from study.records.importance_agreement import (
+    IN_THE_PASS,
+    AgreementError,
+    ImportanceAgreement,
+    exact_methods,
+    settings_of,
+)
 from study.run.batches import Columns, InMemoryLoader, columns_of
 from study.run.methods import pass_batch
 from study.run.run_environment import RunEnvironment
@@ -42,7 +48,8 @@ def measure_agreement(
     Args:
         name, protocol: with a method of kind "naive" and an EWC with the exact Fisher on all samples.
         scenario, seed, environment: of the run.
-        known: rows of an interrupted call. The network is trained again to the same weights, and these rows are kept.
+        known: rows of an interrupted call. The network is trained again to the same weights, and these rows are kept if
+            they have a trace.
 
     Yields:
         The rows of each experience.
@@ -58,7 +65,8 @@ def measure_agreement(
         learner = Learner(run, environment)
         for index, experience in enumerate(learner.benchmark.train_stream):
             learner.learn(index)
-            rows = [row for row in known if row.where[:-1] == (scenario, seed, index) and row.belongs_to(protocol)]
+            there = [row for row in known if row.where[:-1] == (scenario, seed, index)]
+            rows = [row for row in there if row.belongs_to(protocol) and row.trace is not None]
             if {row.method for row in rows} == set(methods):
                 yield rows
                 continue
@@ -68,15 +76,14 @@ def measure_agreement(
             epoch = learner.state.seconds.training[-1] / steps * batches
             found, seconds = _measured(learner, columns, {m: protocol.methods[m] for m in methods}, index)
             yield [
-                _row(protocol, (scenario, seed, index, m), seconds[m], epoch, _agreement(found[m], found[exact]))
-                for m in methods
+                _row(protocol, (scenario, seed, index, m), (seconds[m], epoch), found[m], found[exact]) for m in methods
             ]
 
 
 def _methods(name: str, protocol: Protocol) -> tuple[str, list[str], str]:
     naive = [method for method, settings in protocol.methods.items() if settings.kind == "naive"]
     methods = [method for method, settings in protocol.methods.items() if isinstance(settings, EWC | OnlineEWC)]
-    exact = [m for m in methods if protocol.methods[m].fisher == "exact" and protocol.methods[m].n_samples is None]
+    exact = exact_methods(protocol)
     if not naive or not exact:
         missing = "an EWC with the exact Fisher on all samples" if naive else "a method of kind 'naive'"
         raise ProtocolError(f"{name} has no importances to compare: it needs {missing}")
@@ -97,9 +104,16 @@ def _measured(
 
 
 def _row(
-    protocol: Protocol, where: tuple[Scenario, int, int, str], seconds: float, epoch: float, measured: Agreement
+    protocol: Protocol,
+    where: tuple[Scenario, int, int, str],
+    times: tuple[float, float],
+    importance: Mapping[str, Tensor],
+    exact: Mapping[str, Tensor],
 ) -> ImportanceAgreement:
+    """``times``: seconds of the pass, and of a training epoch."""
     scenario, seed, experience, method = where
+    measured = _agreement(importance, exact)
+    seconds, epoch = times
     try:
         return ImportanceAgreement(
             scenario=scenario,
@@ -113,6 +127,7 @@ def _row(
             seconds=seconds,
             epochs=seconds / epoch,
             entries=measured.n,
+            trace=sum(float(of.double().sum()) for of in importance.values()),
             **{name: getattr(measured, name) for name in ("spearman", "pearson", "cosine", "ratio")},
         )
     except ValidationError as error:

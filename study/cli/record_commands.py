@@ -1,11 +1,11 @@
 """Commands on records: report, overview, compare, agreement and repeat."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from study.atomic import write_atomically
 from study.campaign.one_run import perform_and_record
 from study.campaign.repetition import difference
 from study.cli import options
@@ -75,7 +75,11 @@ def compare(
     more: Annotated[list[str] | None, typer.Argument(metavar="MORE", help="More of them, with --ranks.")] = None,
     ranks: Annotated[
         Path | None,
-        typer.Option(help="SVG file: rank the methods that all share over all studies and scenarios, and draw it."),
+        typer.Option(metavar="FOLDER", help="Rank methods over all studies and scenarios, and write a page to FOLDER."),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="With --ranks: only these methods, separated by commas; by default those that all share."),
     ] = None,
 ) -> None:
     """Compare two sets of runs, paired by seed: methods, or the same methods under other settings.
@@ -85,17 +89,20 @@ def compare(
     from study.report.study_comparison import comparison_table
 
     if ranks is not None:
-        _rank([a, b, *(more or ())], ranks)
+        _rank([a, b, *(more or ())], ranks, methods)
         return
     if more:
-        raise ProtocolError(f"{2 + len(more)} studies to compare; allowed: two, or any number with --ranks FILE.svg")
+        raise ProtocolError(f"{2 + len(more)} studies to compare; allowed: two, or any number with --ranks FOLDER")
+    if methods is not None:
+        raise ProtocolError(f"--methods {methods} goes with --ranks; allowed without it: A:METHOD and B:METHOD")
     (a_records, a_method), (b_records, b_method) = (records_and_method(argument) for argument in (a, b))
     print_table(comparison_table((a, a_records, a_method), (b, b_records, b_method)))
 
 
-def _rank(names: list[str], path: Path) -> None:
-    """Print average ranks over studies and draw them."""
-    from study.report.study_ranking import rank_studies
+def _rank(names: list[str], folder: Path, methods: str | None) -> None:
+    """Print average ranks over studies, and write the page."""
+    from study.report.rich_tables import to_terminal
+    from study.report.study_ranking import rank_studies, write_ranking
 
     studies = []
     for name in dict.fromkeys(names):
@@ -103,10 +110,14 @@ def _rank(names: list[str], path: Path) -> None:
         if method is not None:
             raise ProtocolError(f"--ranks: {name} names one method; allowed: whole studies, whose methods are ranked")
         studies.append((name, records))
-    table, svg = rank_studies(studies)
-    print_table(table)
-    write_atomically(path, svg.encode())
-    typer.echo(f"drawn: {path}")
+    there = dict.fromkeys(record.run.label for _, records in studies for record in records)
+    named = None if methods is None else options.selected("--methods", methods, there)
+    ranking = rank_studies(studies, named)
+    more = [] if methods is None else ["--methods", methods]
+    command = shlex.join(["clreg-study", "compare", *(name for name, _ in studies), "--ranks", str(folder), *more])
+    page = write_ranking(ranking, command, folder)
+    print_table(to_terminal(ranking.ranks))
+    typer.echo(f"written: {page}")
 
 
 def agreement(

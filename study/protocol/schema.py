@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import ProtocolError
@@ -106,7 +106,7 @@ class Tuning(Table):
 
 
 class Comparisons(Table):
-    """The family of comparisons that Holm's correction is over, in each scenario.
+    """A family of comparisons that Holm's correction is over, in each scenario.
 
     Attributes:
         baselines: methods that every other one, and each other baseline, is compared with, except joint and cumulative
@@ -118,6 +118,12 @@ class Comparisons(Table):
     baselines: Annotated[list[str], Field(min_length=1)]
     methods: Annotated[list[str], Field(min_length=1)] | None = None
     margin: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
+AnyComparisons = Annotated[
+    Annotated[Comparisons, Tag("(one)")] | Annotated[list[Comparisons], Field(min_length=1), Tag("(several)")],
+    Discriminator(lambda value: "(several)" if isinstance(value, list) else "(one)"),
+]
 
 
 class Protocol(Table):
@@ -132,7 +138,7 @@ class Protocol(Table):
         strength: for each method that has a λ, its λ in each scenario, or "tuned": the choice of ``clreg-study tune``.
         strength_source: how the λs were chosen, for the report.
         published, tuning: the numbers published for it, and the search for λ.
-        comparisons: between methods; None for all pairs.
+        comparisons: between methods, one family or several; None for all pairs.
     """
 
     title: Text
@@ -147,7 +153,7 @@ class Protocol(Table):
     strength_source: Text = "the protocol file; where it says 'tuned', the search by clreg-study tune"
     published: list[Published] = Field(default_factory=list)
     tuning: Tuning | None = None
-    comparisons: Comparisons | None = None
+    comparisons: AnyComparisons | None = None
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Protocol":
@@ -162,19 +168,31 @@ class Protocol(Table):
             _known(key, table.results, self.methods, "method")
             for name, by_scenario in table.results.items():
                 _known(f"{key}.{name}", by_scenario, self.scenarios, "scenario in this protocol")
+        self._check_families()
+        return self
+
+    @property
+    def families(self) -> list[Comparisons]:
+        """The families of comparisons; empty for all pairs."""
+        return list(self._families_by_key.values())
+
+    @property
+    def _families_by_key(self) -> dict[str, Comparisons]:
+        if isinstance(self.comparisons, list):
+            return {f"comparisons.{index}": family for index, family in enumerate(self.comparisons)}
+        return {} if self.comparisons is None else {"comparisons": self.comparisons}
+
+    def _check_families(self) -> None:
         compared = [name for name, method in self.methods.items() if not is_reference(method)]
-        if self.comparisons:
-            if len(self.comparisons.baselines) == 1 and self.comparisons.methods == self.comparisons.baselines:
-                raise ValueError(
-                    "comparisons.methods holds the one baseline alone; allowed: methods to compare with it"
-                )
-            for key in ("baselines", "methods"):
-                for name in getattr(self.comparisons, key) or ():
+        for key, family in self._families_by_key.items():
+            if len(family.baselines) == 1 and family.methods == family.baselines:
+                raise ValueError(f"{key}.methods holds the one baseline alone; allowed: methods to compare with it")
+            for role in ("baselines", "methods"):
+                for name in getattr(family, role) or ():
                     if name not in compared:
                         raise ValueError(
-                            f"comparisons.{key} holds {name!r}: no such method to compare{suggestion(name, compared)}"
+                            f"{key}.{role} holds {name!r}: no such method to compare{suggestion(name, compared)}"
                         )
-        return self
 
     def _check_model(self) -> None:
         if isinstance(self.benchmark, Own) or isinstance(self.model, Own) or self.model.name in ("mlp", "cnn"):
@@ -222,9 +240,8 @@ class Protocol(Table):
 
     def _check_repetitions(self) -> None:
         lists = {"scenarios": self.scenarios}
-        if self.comparisons:
-            lists["comparisons.baselines"] = self.comparisons.baselines
-            lists["comparisons.methods"] = self.comparisons.methods or []
+        for key, family in self._families_by_key.items():
+            lists |= {f"{key}.baselines": family.baselines, f"{key}.methods": family.methods or []}
         if self.tuning:
             lists["tuning.seeds"] = self.tuning.seeds
             lists |= {f"tuning.grid.{m}.{o}": each for m, of in self.tuning.grid.items() for o, each in of.items()}

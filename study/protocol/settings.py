@@ -152,7 +152,7 @@ class Training(Table):
         epochs, iterations: the length of an experience; exactly one of the two. An epoch ends with a batch of what is
             left over; iterations have full batches only, reshuffled whenever fewer samples are left.
         batch_size: samples in a batch.
-        optimizer: "adam" or "sgd".
+        optimizer: "adam", "sgd" or "adagrad".
         learning_rate: of the optimizer.
         momentum: of SGD; 0 by default.
         optimizer_state: "keep" over experiences, or "reset" at the start of each.
@@ -161,7 +161,7 @@ class Training(Table):
     epochs: Positive | None = None
     iterations: Positive | None = None
     batch_size: Positive
-    optimizer: Literal["adam", "sgd"]
+    optimizer: Literal["adam", "sgd", "adagrad"]
     learning_rate: Annotated[float, _between(1e-12, 1e3)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     optimizer_state: Literal["keep", "reset"] = "keep"

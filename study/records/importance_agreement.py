@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from study.atomic import write_atomically
 from study.errors import StudyError
 from study.protocol.schema import Protocol
-from study.protocol.settings import Scenario
+from study.protocol.settings import EWC, OnlineEWC, Scenario
 from study.protocol.validation_messages import validation_messages
 from study.run.result import Natural
 from study.run.specification import Frozen
@@ -48,6 +48,7 @@ class ImportanceAgreement(Frozen):
         spearman, pearson, cosine, ratio: see :class:`clreg_plugins.diagnostics.Agreement`; over the entries that are
             not 0 in both, since parameters that no sample uses agree trivially.
         entries: how many these are.
+        trace: sum of the importance; None in files of version 0.1.
     """
 
     scenario: Scenario
@@ -65,6 +66,7 @@ class ImportanceAgreement(Frozen):
     cosine: Correlation
     ratio: Amount
     entries: Natural
+    trace: Annotated[Amount | None, BeforeValidator(lambda cell: None if cell == "" else cell)] = None
 
     @property
     def where(self) -> tuple[Scenario, int, int, str]:
@@ -73,6 +75,12 @@ class ImportanceAgreement(Frozen):
     def belongs_to(self, protocol: Protocol) -> bool:
         """Whether it was measured with the protocol's settings of this method."""
         return self.method in protocol.methods and self.settings == settings_of(protocol, self.method)
+
+
+def exact_methods(protocol: Protocol) -> list[str]:
+    """The EWC methods with the exact Fisher on all samples: the first is what every importance is compared with."""
+    methods = protocol.methods.items()
+    return [m for m, of in methods if isinstance(of, EWC | OnlineEWC) and of.fisher == "exact" and not of.n_samples]
 
 
 def settings_of(protocol: Protocol, method: str) -> str:

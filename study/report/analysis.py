@@ -106,13 +106,12 @@ class Analysis:
         if not others:
             return f"{said}."
         said += f", and `{others[0].method}` the next, {points(others[0].accuracy.mean)}%"
-        pairs = self.pairs[scenario]
-        for pair in pairs:
+        for pair in self.pairs[scenario]:
             if {pair.a, pair.b} == {best.method, others[0].method}:
                 if pair.reachable:
                     return f"{said}; the difference is {'' if pair.significant else 'not '}significant."
-                over = f"{count(pair.comparison.n, 'seed')} and {count(len(pairs), 'pair')}"
-                fewest = fewest_pairs(LEVEL / len(pairs))
+                over = f"{count(pair.comparison.n, 'seed')} and {count(pair.size, 'pair')}"
+                fewest = fewest_pairs(LEVEL / pair.size)
                 return f"{said}; with {over} no difference can be significant, with {fewest} seeds it could."
         return f"{said}."
 
@@ -121,7 +120,7 @@ def analyse(selection: Selection, attachments: Attachments | None = None) -> Ana
     by_scenario: dict[Scenario, list[MethodResult]] = {}
     for result in selection.results:
         by_scenario.setdefault(result.scenario, []).append(result)
-    comparisons = selection.protocol.comparisons
-    pairs = {scenario: compare_methods(results, comparisons) for scenario, results in by_scenario.items()}
+    families = selection.protocol.families
+    pairs = {scenario: compare_methods(results, families) for scenario, results in by_scenario.items()}
     published = tuple(against_published(selection.protocol, selection.results))
     return Analysis(selection, published, pairs, attachments or Attachments())

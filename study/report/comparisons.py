@@ -125,31 +125,23 @@ def _compare(ours: MethodResult, table: Published, number: PublishedNumber, marg
     return compare_with_published(scores, number.mean, number.spread, spread_kind, table.n, margin, LEVEL)
 
 
-def compare_methods(results: Sequence[MethodResult], comparisons: Comparisons | None = None) -> list[FamilyComparison]:
-    """The family that the protocol names (None: all pairs) for one scenario, paired by common seeds, with Holm's p.
+def compare_methods(results: Sequence[MethodResult], families: Sequence[Comparisons] = ()) -> list[FamilyComparison]:
+    """The families that the protocol names (none: all pairs) for one scenario, paired by common seeds.
 
-    A difference is a method minus its baseline: one that the protocol names, or else training without a penalty, or
-    the method that the user's own one is compared with.
+    p is corrected within each family. A difference is a method minus its baseline: one that the protocol names, or else
+    training without a penalty, or the method that the user's own one is compared with.
     """
-    if comparisons is not None:
+    if families:
         results = [result for result in results if not result.is_reference]
     scores = {result.method: result.scores for result in results}
-    named = (comparisons.baselines, comparisons.methods) if comparisons else ((), None)
-    pairs = family_pairs(scores, *named)
-    if comparisons is None:
-        rank = {
-            each.method: 2 if each.settings.kind == "naive" else not isinstance(each.settings, Own) for each in results
-        }
-        pairs = [(b, a) if rank[a] > rank[b] else (a, b) for a, b in pairs]
-    return family(
-        [
-            (a, b, paired_by_seed(scores[a], scores[b]))
-            for a, b in pairs
-            if a in scores and b in scores and scores[a].keys() & scores[b].keys()
-        ],
-        LEVEL,
-        comparisons.margin if comparisons else None,
-    )
+    rank = {each.method: 2 if each.settings.kind == "naive" else not isinstance(each.settings, Own) for each in results}
+    all_pairs = [(b, a) if rank[a] > rank[b] else (a, b) for a, b in family_pairs(scores)]
+    named = [(family_pairs(scores, each.baselines, each.methods), each.margin) for each in families]
+    found = []
+    for pairs, margin in named or [(all_pairs, None)]:
+        shared = [(a, b) for a, b in pairs if a in scores and b in scores and scores[a].keys() & scores[b].keys()]
+        found += family([(a, b, paired_by_seed(scores[a], scores[b])) for a, b in shared], LEVEL, margin)
+    return found
 
 
 def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedComparison:
@@ -169,12 +161,12 @@ def sign_flip_test(pairs: Sequence[FamilyComparison]) -> str:
 def pairs_notes(pairs: Sequence[FamilyComparison]) -> list[str]:
     """Notes on the star and on how many seeds a test needs."""
     notes = ["*: significant after Holm's correction."] if any(pair.significant for pair in pairs) else []
-    smallest = {pair.comparison.n: pair.comparison.p_smallest for pair in pairs if not pair.reachable}
+    smallest = {(pair.comparison.n, pair.size): pair.comparison.p_smallest for pair in pairs if not pair.reachable}
     return notes + [
         f"Too few seeds ({seeds}): smallest reachable {p_equals(p)}, after Holm's correction over "
-        f"{count(len(pairs), 'comparison')} {p_equals(min(1.0, p * len(pairs)))}; "
-        f"{fewest_pairs(LEVEL / len(pairs))} seeds could reach {LEVEL}."
-        for seeds, p in sorted(smallest.items())
+        f"{count(size, 'comparison')} {p_equals(min(1.0, p * size))}; "
+        f"{fewest_pairs(LEVEL / size)} seeds could reach {LEVEL}."
+        for (seeds, size), p in sorted(smallest.items())
     ]
 
 

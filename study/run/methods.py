@@ -153,4 +153,6 @@ def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimiz
     """The optimizer of a protocol; fused, since on a CPU PyTorch's default costs as much as a backward pass."""
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+    if settings.optimizer == "adagrad":
+        return torch.optim.Adagrad(model.parameters(), lr=settings.learning_rate, fused=True)
     return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum, fused=True)

@@ -16,22 +16,26 @@ class FamilyComparison:
     Attributes:
         a, b: the methods' names.
         comparison: a against b.
+        size: number of comparisons in the family.
         p_holm: ``comparison.p`` adjusted for the family.
         significant: ``p_holm`` ≤ α.
         reachable: whether this many seeds can give a significant result in this family at all.
         p_equivalent: p of the equivalence test adjusted for the family; None where it was not asked for, NaN for one
             pair of scores.
         equivalent: ``p_equivalent`` < α, with at least :data:`FEWEST_JUDGED` pairs.
+        margin: of equivalence, in the unit of the scores; None for no such test.
     """
 
     a: str
     b: str
     comparison: PairedComparison
+    size: int
     p_holm: float
     significant: bool
     reachable: bool
     p_equivalent: float | None = None
     equivalent: bool = False
+    margin: float | None = None
 
 
 def family_pairs(
@@ -87,11 +91,13 @@ def family(
             a,
             b,
             c,
+            len(pairs),
             p,
             p <= alpha,
             c.p_smallest * len(pairs) <= alpha,
             same,
             same is not None and same < alpha and c.n >= FEWEST_JUDGED,
+            margin,
         )
         for (a, b, c), p, same in zip(pairs, adjusted, equivalent, strict=True)
     ]

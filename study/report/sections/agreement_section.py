@@ -1,12 +1,14 @@
 """Agreement of importances."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import pairwise
 from statistics import mean, median
 
-from study.records.importance_agreement import ImportanceAgreement
+from study.protocol.settings import Scenario
+from study.records.importance_agreement import IN_THE_PASS, ImportanceAgreement, exact_methods
 from study.report.analysis import Analysis
 from study.report.document import Cell, Column, Section, Table, table_of
-from study.report.number_formats import count, points, strength
+from study.report.number_formats import count, enumeration, points, strength
 
 Rows = Sequence[ImportanceAgreement]
 
@@ -16,7 +18,7 @@ def agreement_section(analysis: Analysis) -> Section | None:
     if not rows:
         return None
     tables = [
-        _table(scenario, [row for row in rows if row.scenario == scenario])
+        _table(analysis, scenario, [row for row in rows if row.scenario == scenario])
         for scenario in dict.fromkeys(row.scenario for row in rows)
     ]
     seeds, experiences = (len({getattr(row, key) for row in rows}) for key in ("seed", "experience"))
@@ -25,29 +27,79 @@ def agreement_section(analysis: Analysis) -> Section | None:
         f"One network for each of {count(seeds, 'seed')}, trained without a penalty. After each of {experiences} "
         "experiences every importance is measured on the same network and data, in one thread. Cost: median, in "
         "training epochs on that data. Correlations and cosine with the exact Fisher: mean [least, largest] over seeds "
-        "and experiences. Size: sum over that of the exact Fisher; λ scales with its inverse. Entries that are 0 in "
+        "and experiences. Trace: sum of the importance. λ: chosen by the search. Entries that are 0 in "
         f"both are left out. `agreement.csv` has every measurement, by {machines}."
     )
     return Section("agreement", "Agreement of importances", (how, *tables))
 
 
-def _table(scenario: str, rows: Rows) -> Table:
+def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
     def measured(heading: str, key: str, text: Callable[[float], str]) -> Column[Rows]:
-        def cell(of_method: Rows) -> Cell:
-            values = [getattr(row, key) for row in of_method]
-            shown, *bounds = map(text, (mean(values), min(values), max(values)))
-            return Cell(shown if {*bounds} == {shown} else f"{shown} [{', '.join(bounds)}]", mean(values))
+        return Column(heading, lambda of_method: _spread([getattr(row, key) for row in of_method], text))
 
-        return Column(heading, cell)
-
+    methods = dict.fromkeys(row.method for row in rows)
+    by_method = {method: [row for row in rows if row.method == method] for method in methods}
+    products = _products(analysis, scenario, by_method)
     return table_of(
         f"agreement-{scenario}",
         f"{scenario.capitalize()}-incremental: cost of an importance, and its agreement with the exact Fisher",
-        [[row for row in rows if row.method == method] for method in dict.fromkeys(row.method for row in rows)],
+        by_method.values(),
         Column("method", lambda of_method: of_method[0].method),
         Column("cost, epochs", lambda of_method: median(row.epochs for row in of_method), points),
         measured("rank correlation (Spearman)", "spearman", lambda value: points(value, 3)),
         measured("correlation (Pearson)", "pearson", lambda value: points(value, 3)),
         measured("cosine", "cosine", lambda value: points(value, 3)),
-        measured("size over exact", "ratio", lambda value: strength(float(f"{value:.2g}"))),
+        measured("trace over exact", "ratio", _two_digits),
+        Column("λ · trace over exact", lambda of_method: products.get(of_method[0].method), _two_digits),
+        notes=[*_exact_trace(analysis, by_method), *_within_a_step(analysis, products)],
     )
+
+
+def _spread(values: Sequence[float], text: Callable[[float], str]) -> Cell:
+    shown, *bounds = map(text, (mean(values), min(values), max(values)))
+    return Cell(shown if {*bounds} == {shown} else f"{shown} [{', '.join(bounds)}]", mean(values))
+
+
+def _two_digits(value: float) -> str:
+    return strength(float(f"{value:.2g}"))
+
+
+def _exact(analysis: Analysis, methods: Container[str]) -> str | None:
+    return next((method for method in exact_methods(analysis.protocol) if method in methods), None)
+
+
+def _exact_trace(analysis: Analysis, by_method: Mapping[str, Rows]) -> list[str]:
+    traces = [row.trace for row in by_method.get(_exact(analysis, by_method), ()) if row.trace is not None]
+    return [f"Trace of the exact Fisher: {_spread(traces, _two_digits).text}."] if traces else []
+
+
+def _products(analysis: Analysis, scenario: Scenario, by_method: Mapping[str, Rows]) -> dict[str, float]:
+    """λ · trace by method, over that of the exact Fisher, of methods that the search chose a λ > 0 for.
+
+    Only for those that differ from the exact one in the Fisher alone.
+    """
+    chosen = {choice.method: choice for choice in analysis.selection.choices if choice.scenario == scenario}
+    exact = chosen.get(_exact(analysis, by_method))
+    if exact is None or not exact.strength:
+        return {}
+    beside_the_pass = exact.best_method.model_dump(exclude=IN_THE_PASS)
+    return {
+        method: chosen[method].strength / exact.strength * mean(row.ratio for row in rows)
+        for method, rows in by_method.items()
+        if method in chosen
+        and chosen[method].strength
+        and chosen[method].best_method.model_dump(exclude=IN_THE_PASS) == beside_the_pass
+    }
+
+
+def _within_a_step(analysis: Analysis, products: Mapping[str, float]) -> list[str]:
+    """Whether λ · trace is that of the exact Fisher, up to the largest step between neighbours of the grids."""
+    others = {method: product for method, product in products.items() if method != _exact(analysis, products)}
+    if not others:
+        return []
+    grids = (sorted(filter(None, analysis.protocol.tuning.grid[method]["strength"])) for method in products)
+    step = max((larger / smaller for grid in grids for smaller, larger in pairwise(grid)), default=1.0)
+    beyond = [f"`{method}`" for method, product in others.items() if not 1 / step <= product <= step]
+    within = f"{len(others) - len(beyond)} of {count(len(others), 'other variant')}"
+    named = f", not for {enumeration(beyond)}" if beyond else ""
+    return [f"λ · trace lies within one step of the grid, a factor of {_two_digits(step)}, for {within}{named}."]

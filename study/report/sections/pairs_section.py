@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from study.protocol.settings import Scenario
 from study.protocol.table import Own
@@ -27,19 +28,29 @@ def pairs_section(analysis: Analysis) -> Section | None:
 
 
 def _family(analysis: Analysis) -> str:
-    named = analysis.protocol.comparisons
-    if named is None:
+    families = analysis.protocol.families
+    if not families:
         return "all pairs of the scenario"
-    baselines = enumeration(f"`{method}`" for method in named.baselines)
-    return f"the comparisons with {baselines} that the protocol names for a scenario"
+    if len(families) == 1:
+        return f"the comparisons with {_quoted(families[0].baselines)} that the protocol names for a scenario"
+    named = "; ".join(
+        f"{_quoted(family.methods) if family.methods else 'every method'} with {_quoted(family.baselines)}"
+        for family in families
+    )
+    return f"each family of comparisons that the protocol names for a scenario ({named})"
+
+
+def _quoted(methods: Sequence[str]) -> str:
+    return enumeration(f"`{method}`" for method in methods)
 
 
 def _equivalence(analysis: Analysis) -> str:
-    named = analysis.protocol.comparisons
-    if named is None or named.margin is None:
+    margins = sorted({family.margin for family in analysis.protocol.families if family.margin is not None})
+    if not margins:
         return ""
+    named = enumeration(f"±{margin:g}" for margin in margins)
     return (
-        f" p (equivalence): paired equivalence test (TOST) against ±{named.margin:g} points, which the protocol names, "
+        f" p (equivalence): paired equivalence test (TOST) against {named} points, which the protocol names, "
         "after Holm's correction. Smallest margin: beyond it every margin would pass, before the correction."
     )
 
@@ -49,14 +60,14 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
 
     def seeds_for_a_point(pair: FamilyComparison) -> int | None:
         sd = pair.comparison.sd
-        return None if math.isnan(sd) else seeds_needed(sd, 1.0, LEVEL / len(pairs))
+        return None if math.isnan(sd) else seeds_needed(sd, 1.0, LEVEL / pair.size)
 
     return table_of(
         f"pairs-{scenario}",
         f"{scenario.capitalize()}-incremental: differences of average accuracy, in percentage points",
         pairs,
         METHODS,
-        finding(analysis),
+        FINDING,
         Column("seeds", lambda pair: pair.comparison.n, lambda n: seeds_of(n, analysis.protocol.seeds)),
         *TESTS,
         Column(
@@ -84,7 +95,7 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
         shown,
         METHODS,
         Column("scenario", lambda pair: scenarios[id(pair)] if several else ""),
-        finding(analysis),
+        FINDING,
         DIFFERENCE,
         HOLM,
         notes=[f"{count(more, 'further pair')} below."] if more > 0 else [],
@@ -92,9 +103,9 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
 
 
 def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
-    """By p, the pairs of the protocol's family, or else those of the most interesting kind.
+    """By p, the pairs of the protocol's families, or else those of the most interesting kind.
 
-    The baselines of a family take turns, so that no baseline's pairs hide another's. Without a family, the user's own
+    The baselines take turns, so that no baseline's pairs hide another's. Without families, the user's own
     methods come first, then each method against none, then variants of one method. Without such methods it is the
     variants, or each method against none, or all pairs.
     """
@@ -102,7 +113,7 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     kinds = {name: method.kind for name, method in methods.items()}
     pairs = [pair for found in analysis.pairs.values() for pair in found]
     pairs.sort(key=lambda pair: (pair.p_holm, -abs(pair.comparison.difference)))
-    if analysis.protocol.comparisons is not None:
+    if analysis.protocol.families:
         turns: Counter[str] = Counter()
         turn = {}
         for pair in pairs:
@@ -117,20 +128,16 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     return variants or with_none or pairs
 
 
-def finding(analysis: Analysis) -> Column[FamilyComparison]:
+def _finding(pair: FamilyComparison) -> Cell | str:
     """What the tests say of a pair."""
-    named = analysis.protocol.comparisons
-    within = f"within ±{named.margin:g}" if named and named.margin is not None else ""
-
-    def said(pair: FamilyComparison) -> Cell | str:
-        if pair.significant:
-            higher = f"{pair.a if pair.comparison.difference > 0 else pair.b} higher"
-            return Cell(f"{higher}, {within}" if pair.equivalent else higher, higher, "significant")
-        if pair.equivalent:
-            return f"equivalent, {within}"
-        return "no difference shown" if pair.reachable else f"too few seeds ({pair.comparison.n})"
-
-    return Column("finding", said)
+    within = f"within ±{pair.margin:g}" if pair.equivalent else ""
+    if pair.significant:
+        higher = f"{pair.a if pair.comparison.difference > 0 else pair.b} higher"
+        return Cell(f"{higher}, {within}" if within else higher, higher, "significant")
+    if within:
+        return f"equivalent, {within}"
+    return "no difference shown" if pair.reachable else f"too few seeds ({pair.comparison.n})"
 
 
+FINDING = Column[FamilyComparison]("finding", _finding)
 METHODS = Column[FamilyComparison]("methods", lambda pair: f"{pair.a} − {pair.b}")

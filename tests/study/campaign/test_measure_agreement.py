@@ -64,6 +64,7 @@ def test_every_importance_is_measured_on_every_experience_of_one_network(fishers
     both = (a != 0) | (b != 0)
     assert empirical.entries == int(both.sum()) < len(a)
     assert empirical.ratio == pytest.approx(float(a.sum() / b.sum()))
+    assert empirical.trace == pytest.approx(float(a.sum()))
     assert empirical.pearson == pytest.approx(float(torch.corrcoef(torch.stack([a[both], b[both]]))[0, 1]))
 
 
@@ -113,6 +114,8 @@ def test_what_is_known_is_not_measured_again(fishers):
     assert measured(first)[1] != second  # measured again: the times say so
     again = measured(first[1:])
     assert [row.method for row in again[0]] == [row.method for row in first]
+    of_0_1 = [row.model_copy(update={"trace": None}) for row in first]
+    assert [row.trace for row in measured(of_0_1)[0]] == [row.trace for row in first]
     assert next(measure_agreement("tiny", others, "class", 0, RunEnvironment(Path()), first)) != first
 
 

@@ -61,7 +61,7 @@ ewc = { task = 100, => ewc = { task = 1e308, => strength.ewc.task = 1e+308: allo
 ewc = { task = 100, => ewc = { task = 5e-324, => strength.ewc.task = 5e-324: allowed: 0, or from 1e-18 to 1e+18
 l2.strength = [ => l2.strength = [1e308,  => tuning.grid.l2.strength holds 1e+308; allowed: 0, or from 1e-18 to 1e+18
 learning_rate = 5e-3 => learning_rate = inf => training.learning_rate = inf: input should be a finite
-"adam" => "adamw" => training.optimizer = 'adamw': input should be 'adam' or 'sgd'
+"adam" => "adamw" => training.optimizer = 'adamw': input should be 'adam', 'sgd' or 'adagrad'
 "adam" => +momentum = 0.9 => [training]: momentum = 0.9: only the optimizer 'sgd' has one
 "reset" => "forget" => training.optimizer_state = 'forget': input should be 'keep' or 'reset'
 "mlp" => "resnet" => model.name = 'resnet': input should be 'mlp', 'cnn', 'resnet18_reduced' or 'wrn28_2'
@@ -112,6 +112,10 @@ copies = 2,  => examples = 1,  => methods.replay-matched.examples = 1: allowed: 
 [tuning] => -[comparisons]\nbaselines = ["ewc"]\nmethods = [] => comparisons.methods = []: list should have at least 1
 [tuning] => -[comparisons]\nbaselines = ["ewc"]\nmethods = ["si", "si"] => comparisons.methods holds 'si' twice;
 [tuning] => -[comparisons]\nbaselines = ["ewc"]\nmargin = 0 => comparisons.margin = 0: input should be greater than 0
+title = "Split Digits" => +comparisons = [] => comparisons = []: list should have at least 1 item
+[tuning] => -[[comparisons]]\nbaselines = ["ewc"]\nmargin = 0 => comparisons.0.margin = 0: input should be greater
+[tuning] => -[[comparisons]]\nbaselines = ["ewc"]\n[[comparisons]]\nbaselines = ["ewk"] => comparisons.1.baselines holds
+[tuning] => -[[comparisons]]\nbaselines = ["si", "si"] => comparisons.0.baselines holds 'si' twice; allowed: each value
 fisher = "exact" } => fisher = "exact", draws = 2 } => [methods.ewc]: draws = 2: only the Fisher 'sample' draws labels
 fisher = "exact" } => fisher = "sample", draws = 0 } => methods.ewc.draws = 0: input should be greater than or equal to
 kind = "mas" => kind = "mas", draws = 2 => [methods.mas]: unknown key 'draws'; allowed: kind, output, accumulate,

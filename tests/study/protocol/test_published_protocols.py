@@ -80,6 +80,25 @@ def test_hsus_conditions(scenario):
         assert powers == pytest.approx([-2, -1, 0, 1, 2]), name
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "numbers"),
+    [
+        ("sgd", [(97.98, 0.09), (63.20, 0.35), (19.46, 0.04)]),
+        ("adagrad", [(98.06, 0.53), (58.08, 1.06), (19.82, 0.09)]),
+    ],
+)
+def test_hsus_other_optimizers_differ_in_nothing_else(optimizer, numbers):
+    protocol = load_protocol(f"hsu2018-split-mnist-{optimizer}")
+    for scenario, number in zip(SCENARIOS, numbers, strict=True):
+        theirs = load_protocol(f"hsu2018-split-mnist-{scenario}")
+        assert (protocol.benchmark, protocol.model, protocol.seeds) == (theirs.benchmark, theirs.model, theirs.seeds)
+        changed = {"optimizer": optimizer, "learning_rate": 0.01}
+        assert protocol.training == theirs.training.model_copy(update=changed)
+        assert published(protocol, scenario) == {"naive": number}
+    (table,) = protocol.published
+    assert (table.spread, table.n, list(protocol.methods)) == ("sd", 10, ["naive"])
+
+
 def test_from_hsus_definitions_the_exact_ones_differ_in_nothing_else():
     protocol = load_protocol("hsu2018-split-mnist-exact")
     assert protocol.seeds == 12
@@ -199,6 +218,41 @@ def test_avalanches_plugins_run_on_the_same_protocol_as_ours():
     assert strength == 2 * ewc_lambda  # the same penalty: Avalanche's lacks the half
 
 
+RATES = {"ewc": 1e-3, "ewc-lr1e-1": 1e-1, "si": 1e-3}
+
+
+@pytest.mark.parametrize("of", RATES)
+def test_conditions_of_avalanches_baselines(of):
+    protocol = load_protocol(f"avalanche-baselines-permuted-mnist-{of}")
+    data, training, si = protocol.benchmark, protocol.training, of == "si"
+    assert (data.name, data.experiences, data.padding, data.mean, data.std) == ("permuted_mnist", 10, 0, 0.1307, 0.3081)
+    assert protocol.model.hidden == ([1000] if si else [512])
+    assert (training.epochs, training.batch_size, training.momentum) == (10, 256, 0)
+    assert (training.optimizer, training.learning_rate) == ("adam" if si else "sgd", RATES[of])
+    theirs = {"ewc": "avalanche-ewc", "si": "avalanche-si-mended"}.get(of)
+    if theirs is None:
+        assert protocol.published == []
+    else:
+        assert protocol.strength_of(theirs, "domain") == (10 if si else 1)
+        assert published(protocol, "domain") == {theirs: (83, None)}
+    if not si:
+        assert protocol.methods["ewc-tuned"].batch_size == training.batch_size
+    if theirs is None:
+        assert protocol.strength_of("ewc", "domain") == 2, "twice ewc_lambda: Avalanche's penalty lacks the half"
+        assert protocol.methods["ewc"] == protocol.methods["ewc-tuned"]
+
+
+def test_agems_numbers_and_conditions():
+    protocol = load_protocol("agem2019-permuted-mnist")
+    training = protocol.training
+    assert (protocol.benchmark.experiences, protocol.model.hidden, protocol.seeds) == (17, [256, 256], 5)
+    assert (training.optimizer, training.learning_rate, training.momentum) == ("sgd", 0.03, 0)
+    assert training.iterations * training.batch_size == 55_000
+    assert training.batch_size == 10
+    (table,) = protocol.published
+    assert (table.spread, table.n, published(protocol, "domain")) == ("sd", 5, {"none": (47.95, 1.32)})
+
+
 # ------------------------------------------------------------------------------- all of them
 
 
@@ -273,6 +327,38 @@ def test_where_fishers_are_compared_nothing_but_the_fisher_differs(name, seeds):
         assert {protocol.strength_of(method, scenario) for scenario in protocol.scenarios} == {"tuned"}
 
 
+DEFINITIONS = {  # of each family the baseline, and in what each other method differs from it
+    "mas": {"mas-batched": {"per_sample": False}, "mas-vector": {"output": "vector"}, "mas-sum": {"accumulate": "sum"}},
+    "si": {"si-total": {"gradient": "total"}, "si-xi0.001": {"xi": 0.001}},
+    "online_ewc": {"online_ewc-0.9": {"gamma": 0.9}, "online_ewc-0.5": {"gamma": 0.5}},
+}
+
+
+@pytest.mark.parametrize(("place", "seeds"), [("split-fmnist", 20), ("permuted-mnist", 10), ("permuted-mnist-20", 10)])
+def test_in_a_family_of_definitions_nothing_but_the_definition_differs(place, seeds):
+    protocol, fisher = load_protocol(f"definitions-{place}"), load_protocol(f"fisher-{place.removesuffix('-20')}")
+    experiences = 20 if place.endswith("-20") else fisher.benchmark.experiences
+    assert protocol.benchmark == fisher.benchmark.model_copy(update={"experiences": experiences})
+    same = ("model", "training", "scenarios")
+    assert [getattr(protocol, key) for key in same] == [getattr(fisher, key) for key in same]
+    assert protocol.seeds == seeds
+    families = [(family.baselines, family.methods) for family in protocol.families]
+    if place.endswith("-20"):
+        assert families == [(["mas"], ["mas-sum"])]
+    else:
+        assert families == [*(([b], [*others]) for b, others in DEFINITIONS.items()), (["online_ewc"], ["ewc"])]
+        assert protocol.methods["online_ewc"] == fisher.methods["exact"]
+        assert protocol.tuning.grid["online_ewc"] == fisher.tuning.grid["exact"]
+        assert protocol.methods["ewc"].fisher == "exact"
+    assert {family.margin for family in protocol.families} == {0.5}
+    for baseline, others in DEFINITIONS.items():
+        for name, change in others.items():
+            if name in protocol.methods:
+                assert protocol.methods[name] == protocol.methods[baseline].model_copy(update=change)
+    for name in protocol.methods.keys() - {"none"}:
+        assert {protocol.strength_of(name, scenario) for scenario in protocol.scenarios} == {"tuned"}
+
+
 @pytest.mark.parametrize(
     ("name", "batch_size", "model", "numbers"),
     [
@@ -318,7 +404,7 @@ def run(name: str, method: str, root: Path, overrides: list[str]) -> RunResult:
         size = next(key for key in ("examples", "copies", "memory_bytes") if getattr(settings, key) is not None)
         overrides = [*overrides, f"methods.{method}.{size}=", f"methods.{method}.examples=20"]
     if load_protocol(name).strength_of(method, scenario) == "tuned":
-        overrides = [*overrides, f"strength.{method}.{scenario}=1"]
+        overrides = [*overrides, f'strength."{method}".{scenario}=1']
     protocol = load_protocol(name, overrides)
     record = perform(Run.of(name, protocol, scenario, method, 0), RunEnvironment(root))
     assert record.finished, record.error
@@ -340,6 +426,11 @@ FAMILIES = [
     ("kronecker-split-fmnist", "training.iterations=3"),
     ("kronecker-split-fmnist-cnn", "training.iterations=3"),
     ("fisher-split-mnist", "training.iterations=3"),
+    ("definitions-split-fmnist", "training.iterations=3"),
+    ("hsu2018-split-mnist-adagrad", "training.epochs=1"),
+    ("agem2019-permuted-mnist", "training.iterations=2"),
+    ("avalanche-baselines-permuted-mnist-ewc", "training.epochs=1"),
+    ("avalanche-baselines-permuted-mnist-si", "training.epochs=1"),
     ("digits", "training.epochs=1"),
     ("permuted-digits", "training.epochs=1"),
 ]
@@ -382,6 +473,9 @@ def test_every_protocol_belongs_to_a_test_here():
         "ritter2018-permuted-mnist",
         "kronecker-split-fmnist",
         *("fisher-permuted-mnist", "fisher-split-fmnist", "fisher-split-mnist"),  # methods and benchmarks of others
+        *("definitions-split-fmnist", "definitions-permuted-mnist", "definitions-permuted-mnist-20"),
+        "agem2019-permuted-mnist",
+        *(f"avalanche-baselines-permuted-mnist-{of}" for of in RATES),
         "digits",
         "permuted-digits",
     }

@@ -2,6 +2,8 @@
 
 import pytest
 
+from study.campaign.strength_search import tuning_runs
+from study.protocol.schema import Protocol
 from study.records.importance_agreement import (
     AGREEMENT_FILE,
     AgreementError,
@@ -12,16 +14,23 @@ from study.records.importance_agreement import (
 )
 from study.report.attachments import read_attachments
 from tests.study.report.reading import markdown_tables, row
-from tests.study.report.synthetic import all_records, toy, written
+from tests.study.report.synthetic import TEXT, all_records, record, toy, written
 
 
-def alike(method: str, seed: int, spearman: float, ratio: float = 0.25) -> ImportanceAgreement:
+def alike(
+    method: str,
+    seed: int,
+    spearman: float,
+    ratio: float = 0.25,
+    trace: float | None = None,
+    protocol: Protocol | None = None,
+) -> ImportanceAgreement:
     return ImportanceAgreement(
         scenario="class",
         seed=seed,
         experience=0,
         method=method,
-        settings=settings_of(toy(), method),
+        settings=settings_of(protocol or toy(), method),
         torch="2.8.0",
         processor="A CPU",
         commit="",
@@ -32,6 +41,7 @@ def alike(method: str, seed: int, spearman: float, ratio: float = 0.25) -> Impor
         cosine=0.25,
         ratio=ratio,
         entries=10,
+        trace=trace,
     )
 
 
@@ -45,8 +55,64 @@ def test_a_report_shows_means_with_the_least_and_the_largest(tmp_path, without_f
     found = row(tables, caption, "ewc")
     assert found["rank correlation (Spearman)"] == "0.625 [0.500, 0.750]"
     assert (found["correlation (Pearson)"], found["cost, epochs"]) == ("0.500", "1.00")
-    assert found["size over exact"] == "0.38 [0.25, 0.5]"
+    assert found["trace over exact"] == "0.38 [0.25, 0.5]"
     assert row(tables, caption, "joint")["rank correlation (Spearman)"] == "−0.500"
+
+
+FISHERS = """
+exact = { kind = "online_ewc", fisher = "exact" }
+sample = { kind = "online_ewc", fisher = "sample" }
+batched = { kind = "online_ewc", fisher = "batched" }
+other = { kind = "online_ewc", fisher = "exact", gamma = 0.5 }
+"""
+GRID = [0.1, 1, 10, 100]
+
+
+def of_fishers() -> Protocol:
+    """The toy with three Fishers, and a method that differs from them in γ too, all searched over one grid."""
+    text = TEXT.partition("[[published]]")[0].replace("[methods]\n", f"[methods]{FISHERS}")
+    names = [line.split()[0] for line in FISHERS.split("\n") if line]
+    strengths = "".join(f'{name} = {{ task = "tuned", class = "tuned" }}\n' for name in names)
+    return toy(
+        text.replace("[strength]\n", f"[strength]\n{strengths}")
+        + "".join(f"{name}.strength = {GRID}\n" for name in names)
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "product", "said"),
+    [
+        ((1, 10, 100), "0.5", "for 1 of 2 other variants, not for `sample`"),
+        ((10, 100, 100), "0.05", "for 0 of 2 other variants, not for `sample` and `batched`"),
+        ((0.1, 0.1, 100), "5", "for 2 of 2 other variants"),
+    ],
+)
+def test_lambda_times_the_trace_is_that_of_the_exact_fisher_or_not(tmp_path, without_figures, chosen, product, said):
+    """Within a step of the grid, a factor of 10."""
+    protocol, strengths = of_fishers(), dict(zip(("exact", "sample", "batched"), chosen, strict=True))
+    ratios = {"exact": 1.0, "sample": 1.25, "batched": 0.005, "other": 0.5}
+    rows = [
+        alike(method, seed, 0.5, ratio, trace=ratio * (2 + 2 * seed), protocol=protocol)
+        for method, ratio in ratios.items()
+        for seed in (0, 1)
+    ]
+    write_agreement(rows, tmp_path / AGREEMENT_FILE)
+    searched = []
+    for run in tuning_runs("toy", protocol, protocol.scenarios, list(ratios)):
+        accuracy = [[0.75 if run.strength == strengths.get(run.label) else 0.5] * 2] * 2
+        searched.append(record(protocol, "naive", accuracy=accuracy, run=dict(run)))
+    runs = [record(protocol, "naive", seed=seed) for seed in range(4)]
+    written(tmp_path, runs, searched, protocol)
+    tables = markdown_tables(tmp_path)
+    caption = "Class-incremental: cost of an importance, and its agreement with the exact Fisher"
+    found = {method: row(tables, caption, method) for method in ratios}
+    assert [cells["trace over exact"] for cells in found.values()] == ["1", "1.2", "0.005", "0.5"]
+    assert found["exact"]["λ · trace over exact"] == "1"
+    assert found["batched"]["λ · trace over exact"] == product
+    assert found["other"]["λ · trace over exact"] == "–"
+    text = (tmp_path / "README.md").read_text()
+    assert "Trace of the exact Fisher: 3 [2, 4]." in text
+    assert f"λ · trace lies within one step of the grid, a factor of 10, {said}." in text
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
@@ -81,3 +147,16 @@ def test_what_was_measured_for_the_records_comes_before_what_the_report_has(tmp_
         write_agreement([alike("ewc", 0, spearman)], tmp_path / folder / AGREEMENT_FILE)
     attachments = read_attachments([tmp_path / "report", tmp_path / "records"], toy())
     assert [row.spearman for row in attachments.agreement] == [0.75]
+
+
+def test_a_file_of_version_0_1_has_no_trace(tmp_path):
+    path = tmp_path / AGREEMENT_FILE
+    write_agreement([alike("ewc", 0, 0.625)], path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].endswith(",trace")
+    old = "".join(f"{line.rpartition(',')[0]}\n" for line in lines)
+    path.write_text(old, encoding="utf-8")
+    rows = read_agreement(path)
+    assert [row.trace for row in rows] == [None]
+    write_agreement([*rows, alike("ewc", 1, 0.5, trace=2.0)], path)
+    assert [row.trace for row in read_agreement(path)] == [None, 2.0]

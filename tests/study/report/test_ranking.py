@@ -1,11 +1,10 @@
 """Methods ranked over several studies."""
 
-import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -14,6 +13,7 @@ from study.errors import StudyError
 from study.records.store import ARCHIVE, read_archive
 from study.report.study_ranking import Study, rank_studies
 from study.run.metrics import average_accuracy
+from tests.study.report.reading import markdown_tables
 from tests.study.report.synthetic import all_records, toy
 
 HSU = Path(__file__).parents[3] / "reports" / "hsu2018-split-mnist"
@@ -26,15 +26,28 @@ def without(study: Study, *methods: str) -> Study:
 
 def test_blocks_are_the_scenarios_of_all_studies_and_methods_those_that_all_share():
     studies = [without(("a", all_records(toy())), "naive"), without(("b", all_records(toy(), seeds=1)), "ewc")]
-    table, _ = rank_studies(studies)
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(table)
-    lines = [line.split() for line in console.export_text().splitlines()]
-    assert [cells[1] for cells in lines if cells[:1] == ["│"]] == ["joint", "replay-2", "online_ewc"]
-    assert ["│", "joint", "│", "1.00", "│"] in lines
-    text = " ".join(word for cells in lines for word in cells)
+    table = rank_studies(studies).ranks
+    assert [row[0].text for row in table.rows] == ["joint", "replay-2", "online_ewc"]
+    assert table.rows[0][1].text == "1.00"
+    text = " ".join(table.notes)
     assert "Over a, class; a, task; b, class; b, task." in text
     assert "1 benchmark (split_digits): scenarios of one benchmark are not independent" in text
+
+
+def test_only_the_methods_that_are_named_are_ranked():
+    studies = [("a", all_records(toy())), ("b", all_records(toy(), seeds=1))]
+    named = ["joint", "ewc", "naive"]
+    ranking = rank_studies(studies, named)
+    others = [method for method in toy().methods if method not in named]
+    assert ranking == rank_studies([without(study, *others) for study in studies])
+    assert {row[0].text for row in ranking.ranks.rows} == set(named)
+    assert [row[1].text for row in ranking.accuracies.rows] == ["4", "4", "1", "1"]
+
+
+def test_a_named_method_that_did_not_finish_somewhere_is_not_left_out():
+    studies = [("a", all_records(toy())), without(("b", all_records(toy())), "ewc")]
+    with pytest.raises(StudyError, match="'ewc' has no finished run in b, class; b, task"):
+        rank_studies(studies, ["naive", "ewc", "joint", "replay-2"])
 
 
 @pytest.mark.parametrize(
@@ -59,10 +72,10 @@ def test_one_name_for_two_kinds_of_method_is_refused():
         rank_studies([("a", all_records(toy())), ("b", as_l2)])
 
 
-def test_of_three_real_studies_the_command_says_friedmans_test_and_draws_the_figure(tmp_path):
-    figure = tmp_path / "ranks.svg"
+def test_of_three_real_studies_the_command_says_friedmans_test_and_writes_a_page(tmp_path):
     folders = [str(HSU / scenario) for scenario in SCENARIOS]
-    result = CliRunner().invoke(app, ["compare", *folders, "--ranks", str(figure)], env={"COLUMNS": "200"})
+    command = ["compare", *folders, "--ranks", str(tmp_path / "ranks")]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     means = []
     for scenario in SCENARIOS:
@@ -77,18 +90,39 @@ def test_of_three_real_studies_the_command_says_friedmans_test_and_draws_the_fig
     for index, method in enumerate(means[0]):
         average = sum(block[index] for block in ranks) / len(ranks)
         assert re.search(rf" {method} .* {average:.2f}", result.output), (method, average)
-    assert "critical difference" in figure.read_text()
+    assert "critical difference" in (tmp_path / "ranks" / "figures" / "ranks.svg").read_text()
+    page = (tmp_path / "ranks" / "README.md").read_text()
+    tables = markdown_tables(tmp_path / "ranks")
+    for folder, block in zip(folders, means, strict=True):
+        (cells,) = [line for line in tables["Average accuracy %, mean over seeds"][1:] if line[0].startswith(folder)]
+        shown = dict(zip(tables["Average accuracy %, mean over seeds"][0], cells, strict=True))
+        assert shown.pop("seeds") == "12"
+        assert shown == {"study, scenario": cells[0]} | {m: f"{100 * accuracy:.2f}" for m, accuracy in block.items()}
+    assert f"\n{shlex.join(['clreg-study', *command])}\n" in page
+    assert f"p = {p:.3f}." in page.split("\n\n")[1]
+
+
+def test_the_page_of_something_else_is_kept(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    command = ["compare", *(str(HSU / scenario) for scenario in SCENARIOS), "--ranks", str(tmp_path)]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, "holds the page of something else" in result.stderr) == (2, True), result.output
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("studies", "more", "message"),
     [
-        ([], "3 studies to compare; allowed: two, or any number with --ranks FILE.svg"),
-        (["--ranks", "x.svg"], "allowed: whole studies"),
+        (["task", "domain", "class"], [], "3 studies to compare; allowed: two, or any number with --ranks FOLDER"),
+        (["task", "domain", "class:ewc"], ["--ranks", "x"], "allowed: whole studies"),
+        (
+            ["task", "class"],
+            ["--ranks", "x", "--methods", "ewk,si"],
+            "--methods: unknown name 'ewk'; did you mean 'ewc'?",
+        ),
+        (["task", "class"], ["--methods", "ewc"], "--methods ewc goes with --ranks"),
     ],
 )
-def test_what_cannot_be_compared_is_said(more, message):
-    names = [str(HSU / scenario) for scenario in SCENARIOS]
-    names[2] += ":ewc" if more else ""
-    result = CliRunner().invoke(app, ["compare", *names, *more])
+def test_what_cannot_be_compared_is_said(studies, more, message):
+    result = CliRunner().invoke(app, ["compare", *(str(HSU / study) for study in studies), *more])
     assert (result.exit_code, message in result.stderr) == (2, True), result.output

@@ -258,6 +258,28 @@ def test_a_family_with_a_margin_says_which_methods_are_equivalent(tmp_path, with
     assert "against ±2 points, which the protocol names" in (folder / "README.md").read_text()
 
 
+def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, without_figures):
+    named = (
+        '[[comparisons]]\nbaselines = ["naive"]\nmethods = ["ewc"]\n\n'
+        '[[comparisons]]\nbaselines = ["ewc"]\nmethods = ["online_ewc", "replay-2"]\nmargin = 2\n\n[model]'
+    )
+    protocol = toy(TEXT.partition("[[published]]")[0].replace("[model]", named))
+    records = [
+        record(protocol, method, seed=seed, accuracy=[[0.9, 0.0], [0.3 + index / 10, 0.3 + seed / 100]])
+        for index, method in enumerate(("naive", "ewc", "online_ewc", "replay-2"))
+        for seed in range(6)
+    ]
+    folder = written(tmp_path, records, protocol=protocol)
+    tables = markdown_tables(folder)
+    found = {cells["p (Holm)"] for cells in (row(tables, PAIRS, f"{m} − ewc") for m in ("online_ewc", "replay-2"))}
+    assert found == {p_text(2 * 2 / 2**6)}
+    assert row(tables, PAIRS, "ewc − naive")["p (Holm)"] == f"{p_text(2 / 2**6)}*"
+    text = (folder / "README.md").read_text()
+    assert "(`ewc` with `naive`; `online_ewc` and `replay-2` with `ewc`)" in text
+    assert "Too few seeds (6): smallest reachable p = 0.031, after Holm's correction over 2 comparisons" in text
+    assert "against ±2 points" in text
+
+
 def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_figures):
     protocol = toy()
     records = [r for r in all_records(protocol) if (r.run.label, r.run.seed) != ("ewc", 1)]

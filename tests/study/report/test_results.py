@@ -81,15 +81,31 @@ def test_the_family_that_a_protocol_names_leaves_out_upper_references_and_other_
         ("online_ewc", "ewc"),
         ("replay-2", "ewc"),
     ]
-    found = compare_methods(results, Comparisons(baselines=["naive", "ewc"]))
+    found = compare_methods(results, [Comparisons(baselines=["naive", "ewc"])])
     by_method = {result.method: result.scores for result in results}
     assert found == family([(a, b, paired_by_seed(by_method[a], by_method[b])) for a, b in named], 0.05)
     without_ewc = with_seeds({method: values for method, values in scores.items() if method != "ewc"})
-    found = compare_methods(without_ewc, Comparisons(baselines=["naive", "ewc"]))
+    found = compare_methods(without_ewc, [Comparisons(baselines=["naive", "ewc"])])
     assert [(pair.a, pair.b) for pair in found] == [("online_ewc", "naive"), ("replay-2", "naive")]
-    found = compare_methods(results, Comparisons(baselines=["ewc"], methods=["naive", "replay-2"], margin=3.0))
+    found = compare_methods(results, [Comparisons(baselines=["ewc"], methods=["naive", "replay-2"], margin=3.0)])
     named = [("naive", "ewc"), ("replay-2", "ewc")]
     assert found == family([(a, b, paired_by_seed(by_method[a], by_method[b])) for a, b in named], 0.05, 3.0)
+
+
+def test_of_several_families_each_is_corrected_by_itself():
+    draws = np.random.default_rng(3).normal(0.6, 0.02, (5, 6))
+    scores = {method: draws[i].tolist() for i, method in enumerate(toy().methods)}
+    scores["ewc"] = [value + 0.1 for value in scores["naive"]]
+    results = with_seeds(scores)
+    of_ewc = Comparisons(baselines=["naive"], methods=["ewc"])
+    of_others = Comparisons(baselines=["ewc"], methods=["online_ewc", "replay-2"], margin=30.0)
+    found = compare_methods(results, [of_ewc, of_others])
+    assert found == [*compare_methods(results, [of_ewc]), *compare_methods(results, [of_others])]
+    assert [pair.size for pair in found] == [1, 2, 2]
+    assert [pair.margin for pair in found] == [None, 30.0, 30.0]
+    with_six_seeds = 2 / 2**6
+    assert found[0].p_holm == with_six_seeds  # over all three it would be 3 times that
+    assert [pair.reachable for pair in found] == [True, False, False]
 
 
 def test_methods_without_a_common_seed_are_no_pair():

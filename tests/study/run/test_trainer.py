@@ -1,13 +1,15 @@
 import gc
 import math
 import weakref
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from study.protocol.settings import SCENARIOS
+from study.protocol.settings import SCENARIOS, Training
 from study.run import trainer as training
+from study.run.methods import build_optimizer
 from study.run.result import Matrix
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
@@ -88,11 +90,27 @@ def test_joint_training_makes_as_many_updates_as_a_continual_learner(run_of, mon
     assert counted == {"naive": 14, "joint": 14}
 
 
-def test_the_optimizers_state_is_kept_or_reset_as_the_protocol_says(run_of):
+def test_adagrad_divides_by_the_root_of_the_sum_of_squares_also_where_its_state_was_emptied():
+    layer = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(
+        Training(epochs=1, batch_size=1, optimizer="adagrad", learning_rate=0.1), torch.nn.Sequential(layer)
+    )
+    for _ in range(2):
+        optimizer.state = defaultdict(dict)  # as Avalanche does
+        expected, squares = layer.weight.detach().clone(), torch.zeros(2, 3)
+        for gradient in torch.randn(4, 2, 3):
+            layer.weight.grad = gradient.clone()
+            optimizer.step()
+            squares += gradient**2
+            expected -= 0.1 * gradient / squares.sqrt()
+            torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_the_optimizers_state_is_kept_or_reset_as_the_protocol_says(run_of, optimizer):
     def losses(state: str) -> Matrix:
-        return perform(
-            run_of("naive", training=run_of().training.model_copy(update={"optimizer_state": state})), HERE
-        ).loss
+        more = {"optimizer": optimizer, "optimizer_state": state}
+        return perform(run_of("naive", training=run_of().training.model_copy(update=more)), HERE).loss
 
     kept, reset = losses("keep"), losses("reset")
     assert kept[0] == reset[0]
