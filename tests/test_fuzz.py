@@ -20,6 +20,7 @@ from clreg_plugins import Factors, KroneckerPenalty, QuadraticPenalty
 from clreg_plugins.checks import shown
 from tests import kronecker_terms, penalties
 from tests.arguments import CALLS, PLUGINS, arguments_of, bad_values, plugin_with_terms
+from tests.fuzzing import count_example
 from tests.penalties import assert_unchanged, everything
 from tests.test_arguments import says_what_is_allowed
 
@@ -30,7 +31,9 @@ REFUSALS = (ValueError, TypeError, FloatingPointError)
 
 
 def seeds() -> Iterator[int]:
-    yield from range(SEED, SEED + EXAMPLES)
+    for seed in range(SEED, SEED + EXAMPLES):
+        count_example()
+        yield seed
 
 
 def assert_finite(found: Any, what: str = "the result") -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from study.statistics.samples import ROUNDING, in_errors, merge_ties, vector
+from study.statistics.samples import ROUNDING, in_errors, merge_ties, resamples_at_a_time, vector
 from study.statistics.summary import Interval, Summary, summarize
 
 RESAMPLES = 99_999
@@ -114,7 +114,7 @@ def _sign_flip_p(d: NDArray[np.float64], tolerance: float) -> float:
         np.mean,
         permutation_type="samples",
         n_resamples=RESAMPLES,
-        batch=10_000,
+        batch=min(10_000, resamples_at_a_time(d.size)),
         random_state=np.random.default_rng(0),
     )
     # SciPy's own p allows for a rounding error relative to the mean seen, which is too little where terms cancel

@@ -9,6 +9,11 @@ ROUNDING = 1e-10
 """Relative to the largest score: what differs by no more is equal (0.9 − 0.8 ≠ 0.8 − 0.7), where tests count ties."""
 
 
+def resamples_at_a_time(n: int) -> int:
+    """How many resamples of n samples are held at a time: 32 MiB of them, since all would take memory without bound."""
+    return max(1, 2**22 // n)
+
+
 def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """``values`` as a vector of at least one finite number, or a ValueError that calls them ``name``."""
     x = np.asarray(values, dtype=np.float64)

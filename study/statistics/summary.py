@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from study.statistics.samples import ROUNDING, check_fraction, vector
+from study.statistics.samples import ROUNDING, check_fraction, resamples_at_a_time, vector
 
 BOOTSTRAP_FROM = 20
 """Samples from which on intervals are bootstrapped; with fewer, bootstrap intervals cover too little."""
@@ -58,6 +58,13 @@ def summarize(samples: ArrayLike, confidence: float = 0.95) -> Summary:
         half_width = float(stats.t.ppf((1 + confidence) / 2, x.size - 1)) * sd / math.sqrt(x.size)
         return Summary(mean, sd, mean - half_width, mean + half_width, x.size, "t")
     generator = np.random.default_rng(0)
-    found = stats.bootstrap((x,), np.mean, confidence_level=confidence, method="BCa", random_state=generator)
+    found = stats.bootstrap(
+        (x,),
+        np.mean,
+        confidence_level=confidence,
+        method="BCa",
+        batch=resamples_at_a_time(x.size),
+        random_state=generator,
+    )
     low, high = found.confidence_interval
     return Summary(mean, sd, float(low), float(high), x.size, "bca")

@@ -7,7 +7,6 @@ every run.
 import copy
 import gzip
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -30,16 +29,10 @@ from study.run import trainer as training
 from study.run.checkpoint import Checkpoint
 from study.run.result import ProgressReport
 from study.run.run_environment import RunEnvironment
+from tests.fuzzing import count_example, fuzzed
 from tests.study.made_up import finished
 from tests.study.run.test_checkpoint import stop_before
 
-fuzzed = settings(
-    max_examples=int(os.environ.get("CLREG_FUZZ_EXAMPLES", "20")),
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 VALUES = [1.5, -0.2, 0.25, float("nan"), float("inf"), 1e308, 2**63, -1, 0, True, None, "", "x", [], [[]], [[0.5]], {}]
 
 
@@ -123,6 +116,7 @@ def protocol_path(text, tmp_path_factory) -> Path:
 @given(data=st.data())
 @fuzzed
 def test_records(data, records, files, protocol_path, monkeypatch):
+    count_example()
     monkeypatch.setattr(training, "perform", finished)
     name, other = data.draw(st.sampled_from([(a, b) for a in sorted(files) for b in sorted(files)]))
     content = data.draw(
@@ -145,6 +139,7 @@ def test_records(data, records, files, protocol_path, monkeypatch):
 @given(data=st.data())
 @fuzzed
 def test_archives(data, records, protocol_path, tmp_path_factory):
+    count_example()
     path = tmp_path_factory.mktemp("archive") / ARCHIVE
     write_archive(list(records.values()), path)
     lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
@@ -172,6 +167,7 @@ def test_archives(data, records, protocol_path, tmp_path_factory):
 @given(data=st.data())
 @fuzzed
 def test_progress_and_request(data, files, protocol_path):
+    count_example()
     progress = ProgressReport(run="class-incremental si, seed 9", experiences=1, of=2, accuracy=0.5).model_dump()
     request = b'protocol = "tiny"\noverrides = []\nevaluated_on = "test"\n\n[runs.class]\newc = 2\n'
     report = json.dumps(progress).encode()
@@ -197,6 +193,7 @@ def checkpoint(run_of, tmp_path_factory) -> Iterator[tuple[Checkpoint, bytes]]:
 @given(data=st.data())
 @fuzzed
 def test_checkpoints(data, checkpoint):
+    count_example()
     found, whole = checkpoint
     content = data.draw(damaged(whole))
     found.path.write_bytes(content)
@@ -209,6 +206,7 @@ NUMBERS = re.compile(r"(?<![\w.-])\d[\d_]*(\.\d+)?(e-?\d+)?(?![\w.])")
 @given(data=st.data())
 @fuzzed
 def test_protocols(data, text, tmp_path_factory):
+    count_example()
     numbers = [match.span() for match in NUMBERS.finditer(text) if "#" not in text[: match.start()].rpartition("\n")[2]]
     start, end = data.draw(st.sampled_from(numbers))
     for number in ("1e308", "9223372036854775807", "-1", "nan", "1" + "0" * 5000, "[" * 2000):

@@ -4,10 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from rich.console import Console
 
@@ -21,6 +19,7 @@ from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.trainer import perform
 from tests.study.made_up import finished
+from tests.study.processes import Command, wait_until
 
 HERE = RunEnvironment(Path())
 
@@ -169,51 +168,27 @@ def test_a_run_that_fails_keeps_its_checkpoint_for_the_next_try(run_of, tmp_path
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing_that_finished(protocol_file: Path, tmp_path: Path):
     out = tmp_path / "records"
-    arguments = [
-        "run",
-        str(protocol_file),
-        "--methods",
-        "naive",
-        "--seeds",
-        "400",
-        "--out",
-        str(out),
-        "--wandb",
-        "disabled",
-    ]
-    command = [sys.executable, "-m", "study", *arguments, "--jobs", "2"]
-    study = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
-    )
+    only = ["--methods", "naive", "--seeds", 400, "--jobs", 2, "--wandb", "disabled"]
 
     def finished(least: int) -> list[Path]:
-        wait_until(lambda: len(list(out.glob("*.json"))) >= least or study.poll() is not None, "no run finished")
+        wait_until(lambda: len(list(out.glob("*.json"))) >= least or study.ended, "no run finished")
         return list(out.glob("*.json"))
 
-    try:
+    with Command("run", protocol_file, *only, "--out", out) as study:
         finished(1)
-        for worker in psutil.Process(study.pid).children():
+        for worker in study.workers:
             worker.send_signal(signal.SIGINT)  # a terminal sends it to all, but it is the parent that acts on it
         finished(len(finished(1)) + 3)
-        assert study.poll() is None, study.stderr.read()
-        max(
-            psutil.Process(study.pid).children(), key=lambda child: child.memory_info().rss
-        ).suspend()  # ends on SIGKILL
-        os.killpg(study.pid, signal.SIGINT)
-        said = " ".join(study.communicate(timeout=60)[1].split())
-    finally:
-        study.kill()
-    kept = finished(1)
-    assert study.returncode == 130, said
-    assert f"Stopped. {len(kept)} of 1200 runs are finished and kept in" in said, said
-    assert "the same command goes on from there" in said
-    assert "Traceback" not in said, said
-    assert all(RunRecord.model_validate_json(path.read_bytes()).finished for path in kept)
-    wait_until(lambda: not exists(study.pid), "a process of the study is left")
+        assert not study.ended, study.said
+        study.workers[0].suspend()  # ends on SIGKILL
+        study.interrupt()
+        assert study.code() == 130, study.said
+        kept = finished(1)
+        assert f"Stopped. {len(kept)} of 1200 runs are finished and kept in" in study.said, study.said
+        assert "the same command goes on from there" in study.said
+        assert "Traceback" not in study.said, study.said
+        assert all(RunRecord.model_validate_json(path.read_bytes()).finished for path in kept)
+        wait_until(lambda: not study.processes(), "a process of the study is left")
 
 
 POOL = """
@@ -241,10 +216,3 @@ def exists(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def wait_until(condition: Callable[[], object], otherwise: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.1)

@@ -1,12 +1,13 @@
 """Means and their intervals."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from study.statistics import summarize
+from study.statistics import compare_paired, summarize
 
 
 def test_summary_worked_out_by_hand():
@@ -83,3 +84,25 @@ def test_one_sample_has_a_mean_but_no_interval():
 def test_bad_input_is_named(samples: list, confidence: float, named: str):
     with pytest.raises(ValueError, match=named):
         summarize(samples, confidence)
+
+
+def test_many_samples_take_bounded_memory_and_have_the_interval_of_a_bootstrap_in_one_piece():
+    x = np.random.default_rng(0).exponential(size=2000)
+    tracemalloc.start()
+    s = summarize(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    generator = np.random.default_rng(0)
+    whole = stats.bootstrap((x,), np.mean, method="BCa", random_state=generator).confidence_interval
+    assert (s.low, s.high) == (whole.low, whole.high)
+    assert peak < 150 * 2**20, f"{peak / 2**20:.0f} MiB; all 9,999 resamples at once take {9999 * x.nbytes / 2**20:.0f}"
+
+
+def test_flipping_the_signs_of_many_differences_takes_bounded_memory(monkeypatch):
+    monkeypatch.setattr("study.statistics.paired.RESAMPLES", 9_999)
+    a, b = np.random.default_rng(0).normal(size=(2, 1000))
+    tracemalloc.start()
+    compare_paired(a, b)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 300 * 2**20, f"{peak / 2**20:.0f} MiB"
