@@ -106,9 +106,9 @@ def _connected(address: str, jobs: int) -> Any:
     check_cluster(address)
     import ray
 
-    local = {"num_cpus": jobs, "include_dashboard": False}
-    try:
-        ray.init(**(local if address == "local" else {"address": address}), log_to_driver=False, logging_level="error")
+    own = {"num_cpus": jobs, "include_dashboard": False} if address == "local" else {}
+    try:  # without its address Ray would join a cluster that somebody else runs here
+        ray.init(address=address, **own, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(_nothing_at(address, error)) from error
     return ray

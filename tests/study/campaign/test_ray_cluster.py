@@ -57,6 +57,15 @@ def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_o
     assert not ray.is_initialized()
 
 
+def test_local_is_a_cluster_of_its_own_also_beside_one_that_runs_here(run_of, tmp_path):
+    other = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        (record,) = execute([run_of("ewc")], RunStore(tmp_path), HERE, 1, "local")
+    finally:
+        other.shutdown()
+    assert record.error is None
+
+
 def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, monkeypatch):
     deadly = Deadly(**dict(run_of(seed=3)))
     store = RunStore(tmp_path)

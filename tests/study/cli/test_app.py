@@ -308,9 +308,9 @@ def test_status_counts_what_ended_and_shows_what_has_begun(one_run, protocol_fil
         (["show", "digit"], "unknown protocol 'digit'; did you mean 'digits'? allowed: those of `clreg-study list`"),
         (["show", "here"], "unknown protocol 'here'; did you mean 'here.toml'?"),
         (
-            ["show", "hsu2018-split-mnist-"],
-            "unknown protocol 'hsu2018-split-mnist-'; names that begin with it: hsu2018-split-mnist-class, "
-            "hsu2018-split-mnist-domain, hsu2018-split-mnist-exact, hsu2018-split-mnist-task",
+            ["show", "vandeven2018-split-mnist-"],
+            "unknown protocol 'vandeven2018-split-mnist-'; names that begin with it: vandeven2018-split-mnist-class, "
+            "vandeven2018-split-mnist-domain, vandeven2018-split-mnist-task",
         ),
         (["run", "nowhere.toml"], "there is no protocol file nowhere.toml"),
         (
