@@ -6,17 +6,18 @@ from typing import Any
 
 import psutil
 
+from study.campaign.ray_cluster import _perform
+
 
 @contextmanager
 def cluster(*cpus: int) -> Iterator[Any]:
     """A head and a node for each further number of CPUs."""
     from ray.cluster_utils import Cluster
 
-    head, *nodes = cpus
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False})
+    found = Cluster()
     try:
-        for number in nodes:
-            found.add_node(num_cpus=number)
+        for number, cpu in enumerate(cpus):
+            found.add_node(num_cpus=cpu, **({} if number else {"include_dashboard": False}))
         yield found
     finally:
         found.shutdown()
@@ -34,8 +35,8 @@ def ray_workers(found: Any) -> list[psutil.Process]:
 
 
 def is_busy(process: psutil.Process) -> bool:
-    """Ray names a worker after its run."""
-    with suppress(psutil.Error, IndexError):
-        name = process.cmdline()[0]
-        return name.startswith("ray::") and not name.startswith("ray::IDLE")
+    """Ray names a worker after its run or function while it has one; its agents and idle workers have other names."""
+    with suppress(psutil.Error):
+        name = " ".join(process.cmdline())
+        return name.startswith("ray::") and any(part in name for part in ("-incremental ", _perform.__name__))
     return False

@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from study.records.store import RunStore
 from tests.torture import __main__ as torture
 from tests.torture import faults, fuzz, kills, scale, soak
+from tests.torture.cluster import is_busy
 from tests.torture.record import Measured, Tried, read
 from tests.torture.small_study import LeftAlone, SmallStudy, leave_alone
 
@@ -42,6 +44,21 @@ def test_a_study_whose_processes_are_killed_equals_the_one_left_alone(alone, tmp
 
 def test_a_fault_is_said_and_nothing_is_lost(alone, copy):
     faults.FAULTS["a record is damaged between two calls"](faults.Trial(alone, copy, Random(0)))
+
+
+@pytest.mark.parametrize(
+    ("title", "busy"),
+    [
+        ("ray::task-incremental si, seed 0", True),
+        ("ray::_perform()", True),
+        ("ray::IDLE", False),
+        ("ray::DashboardAgent", False),
+        ("ray::RuntimeEnvAgent", False),
+        ("python -m study run", False),
+    ],
+)
+def test_only_processes_with_a_run_are_workers_of_ray(title, busy):
+    assert is_busy(SimpleNamespace(cmdline=title.split)) == busy
 
 
 # ------------------------------------------------------------------- lost on purpose
