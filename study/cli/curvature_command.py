@@ -50,9 +50,10 @@ def curvature(
         protocol = load_protocol(name, overrides or ())
         runs = _runs(name, protocol, _chosen(protocol, methods), scenario, seed, device, tuning)
         root = options.checked_data(protocol.benchmark.name, device, data_root)
-    from study.report.curvature_page import check_folder, curvature_table, read_curvature, write_curvature
+    from study.report.curvature_page import DATA, curvature_table, read_curvature, write_curvature
+    from study.report.markdown import check_page
 
-    check_folder(folder)
+    check_page("--out", folder, DATA)
     if rebuild:
         found = read_curvature(folder)
     else:

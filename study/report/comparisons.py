@@ -134,14 +134,17 @@ def compare_methods(results: Sequence[MethodResult], families: Sequence[Comparis
     if families:
         results = [result for result in results if not result.is_reference]
     scores = {result.method: result.scores for result in results}
-    rank = {each.method: 2 if each.settings.kind == "naive" else not isinstance(each.settings, Own) for each in results}
-    all_pairs = [(b, a) if rank[a] > rank[b] else (a, b) for a, b in family_pairs(scores)]
     named = [(family_pairs(scores, each.baselines, each.methods), each.margin) for each in families]
     found = []
-    for pairs, margin in named or [(all_pairs, None)]:
+    for pairs, margin in named or [(_all_pairs(results), None)]:
         shared = [(a, b) for a, b in pairs if a in scores and b in scores and scores[a].keys() & scores[b].keys()]
         found += family([(a, b, paired_by_seed(scores[a], scores[b])) for a, b in shared], LEVEL, margin)
     return found
+
+
+def _all_pairs(results: Sequence[MethodResult]) -> list[tuple[str, str]]:
+    rank = {each.method: 2 if each.settings.kind == "naive" else not isinstance(each.settings, Own) for each in results}
+    return [(b, a) if rank[a] > rank[b] else (a, b) for a, b in family_pairs(rank)]
 
 
 def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedComparison:

@@ -10,26 +10,16 @@ from study.errors import StudyError
 from study.report.document import Cell, Table
 from study.report.figures.curvature_figure import LINES, curvature_figure
 from study.report.figures.style import standalone
-from study.report.markdown import markdown_blocks
+from study.report.markdown import PAGE, markdown_blocks
 from study.report.number_formats import NOTHING
 from study.report.rich_tables import to_terminal
 from study.run.curvature import FACTORS, Curvature, TrainingPath
 
-DATA, FIGURE, PAGE = "curvature.json", "curvature.svg", "README.md"
+DATA, FIGURE = "curvature.json", "curvature.svg"
 
 
 class CurvatureError(StudyError):
-    """A measurement cannot be read, or its folder holds something else."""
-
-
-def check_folder(folder: Path) -> None:
-    """Check that nothing else would be overwritten.
-
-    Raises:
-        CurvatureError: the folder has a page, and no measurement.
-    """
-    if (folder / PAGE).is_file() and not (folder / DATA).is_file():
-        raise CurvatureError(f"--out: {folder} holds the page of something else; allowed: a new or an empty folder")
+    """A measurement cannot be read."""
 
 
 def read_curvature(folder: Path) -> Curvature:

@@ -2,11 +2,29 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from study.errors import StudyError
 from study.report.document import Block, Bullets, Code, Document, Gallery, Table
+
+PAGE = "README.md"
 
 # what would begin something else; an underscore within a word, a bracket without a link or "< 1" does not
 _SPECIAL = re.compile(r"([\\*|~]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|(?<=\])\(|^[#>+-](?=\s)|&(?=\w+;|#))")
+
+
+def check_page(option: str, folder: Path, own: str) -> None:
+    """Check that no page of something else would be overwritten.
+
+    Args:
+        option: that named the folder.
+        own: the file beside which the page lies that may be written again.
+
+    Raises:
+        StudyError: there is a page, and no such file.
+    """
+    if (folder / PAGE).is_file() and not (folder / own).is_file():
+        raise StudyError(f"{option}: {folder} holds the page of something else; allowed: a new or an empty folder")
 
 
 def to_markdown(document: Document) -> str:

@@ -12,7 +12,7 @@ from study.report.comparisons import LEVEL
 from study.report.document import Code, Column, Document, Figure, Gallery, Section, Table, table_of
 from study.report.figures.ranks_figure import ranks_figure
 from study.report.figures.style import looks, standalone
-from study.report.markdown import to_markdown
+from study.report.markdown import PAGE, check_page, to_markdown
 from study.report.method_results import MethodResult
 from study.report.number_formats import count, enumeration, p_equals, points
 from study.report.study_comparison import by_method, of_one_setting
@@ -20,7 +20,7 @@ from study.statistics import FriedmanResult, friedman
 
 Study = tuple[str, Sequence[RunRecord]]  # what it is called, and its records
 Block = dict[str, MethodResult]  # of one scenario of a study, by method
-NAME, PAGE = "ranks", "README.md"
+NAME, DRAWING = "ranks", "figures/ranks.svg"
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,16 @@ def write_ranking(ranking: Ranking, command: str, folder: Path) -> Path:
     Raises:
         StudyError: the folder holds the page of something else.
     """
-    page, drawing = folder / PAGE, folder / "figures" / f"{NAME}.svg"
-    if page.is_file() and not drawing.is_file():
-        raise StudyError(f"--ranks: {folder} holds the page of something else; allowed: a new or an empty folder")
+    check_page("--ranks", folder, DRAWING)
     sections = (
         Section("accuracies", "Average accuracies", (ranking.accuracies,)),
         Section("reproduction", "Reproduction", (Code(command, "sh"),)),
     )
     head = (Gallery((ranking.figure,)), ranking.ranks)
     text = to_markdown(Document("Methods ranked over several studies", ranking.answer, head, sections))
-    write_atomically(drawing, standalone(ranking.figure.svg).encode())
-    write_atomically(page, text.encode())
-    return page
+    write_atomically(folder / DRAWING, standalone(ranking.figure.svg).encode())
+    write_atomically(folder / PAGE, text.encode())
+    return folder / PAGE
 
 
 def _accuracies(blocks: dict[str, Block], methods: Sequence[str]) -> Table:

@@ -125,7 +125,7 @@ def _cnn(channels: Sequence[int]) -> nn.Sequential:
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
         if index % 2:
             layers.append(nn.MaxPool2d(2))
-    # A step on a CPU takes two thirds of the time with the channels last in memory.
+    # faster on a CPU, where pooling and small convolutions are vectorised over channels
     return nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
 
 

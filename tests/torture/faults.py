@@ -11,9 +11,9 @@ from typing import Any
 from study.campaign.one_run import DIED, SILENT
 from study.errors import CANNOT_GO_ON, INTERRUPTED, SOME_RUNS_FAILED
 from study.records.store import ARCHIVE, RunStore, write_archive
+from tests.study.clusters import cluster
 from tests.study.conftest import ALL_METHODS
 from tests.study.processes import Command, wait_until
-from tests.torture.cluster import cluster
 from tests.torture.record import Tried
 from tests.torture.small_study import LeftAlone, SmallStudy, in_progress, leave_alone, until_none
 
@@ -156,31 +156,33 @@ def a_checkpoint_is_damaged(trial: Trial) -> None:
         assert any(each in command.said for each in said), command.said
 
 
-def a_record_is_damaged(trial: Trial) -> None:
+def a_record_is_spoilt(trial: Trial, spoil: Callable[[Path], object]) -> None:
+    """A record that is refused until it is deleted."""
     trial.goes_on()
     path = trial.draw.choice(sorted(trial.out.glob("*.json")))
-    trial.damage(path)
+    spoil(path)
     trial.goes_on(code=CANNOT_GO_ON, says=f"{path} is no record of this run")
     path.unlink()
     trial.goes_on()
+
+
+def a_record_is_damaged(trial: Trial) -> None:
+    a_record_is_spoilt(trial, trial.damage)
 
 
 def a_record_is_edited(trial: Trial) -> None:
-    trial.goes_on()
-    path = trial.draw.choice(sorted(trial.out.glob("*.json")))
-    path.write_text(path.read_text(encoding="utf-8").replace("0.", "0.9", 1), encoding="utf-8")
-    trial.goes_on(code=CANNOT_GO_ON, says=f"{path} is no record of this run")
-    path.unlink()
-    trial.goes_on()
+    def edit(path: Path) -> None:
+        path.write_text(path.read_text(encoding="utf-8").replace("0.", "0.9", 1), encoding="utf-8")
+
+    a_record_is_spoilt(trial, edit)
 
 
 def a_record_is_a_copy_of_another(trial: Trial) -> None:
-    trial.goes_on()
-    path, other = trial.draw.sample(sorted(trial.out.glob("*.json")), 2)
-    path.write_bytes(other.read_bytes())
-    trial.goes_on(code=CANNOT_GO_ON, says=f"{path} is no record of this run")
-    path.unlink()
-    trial.goes_on()
+    def replace(path: Path) -> None:
+        other = trial.draw.choice([each for each in sorted(trial.out.glob("*.json")) if each != path])
+        path.write_bytes(other.read_bytes())
+
+    a_record_is_spoilt(trial, replace)
 
 
 def a_progress_file_is_damaged(trial: Trial) -> None:

@@ -13,8 +13,8 @@ from random import Random
 import psutil
 
 from study.errors import INTERRUPTED, SOME_RUNS_FAILED
+from tests.study.clusters import cluster, ray_workers
 from tests.study.processes import Command, wait_until
-from tests.torture.cluster import cluster, ray_workers
 from tests.torture.record import Tried
 from tests.torture.small_study import LeftAlone, SmallStudy, in_progress, leave_alone, until_none
 

@@ -11,6 +11,7 @@ from study.atomic import write_atomically
 from study.bench.record import PACKAGES, Circumstances
 from study.run.result import Natural
 from study.run.specification import Frozen
+from tests.study.processes import Command
 
 PartName = Literal["kills", "faults", "fuzz", "soak", "scale"]
 
@@ -77,12 +78,18 @@ class Reliability(Frozen):
         return self.model_copy(update={"parts": {**self.parts, name: part}})
 
     @property
-    def tries(self) -> int:
-        return sum(each.tries for part in self.parts.values() for each in part.tried)
-
-    @property
     def wrong(self) -> list[str]:
         return [f"{name}: {sentence}" for name, part in self.parts.items() for sentence in part.wrong]
+
+
+def in_one_call(what: str, command: Command, out: Path, runs: int) -> Tried:
+    """Wait until a call ends; all of its runs must have a record in ``out``."""
+    code, finished = command.code(), len(list(out.glob("*.json")))
+    return Tried(
+        what=what,
+        tries=runs,
+        wrong=() if (code, finished) == (0, runs) else (f"{finished} finished: {command.said[-300:]}",),
+    )
 
 
 def now() -> Circumstances:

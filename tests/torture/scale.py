@@ -10,7 +10,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.study.processes import Command
-from tests.torture.record import Measured, Tried
+from tests.torture.record import Measured, Tried, in_one_call
 
 RUNS = 100
 """For each cycle."""
@@ -75,9 +75,8 @@ def scale(cycles: int, seed: int, folder: Path, executors: Sequence[str] = (*EXE
         only = ["--seeds", runs, "--jobs", 2, "--wandb", "disabled", "--out", out]
         with Command("run", protocol, *only, *EXECUTORS[name]) as command:
             samples = list(sampled(command, out))
-            finished = len(list(out.glob("*.json")))
-            wrong = [] if command.code() == 0 and finished == runs else [f"{finished} finished: {command.said[-300:]}"]
-        yield Tried(what=f"trivial runs in one call, {name}", tries=runs, wrong=tuple(wrong))
+            tried = in_one_call(f"trivial runs in one call, {name}", command, out, runs)
+        yield tried
         yield from summarised(samples, runs, name)
 
 

@@ -16,7 +16,7 @@ from study.cli.app import app
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
 from tests.study.conftest import ALL_METHODS
-from tests.study.processes import PATIENCE, Command
+from tests.study.processes import Command, wait_until
 from tests.study.run.tracking.offline import Part
 
 NOT_RESULTS = frozenset({"seconds", "peak_memory", "resumed", "ended", "commit", "checksum"})
@@ -70,11 +70,7 @@ class LeftAlone:
         if draw.random() < EARLY:
             _wait(draw.uniform(0, self.start), command)
             return
-        deadline = time.monotonic() + PATIENCE
-        while not (command.ended or in_progress(command, out)):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no run began within {PATIENCE:g} s: {command.said}")
-            time.sleep(0.02)
+        wait_until(lambda: command.ended or in_progress(command, out), "no run began", every=0.02)
         _wait(draw.uniform(0, 2 * self.run), command)
 
     def differences(self, out: Path, tracked: bool = False) -> Iterator[str]:
@@ -101,8 +97,7 @@ class LeftAlone:
 def leave_alone(study: SmallStudy, folder: Path) -> LeftAlone:
     """Carry a study out in one process, without W&B."""
     with Command(*study.command(folder, "--jobs", 1, "--wandb", "disabled")) as command:
-        while not command.ended and not in_progress(command, folder):
-            time.sleep(0.02)
+        wait_until(lambda: command.ended or in_progress(command, folder), "no run began", every=0.02)
         start = time.time() - command.began
         code = command.code()
         assert code == 0, command.said

@@ -12,7 +12,7 @@ import psutil
 
 from tests.study.conftest import ALL_METHODS
 from tests.study.processes import Command
-from tests.torture.record import WHOLE, Measured, Tried
+from tests.torture.record import WHOLE, Measured, Tried, in_one_call
 
 METHODS = ("naive", "l2", "ewc", "si", "replay-matched")
 RUNS = 5
@@ -46,9 +46,8 @@ def soak(cycles: int, seed: int, folder: Path) -> Iterator[Tried | Measured]:
             samples += sampled(command, len(list(out.glob("*.json"))))
             time.sleep(1.0)
         seconds = time.time() - command.began
-        finished = len(list(out.glob("*.json")))
-        wrong = [] if command.code() == 0 and finished == runs else [f"{finished} finished: {command.said[-300:]}"]
-    yield Tried(what="runs in one call, with W&B offline", tries=runs, wrong=tuple(wrong))
+        tried = in_one_call("runs in one call, with W&B offline", command, out, runs)
+    yield tried
     yield Measured(what="seconds a run, two at a time", value=seconds / runs, unit="s")
     yield from growth(samples, runs, bounded=cycles >= WHOLE)
 

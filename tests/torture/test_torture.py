@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from study.records.store import RunStore
+from tests.study.clusters import is_busy
 from tests.torture import __main__ as torture
 from tests.torture import faults, fuzz, kills, scale, soak
-from tests.torture.cluster import is_busy
 from tests.torture.record import Measured, Tried, read
 from tests.torture.small_study import LeftAlone, SmallStudy, leave_alone
 

@@ -17,9 +17,9 @@ from study.records.store import RunStore
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.trainer import perform
+from tests.study.clusters import cluster
 
 ray = pytest.importorskip("ray")
-Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
 HERE = RunEnvironment(Path())
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:ray", "ignore::ResourceWarning:ray")
@@ -58,11 +58,8 @@ def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_o
 
 
 def test_local_is_a_cluster_of_its_own_also_beside_one_that_runs_here(run_of, tmp_path):
-    other = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
+    with cluster(1):
         (record,) = execute([run_of("ewc")], RunStore(tmp_path), HERE, 1, "local")
-    finally:
-        other.shutdown()
     assert record.error is None
 
 
@@ -81,22 +78,17 @@ def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(
     environment = RunEnvironment(Path(), store.under_way)
     long = run_of().training.model_copy(update={"epochs": 60})
     runs = [run_of("ewc", seed=seed, training=long) for seed in range(2)]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        nodes = [cluster.add_node(num_cpus=1) for _ in runs]
+    with cluster(0, *(1 for _ in runs)) as found:
 
         def lose_one() -> None:
             while len([*store.under_way.glob("*.pt")]) < len(runs):
                 time.sleep(0.02)
-            cluster.remove_node(nodes[0], allow_graceful=False)
+            found.remove_node(next(iter(found.worker_nodes)), allow_graceful=False)
 
         killer = threading.Thread(target=lose_one, daemon=True)
         killer.start()
-        records = {record.id: record for record in execute(runs, store, environment, 2, cluster.address)}
+        records = {record.id: record for record in execute(runs, store, environment, 2, found.address)}
         killer.join(timeout=1)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
     assert not killer.is_alive()
     for run in runs:
         here = perform(run, HERE)
