@@ -45,7 +45,8 @@ def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_o
     environment = RunEnvironment(Path(), store.under_way)
     runs = [run_of("ewc"), run_of("si", seed=1)]
     failing = run_of("ewc", strength=-1.0)
-    records = {record.id: record for record in execute([*runs, failing], store, environment, 2, "local")}
+    with cluster(1):  # which "local" does not join
+        records = {record.id: record for record in execute([*runs, failing], store, environment, 2, "local")}
     for run in runs:
         here = perform(run, HERE)
         assert records[run.id].error is None
@@ -55,12 +56,6 @@ def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_o
     assert "reg_lambda" in records[failing.id].last_line
     assert not any(store.under_way.glob("*.pt"))
     assert not ray.is_initialized()
-
-
-def test_local_is_a_cluster_of_its_own_also_beside_one_that_runs_here(run_of, tmp_path):
-    with cluster(1):
-        (record,) = execute([run_of("ewc")], RunStore(tmp_path), HERE, 1, "local")
-    assert record.error is None
 
 
 def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, monkeypatch):
