@@ -1,7 +1,8 @@
 """A campaign: keep finished runs, perform the others in processes or on a cluster, and show progress."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 
 from rich.console import Console
 
@@ -132,7 +133,8 @@ def execute(
         ClusterError: there is no such cluster, or Ray is not installed.
     """
     if cluster is not None:
-        yield from execute_on_cluster(runs, store, environment, jobs, cluster, gpus, say)
+        with redirect_stdout(sys.stderr):  # Ray prints there what it says of lost workers; results stay apart
+            yield from execute_on_cluster(runs, store, environment, jobs, cluster, gpus, say)
     elif jobs == 1 and max_silence is None:
         yield from (perform_and_store(run, store, environment) for run in runs)
     else:

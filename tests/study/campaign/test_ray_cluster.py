@@ -58,13 +58,14 @@ def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_o
     assert not ray.is_initialized()
 
 
-def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, monkeypatch):
+def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, capsys):
     deadly = Deadly(**dict(run_of(seed=3)))
     store = RunStore(tmp_path)
     records = {record.run.seed: record for record in execute([deadly, run_of()], store, HERE, 1, "local")}
     assert records[3].error == DIED
     assert store.read(run_of(seed=3)) is None
     assert records[0].finished
+    assert capsys.readouterr().out == ""  # where Ray itself would say so, before the table of results
 
 
 def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(run_of, tmp_path):
