@@ -26,10 +26,11 @@ def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = N
     n = len(dataset)
     if n == 0:
         raise ValueError("an experience has no samples")
+    read = getattr(dataset, "__getitems__", lambda indices: [dataset[i] for i in indices])
     columns: Columns = []
     for start in range(0, n, ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, n)
-        rows = default_collate([dataset[i] for i in range(start, stop)])
+        rows = default_collate(read(range(start, stop)))
         if encoding is not None:
             rows[0] = encoding.encode(rows[0])
         if not columns:

@@ -1,9 +1,10 @@
 """Names in a protocol -> Avalanche benchmarks, from images in memory."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,21 +30,43 @@ class Inputs(Dataset):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if self.permutation is None:
-            return self.inputs[index], self.labels[index]
-        if index == 0:  # who reads from the start reads all: at once it takes a tenth of the time
-            _permuted_whole.clear()
-            _permuted_whole[self] = self._permuted(self.inputs)
-        whole = _permuted_whole.get(self)
-        image = self._permuted(self.inputs[index : index + 1])[0] if whole is None else whole[index]
-        return image, self.labels[index]
+        inputs, labels = self.rows([index])
+        return inputs[0], labels[0]
 
-    def _permuted(self, images: Tensor) -> Tensor:
-        return images.flatten(2)[:, :, self.permutation].view_as(images)
+    def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some samples."""
+        rows = torch.as_tensor(indices)
+        inputs = self.inputs[rows]
+        if self.permutation is not None:
+            inputs = inputs.flatten(2)[:, :, self.permutation].view_as(inputs)
+        return inputs, self.labels[rows]
 
 
-_permuted_whole: dict[Inputs, Tensor] = {}
-"""The images of the one experience that was last read from the start."""
+class InMemory(TaskAwareClassificationDataset):
+    """:class:`Inputs` with targets and one task label, without transforms; a ``DataLoader`` reads a batch at once.
+
+    Avalanche reads a sample at a time, which takes half of a short run. So are parts of it read, concatenations, and
+    copies with transforms or other attributes.
+    """
+
+    def __init__(self, data: Inputs, task: int) -> None:
+        super().__init__([data], data_attributes=attributes(data.labels.tolist(), task))
+        self._data, self._task = data, task
+
+    def __getitems__(self, indices: Sequence[int]) -> list[list[Any]]:
+        return [[x, y, self._task] for x, y in zip(*self._data.rows(indices), strict=True)]
+
+    def with_transforms(self, group_name: str) -> Self:
+        return self
+
+    def subset(self, indices: Sequence[int]) -> TaskAwareClassificationDataset:
+        return copy(self).subset(indices)
+
+    def concat(self, other: TaskAwareClassificationDataset) -> TaskAwareClassificationDataset:
+        return copy(self).concat(other)
+
+    def __copy__(self) -> TaskAwareClassificationDataset:
+        return TaskAwareClassificationDataset([self])
 
 
 def build_benchmark(
@@ -86,7 +109,7 @@ def build_benchmark(
         data = [
             Inputs(each.inputs, each.labels + by, each.permutation) for each, by in zip(stream, offsets, strict=True)
         ]
-        streams.append([labelled(each, each.labels.tolist(), scenario, index) for index, each in enumerate(data)])
+        streams.append([InMemory(each, index if scenario == "task" else 0) for index, each in enumerate(data)])
     return benchmark_of(*streams)
 
 
@@ -95,11 +118,9 @@ def benchmark_of(train: Sequence[Any], test: Sequence[Any]) -> CLScenario:
     return with_classes_timeline(with_task_labels(benchmark_from_datasets(train=train, test=test)))
 
 
-def labelled(data: Any, targets: list[int], scenario: Scenario, index: int) -> TaskAwareClassificationDataset:
-    """The dataset of experience ``index``, with targets and the task labels of the scenario."""
-    tasks = ConstantSequence(index if scenario == "task" else 0, len(targets))
-    attributes = [DataAttribute(targets, "targets"), TaskLabels(tasks)]
-    return TaskAwareClassificationDataset([data], data_attributes=attributes)
+def attributes(targets: list[int], task: int) -> list[DataAttribute]:
+    """Of a dataset with these targets and one task label."""
+    return [DataAttribute(targets, "targets"), TaskLabels(ConstantSequence(task, len(targets)))]
 
 
 def _by_class(settings: Benchmark, streams: Sequence[Images], generator: torch.Generator) -> list[list[Inputs]]:

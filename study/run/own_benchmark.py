@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks import CLScenario
+from avalanche.benchmarks.utils import TaskAwareClassificationDataset
 
 from study.errors import ProtocolError
 from study.protocol.own_code import build
 from study.protocol.settings import OwnBenchmark, Scenario
-from study.run.benchmarks import benchmark_of, labelled, stratified_split
+from study.run.benchmarks import attributes, benchmark_of, stratified_split
 
 SPLIT_SEED = 0  # of validation data, the same for every run
 LOOKED_AT = 4  # samples that are read twice
@@ -51,12 +52,17 @@ def build_own_benchmark(
     _check(key, scenario, streams, targets)
     with_tasks = (
         [
-            data if hasattr(data, "targets_task_labels") else labelled(data, labels[index], scenario, index)
+            data if hasattr(data, "targets_task_labels") else _labelled(data, labels[index], scenario, index)
             for index, data in enumerate(stream)
         ]
         for stream, labels in zip(streams, targets, strict=True)
     )
     return benchmark_of(*with_tasks)
+
+
+def _labelled(data: Any, targets: list[int], scenario: Scenario, index: int) -> TaskAwareClassificationDataset:
+    task = index if scenario == "task" else 0
+    return TaskAwareClassificationDataset([data], data_attributes=attributes(targets, task))
 
 
 def _check(key: str, scenario: Scenario, streams: Sequence[Sequence[Any]], targets: list[list[list[int]]]) -> None:

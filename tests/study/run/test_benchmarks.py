@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from avalanche.benchmarks.utils import concat_datasets
 from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
 from study.protocol.load import load_protocol
 from study.protocol.settings import Benchmark, Scenario
@@ -151,6 +153,30 @@ def test_a_fraction_that_is_said_to_be_allowed_is(fraction):
     benchmark = built(DIGITS.model_copy(update={"test_fraction": fraction}))
     for stream in (benchmark.train_stream, benchmark.test_stream):
         assert [len(set(samples(experience)[1])) for experience in stream] == [2] * 5
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+@pytest.mark.parametrize("name", ["split_digits", "permuted_digits"])
+def test_a_loader_reads_the_samples_that_avalanche_reads_one_at_a_time(name, scenario):
+    settings = DIGITS.model_copy(update={"name": name})
+    dataset = built(settings, scenario).train_stream[3].dataset
+    whole, part = dataset.eval(), dataset.subset([7, 0, 30, 7])
+    joined = concat_datasets([part, dataset])
+    for data in (whole, part, joined):
+        batches = DataLoader(data, batch_size=50, collate_fn=data.collate_fn)
+        read = [torch.cat(column) for column in zip(*batches, strict=True)]
+        expected = default_collate([data[i] for i in range(len(data))])
+        for column, values in zip(read, expected, strict=True):
+            assert column.dtype == values.dtype
+            assert torch.equal(column, values)
+
+
+def test_transforms_and_other_attributes_that_a_method_sets_reach_a_loader():
+    dataset = built(DIGITS, "task").train_stream[3].dataset
+    brighter = dataset.replace_current_transform_group(lambda x: x + 1)
+    relabelled = dataset.update_data_attribute("targets_task_labels", [9] * len(dataset))
+    for data, column, value in ((brighter, 0, dataset[0][0] + 1), (relabelled, 2, torch.tensor(9))):
+        assert torch.equal(next(iter(DataLoader(data, batch_size=50)))[column][0], value)
 
 
 # ------------------------------------------------------------------------------- permuted
