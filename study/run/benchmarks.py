@@ -45,7 +45,7 @@ class Inputs(Dataset):
 class InMemory(TaskAwareClassificationDataset):
     """:class:`Inputs` with targets and one task label, without transforms; a ``DataLoader`` reads a batch at once.
 
-    Avalanche reads a sample at a time, which takes half of a short run. So are parts of it read, concatenations, and
+    Avalanche reads a sample at a time, a fifth of a run of Permuted MNIST. So are parts of it read, concatenations, and
     copies with transforms or other attributes.
     """
 
