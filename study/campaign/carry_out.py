@@ -7,7 +7,7 @@ from contextlib import closing, redirect_stdout
 from rich.console import Console
 
 from study.campaign.local_pool import execute_in_processes
-from study.campaign.one_run import Silence, is_lost, perform_and_store
+from study.campaign.one_run import is_lost, perform_and_store
 from study.campaign.progress import StudyProgress
 from study.campaign.ray_cluster import execute_on_cluster
 from study.records.request import Request, write_request
@@ -70,8 +70,7 @@ def carry_out(
             terminal.print(f"{kept} of {len(runs)} runs have ended already, in {store.folder}", markup=False)
         # methods of equal settings are one run under two names
         missing = list({run.id: run for run in runs if run.id not in records}.values())
-        jobs = max(1, min(jobs, len(missing)))
-        progress = StudyProgress(terminal, len(missing), jobs, store)
+        progress = StudyProgress(terminal, len(missing), max(1, min(jobs, len(missing))), store)
         how = {"cluster": cluster, "gpus": gpus, "max_silence": max_silence, "say": progress.say}
         try:
             with progress.shown(), closing(execute(missing, store, environment, jobs, **how)) as ended:
@@ -99,6 +98,9 @@ def _ended(runs: Sequence[Run], store: RunStore, known: Sequence[RunRecord]) -> 
             store.write(record)
         if record is not None and record.final:
             records[run.id] = record
+    for path in store.under_way.glob("*.*"):  # of a call that was killed after it wrote the record
+        if path.is_file() and path.stem in records:
+            path.unlink()
     return records
 
 
@@ -138,4 +140,4 @@ def execute(
     elif jobs == 1 and max_silence is None:
         yield from (perform_and_store(run, store, environment) for run in runs)
     else:
-        yield from execute_in_processes(runs, store, environment, jobs, Silence(store.under_way, max_silence), say)
+        yield from execute_in_processes(runs, store, environment, jobs, max_silence, say)

@@ -14,7 +14,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
-from study.campaign.one_run import DIED, SILENT, TRIES, Silence, lost, perform_and_store
+from study.campaign.one_run import DIED, SILENT, TRIES, Silence, keep, lost, perform_and_store
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
 from study.run.run_environment import RunEnvironment
@@ -35,7 +35,7 @@ def execute_in_processes(
     store: RunStore,
     environment: RunEnvironment,
     jobs: int,
-    silence: Silence,
+    max_silence: float | None,
     say: Callable[[str], None],
 ) -> Iterator[RunRecord]:
     """As :func:`study.campaign.carry_out.execute`, with each run in one of ``jobs`` processes.
@@ -50,8 +50,8 @@ def execute_in_processes(
             while waiting and len(busy) < jobs:
                 idle = [worker for worker in idle if worker.process.is_alive()]
                 busy.append(idle.pop() if idle else Worker())
-                busy[-1].begin(*waiting.popleft(), store, environment)
-            for worker in _that_ended(busy, silence):
+                busy[-1].begin(*waiting.popleft(), store, environment, max_silence)
+            for worker in _that_ended(busy, look_again=max_silence is not None):
                 busy.remove(worker)
                 if worker.problem is None:
                     idle.append(worker)
@@ -59,7 +59,8 @@ def execute_in_processes(
                     continue
                 worker.kill()
                 if (record := store.read(worker.run)) is not None and record.final:
-                    yield record  # stored before the process died
+                    keep(record, store, environment)  # it was written before the process died
+                    yield record
                 elif worker.tries < TRIES:
                     say(f"{worker.run}: {worker.problem}; it is restarted")
                     waiting.appendleft((worker.run, worker.tries + 1))
@@ -93,8 +94,11 @@ class Worker:
             raise
         theirs.close()  # so that reading ends when the process does
 
-    def begin(self, run: Run, tries: int, store: RunStore, environment: RunEnvironment) -> None:
-        self.run, self.tries, self.problem, self._began = run, tries, None, time.time()
+    def begin(
+        self, run: Run, tries: int, store: RunStore, environment: RunEnvironment, max_silence: float | None
+    ) -> None:
+        self.run, self.tries, self.problem = run, tries, None
+        self._silence = None if max_silence is None else Silence(store.under_way / f"{run.id}.json", max_silence)
         self._answer: RunRecord | Exception | None = None
         with suppress(ConnectionError):  # it died while it was idle
             self._connection.send((run, store, environment))
@@ -103,7 +107,7 @@ class Worker:
     def handles(self) -> tuple[Connection, int]:
         return self._connection, self.process.sentinel
 
-    def has_ended(self, silence: Silence) -> bool:
+    def has_ended(self) -> bool:
         """Whether there is a record, or a problem."""
         alive = self.process.is_alive()  # before its last message is looked for
         try:
@@ -114,7 +118,7 @@ class Worker:
             alive = False
         if not alive:
             self.problem = DIED
-        elif silence.exceeded(self.run, self._began):
+        elif self._silence is not None and self._silence.is_too_long(time.monotonic()):
             self.problem = SILENT
         return self.problem is not None
 
@@ -134,10 +138,10 @@ class Worker:
         return self._answer
 
 
-def _that_ended(busy: Sequence[Worker], silence: Silence) -> list[Worker]:
-    """Those with a record or a problem; at least one, unless it is time to look at how silent they are."""
-    wait_for([handle for worker in busy for handle in worker.handles], timeout=silence.look_every)
-    return [worker for worker in busy if worker.has_ended(silence)]
+def _that_ended(busy: Sequence[Worker], look_again: bool) -> list[Worker]:
+    """Those with a record or a problem; at least one, unless ``look_again``, which waits a second at most."""
+    wait_for([handle for worker in busy for handle in worker.handles], timeout=1.0 if look_again else None)
+    return [worker for worker in busy if worker.has_ended()]
 
 
 def _stop(workers: Sequence[Worker]) -> None:

@@ -1,8 +1,5 @@
 """One run of a campaign: performed, recorded, and its checkpoint dropped."""
 
-import time
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from study.records.run_record import RunRecord, record_of
@@ -18,30 +15,28 @@ DIED = "the process of this run died (killed, or out of memory?)"
 SILENT = "no experience of this run ended within --max-silence"
 
 
-@dataclass(frozen=True)
 class Silence:
-    """The limit on how long an experience of a run may take, all told.
+    """How long a run has reported no experience.
 
     Args:
-        folder: of the progress reports of runs.
-        minutes: from the start or the last experience that ended; None for no limit.
+        report: its progress file.
+        minutes: how long an experience may take.
     """
 
-    folder: Path
-    minutes: float | None = None
+    def __init__(self, report: Path, minutes: float) -> None:
+        self._report, self._minutes = report, minutes
+        self._latest: float | None = None
+        self._since: float | None = None
 
-    @property
-    def look_every(self) -> float | None:
-        """Seconds."""
-        return None if self.minutes is None else 1.0
-
-    def exceeded(self, run: Run, began: float) -> bool:
-        """Whether a run that began at that time has said nothing for too long."""
-        if self.minutes is None:
-            return False
-        with suppress(FileNotFoundError):  # no experience has ended yet, or the run has
-            began = max(began, (self.folder / f"{run.id}.json").stat().st_mtime)
-        return time.time() - began > 60 * self.minutes
+    def is_too_long(self, now: float) -> bool:
+        """Whether it is, at a time in seconds of a clock that stands still while the machine sleeps."""
+        try:
+            latest = self._report.stat().st_mtime
+        except FileNotFoundError:
+            latest = None
+        if self._since is None or latest != self._latest:
+            self._latest, self._since = latest, now
+        return now - self._since > 60 * self._minutes
 
 
 def lost(run: Run, problem: str) -> RunRecord:
@@ -78,5 +73,5 @@ def keep(record: RunRecord, store: RunStore, environment: RunEnvironment) -> Non
     """
     store.write(record)
     if environment.checkpoints is not None:
-        for path in environment.checkpoints.glob(f"{record.id}.{'json' if record.outcome == 'failed' else '*'}"):
-            path.unlink(missing_ok=True)
+        for suffix in (".json",) if record.outcome == "failed" else (".json", ".pt"):
+            (environment.checkpoints / f"{record.id}{suffix}").unlink(missing_ok=True)

@@ -72,7 +72,7 @@ def _perform(run: Run, environment: RunEnvironment, asked_for: dict[str, str]) -
     here = versions()
     differing = [f"{name} {here.get(name)} instead of {v}" for name, v in asked_for.items() if here.get(name) != v]
     if differing:
-        raise ClusterError(f"a machine of the cluster has other versions: {', '.join(differing)}; install the same")
+        raise ClusterError(f"{socket.gethostname()} has other versions: {', '.join(differing)}; install the same")
     return perform_and_record(run, environment)
 
 
@@ -80,7 +80,10 @@ def _result(ray: Any, reference: Any, run: Run, say: Callable[[str], None]) -> R
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise error.as_instanceof_cause() from None  # what perform() raises is the machine's, not the run's
+        if isinstance(error.cause, StudyError | OSError):
+            raise error.cause from None  # what perform() raises is the machine's, not the run's
+        brief = " ".join(str(error.cause).split())
+        raise ClusterError(f"a machine of the cluster cannot perform runs: {brief}") from error
     except ray.exceptions.RayError as error:
         say(f"{run} is lost: {str(error).strip().partition(chr(10))[0]}")
         return lost(run, DIED)

@@ -65,8 +65,8 @@ MaxSilence = Annotated[
         "--max-silence",
         min=0.01,
         max=1e6,
-        help="Kill and restart once a run of which no experience ends for so many minutes; more than the longest takes "
-        "with its importance pass and evaluation (joint training is one). By default none is killed.",
+        help="Kill a run that completes no experience for so many minutes, and restart it once. Choose more than the "
+        "longest takes, with its importance pass and evaluation; joint training is one. By default none is killed.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default runs/<protocol>.")]

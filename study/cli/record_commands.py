@@ -1,6 +1,7 @@
 """Commands on records: report, overview, compare, agreement and repeat."""
 
 import shlex
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from study.cli.terminal import print_table
 from study.errors import SOME_RUNS_FAILED, ProtocolError
 from study.protocol.schema import MOST_SEEDS
 from study.records.code_versions import of_one_version
-from study.records.store import RecordError
+from study.records.store import RecordError, RunStore
 from study.run.run_environment import RunEnvironment
 
 
@@ -142,9 +143,9 @@ def agreement(
     from study.records.importance_agreement import AGREEMENT_FILE, read_agreement, write_agreement
 
     path = folder / AGREEMENT_FILE
-    rows = {row.where: row for row in read_agreement(path) if row.belongs_to(protocol)} if path.is_file() else {}
-    for kind in scenarios:
-        for seed in protocol.run_seeds(seeds):
+    with RunStore(folder).locked():
+        rows = {row.where: row for row in read_agreement(path) if row.belongs_to(protocol)} if path.is_file() else {}
+        for kind, seed in product(scenarios, protocol.run_seeds(seeds)):
             known = list(rows.values())
             for measured in measure_agreement(stem(name), protocol, kind, seed, environment, known):
                 rows |= {row.where: row for row in measured}

@@ -231,11 +231,10 @@ def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:
     bad = [record for record in records if not record.finished]
     if bad:
         diverged, lost = sum(record.outcome == "diverged" for record in bad), sum(map(is_lost, bad))
-        kept = "the records hold what happened" if lost < len(bad) else ""
-        again = "the same command tries lost runs again" if lost else ""
-        typer.echo(
-            f"{len(bad)} of {len(records)} runs failed ({diverged} diverged, {lost} lost); "
-            f"{'; '.join(filter(None, (kept, again)))}",
-            err=True,
-        )
+        failed = len(bad) - diverged - lost
+        kinds = {"diverged": diverged, "failed": failed, "lost": lost}
+        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        why = "; their records say why" if diverged or failed else ""
+        again = "; the same command tries runs that failed or were lost again" if failed or lost else ""
+        typer.echo(f"{len(bad)} of {len(records)} runs did not finish ({counts}){why}{again}", err=True)
         raise typer.Exit(SOME_RUNS_FAILED)

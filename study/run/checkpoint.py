@@ -26,6 +26,7 @@ from avalanche.core import BasePlugin
 from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from study.atomic import write_atomically
 from study.run.result import Progress, ProgressReport
 from study.run.specification import Run
@@ -46,6 +47,10 @@ FUNCTIONS = frozenset(
     )
 )
 """Of ``torch`` and ``torch.nn.functional``: they compute and do nothing else."""
+
+
+class CheckpointError(OSError):
+    """A checkpoint or progress report cannot be written."""
 
 
 @cache
@@ -97,7 +102,7 @@ class Checkpoint:
         """Replace the stored state; one with a class that is not allowed is not stored, and the user is told.
 
         Raises:
-            OSError: the folder is full or cannot be written to.
+            CheckpointError: the folder is full or cannot be written to.
         """
         if self.folder is None:
             return
@@ -108,12 +113,15 @@ class Checkpoint:
         if unknown:
             _say(f"{self.run.label}: after a stop its runs start afresh; no checkpoint can hold {', '.join(unknown)}")
         else:
-            write_atomically(self.path, f"{self._header(content)}\n".encode() + content)
+            _write(self.path, f"{self._header(content)}\n".encode() + content)
 
     def load(self) -> State | None:
         """The latest state; None if there is none that can be used.
 
         A file that is damaged or of another run is moved to the folder "unusable", and the user is told.
+
+        Raises:
+            RuntimeError, MemoryError: there is not enough memory. The file is kept.
         """
         if self.folder is None or not self.path.is_file():
             return None
@@ -140,6 +148,8 @@ class Checkpoint:
                 return state
             problem = f"it holds a {type(state).__name__}"
         except Exception as error:  # unpickling raises errors of every kind
+            if is_out_of_memory(error):
+                raise  # the file may be used when there is more
             problem = " ".join(str(error).split())
         self._put_aside(problem)
         return None
@@ -159,7 +169,14 @@ class Checkpoint:
         """Write the progress: experiences done and in total, and the average accuracy over those seen, in [0, 1]."""
         if self.folder is not None:
             progress = ProgressReport(run=str(self.run), experiences=experiences, of=of, accuracy=accuracy)
-            write_atomically(self.path.with_suffix(".json"), progress.model_dump_json().encode())
+            _write(self.path.with_suffix(".json"), progress.model_dump_json().encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise CheckpointError(error.errno, error.strerror, error.filename) from error
 
 
 def _allowed(name: str, packages: tuple[str, ...]) -> Any:

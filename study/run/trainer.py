@@ -25,8 +25,8 @@ from study.protocol.table import Own
 from study.run.baselines import ReplayMemory
 from study.run.batches import InMemoryBatches
 from study.run.benchmarks import build_benchmark
-from study.run.checkpoint import Checkpoint, State
-from study.run.data import Encoding
+from study.run.checkpoint import Checkpoint, CheckpointError, State
+from study.run.data import DataError, Encoding
 from study.run.instruments import Held, Instruments, held_bytes, peak_memory, reset_peak_memory
 from study.run.methods import build_optimizer, build_plugin, build_strategy
 from study.run.metrics import average_accuracy
@@ -64,7 +64,8 @@ def perform(run: Run, environment: RunEnvironment) -> RunResult:
         The result, also of a run that fails or diverges.
 
     Raises:
-        OSError: a checkpoint cannot be written; the previous one is kept.
+        OSError: a checkpoint cannot be written; the previous one is kept. Or what is read first cannot be.
+        DataError: the data is missing or damaged.
     """
     gc.freeze()  # so that the collection at the end visits this run and not all of torch, for as long as a short run
     try:
@@ -83,9 +84,10 @@ def _performed(run: Run, environment: RunEnvironment) -> RunResult:
             with torch_threads(1), torch.random.fork_rng(devices=[0] if run.device == "cuda" else []):
                 learner = Learner(run, environment)
                 learner.learn_all()
-        except OSError:
-            raise  # of the machine, not of the run
-        except Exception as problem:  # of a method, a model or the GPU: it ends this run, not the study
+        except Exception as problem:
+            of_machine = DataError | OSError if learner is None else CheckpointError
+            if isinstance(problem, of_machine):
+                raise  # it ends the study; what a method, a model or the GPU raises ends this run
             outcome = "diverged" if isinstance(problem, FloatingPointError) else "failed"
             error = traceback.format_exc()
         return learner.result(outcome, error) if learner else RunResult(outcome=outcome, error=error)

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from clreg_plugins.importance.engine.general_path import is_out_of_memory
 from study.campaign.progress import runs_under_way
 from study.cli.app import app
 from study.errors import ProtocolError
@@ -26,7 +27,7 @@ from study.protocol.load import parse_protocol
 from study.records.run_record import RunRecord, record_of
 from study.records.store import ARCHIVE, RecordError, RunStore, read_archive, write_archive
 from study.run import trainer as training
-from study.run.checkpoint import Checkpoint
+from study.run.checkpoint import Checkpoint, State
 from study.run.result import ProgressReport
 from study.run.run_environment import RunEnvironment
 from tests.fuzzing import count_example, fuzzed
@@ -198,6 +199,23 @@ def test_checkpoints(data, checkpoint):
     content = data.draw(damaged(whole))
     found.path.write_bytes(content)
     assert (found.load() is None) == (content != whole)
+
+
+@given(data=st.data())
+@fuzzed
+def test_checkpoints_whose_hash_is_right(data, checkpoint):
+    """As a forger's: what is read is a state or nothing, and nothing but a lack of memory is raised."""
+    count_example()
+    found, whole = checkpoint
+    content = data.draw(damaged(whole.partition(b"\n")[2]))
+    found.path.write_bytes(f"{found._header(content)}\n".encode() + content)
+    try:
+        state = found.load()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        assert isinstance(state, State | None)
 
 
 NUMBERS = re.compile(r"(?<![\w.-])\d[\d_]*(\.\d+)?(e-?\d+)?(?![\w.])")

@@ -8,6 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
+
 from study.campaign.one_run import DIED, SILENT
 from study.errors import CANNOT_GO_ON, INTERRUPTED, SOME_RUNS_FAILED
 from study.records.store import ARCHIVE, RunStore, write_archive
@@ -122,7 +124,7 @@ def a_worker_is_killed_twice(trial: Trial) -> None:
             worker.wait()
             for path in trial.under_way("*.json"):
                 path.unlink()  # so that the next one is of the next try
-        trial.ended(command, SOME_RUNS_FAILED, DIED)
+        trial.ended(command, SOME_RUNS_FAILED, "(1 lost)")
     trial.goes_on()
 
 
@@ -209,6 +211,7 @@ def an_archive_is_damaged(trial: Trial) -> None:
 def files_of_wandb_are_damaged(trial: Trial) -> None:
     trial.killed(mode="offline")
     files = [path for path in sorted((trial.out / "wandb").rglob("*")) if path.is_file()]
+    assert files, "W&B has written no file"
     for path in files:
         content = path.read_bytes()
         path.write_bytes(trial.draw.choice([b"", b"nothing", content[: len(content) // 2]]))
@@ -252,7 +255,7 @@ def faults(cycles: int, seed: int, folder: Path, only: Sequence[str] = (*FAULTS,
             trial = Trial(alone, folder / f"{number}-{index}", Random(f"{seed} {what} {index}"))
             try:
                 FAULTS[what](trial)
-            except (AssertionError, TimeoutError, OSError, ValueError) as error:
-                wrong.append(str(error))
+            except (AssertionError, TimeoutError, OSError, ValueError, IndexError, psutil.Error) as error:
+                wrong.append(f"{type(error).__name__}: {error}")
             print(f"{what}: {wrong[-1] if wrong else 'nothing lost'}", file=sys.stderr, flush=True)
         yield Tried(what=what, tries=tries, wrong=tuple(wrong))

@@ -5,13 +5,14 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import psutil
 
+from study.campaign.one_run import TRIES
 from study.errors import INTERRUPTED, SOME_RUNS_FAILED
 from tests.study.clusters import cluster, ray_workers
 from tests.study.processes import Command, wait_until
@@ -60,7 +61,7 @@ class Kills:
     """Kills with one executor.
 
     Attributes:
-        when: of each way, how many came before a run had begun, during one, and after the end.
+        when: of each way, how many came before a run had begun, and during one.
         wrong: of each way, what was wrong at once.
         studies: how many were carried out to the end.
         lost: what was lost or is wrong at their ends.
@@ -88,19 +89,20 @@ class Kills:
             self.studies += 1
             try:
                 budget = self.carry_out(out, mode, budget)
-            except (TimeoutError, AssertionError) as error:
-                self.lost.append(f"{out.name} hangs: {error}")
+            except (TimeoutError, AssertionError, psutil.Error) as error:
+                self.lost.append(f"{out.name} could not be carried out: {error}")
                 return
 
     def carry_out(self, out: Path, mode: str, budget: int) -> int:
         """Carry a study out with at most ``budget`` kills, and compare it; how many kills are left."""
         while True:
             with Command(*self.alone.study.command(out, "--wandb", mode, *self.executor.options)) as command:
-                budget, killed = self.kill(command, out, budget)
+                workers, killed = self.kill(command, out, budget)
+                budget -= workers + killed
                 if killed:
                     continue
                 code, table, said = command.code(), command.output, command.said
-            if code == SOME_RUNS_FAILED and "the same command tries lost runs again" in said:
+            if code == SOME_RUNS_FAILED and " lost)" in said and workers >= TRIES:
                 continue
             if code:
                 self.lost.append(f"{out.name} ended with {code}: {said[-500:]}")
@@ -110,25 +112,28 @@ class Kills:
                 self.lost += [f"{out.name}: {each}" for each in differences]
             return budget
 
-    def kill(self, command: Command, out: Path, budget: int) -> tuple[int, bool]:
-        """Kill workers until the command ends or is killed itself; how many kills are left, and whether it was."""
-        while budget > 0:
+    def kill(self, command: Command, out: Path, most: int) -> tuple[int, bool]:
+        """Kill workers until the command ends or is killed itself; how many workers, and whether it was."""
+        workers = 0
+        while workers < most:
             way = self.draw.choice(self.executor.ways)
             self.alone.moment(command, out, self.draw)
             worker = self._worker(command) if way == "worker killed" else None
-            during, ended = in_progress(command, out), command.ended
-            self.when[way]["after" if ended else "during" if during else "before"] += 1
-            budget -= 1
-            print(f"{out.name}: {way}; {dict(self.when[way])}", file=sys.stderr, flush=True)
-            if ended:
-                return budget, False
+            during = in_progress(command, out)
+            if command.ended or (way == "worker killed" and worker is None):
+                break
             if worker is not None:
-                with suppress(psutil.NoSuchProcess):
+                try:
                     worker.kill()
-                continue
-            self._end(command, way, during)
-            return budget, True
-        return budget, False
+                except psutil.NoSuchProcess:
+                    continue
+                workers += 1
+            self.when[way]["during" if during else "before"] += 1
+            print(f"{out.name}: {way}; {dict(self.when[way])}", file=sys.stderr, flush=True)
+            if worker is None:
+                self._end(command, way, during)
+                return workers, True
+        return workers, False
 
     def _worker(self, command: Command) -> psutil.Process | None:
         """One of them, as soon as there is one; None if the command ends before."""

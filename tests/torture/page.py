@@ -23,10 +23,10 @@ HOW: dict[PartName, str] = {
     "all get Ctrl-C twice; the same command goes on, until the kills are used up and the study ends. Then each "
     "record equals that of a study left alone to the last bit, apart from times and peak memory; so do the tables of "
     "`run` and `report`; no process, checkpoint or cut-off file is left; every run has a finished run of W&B, or "
-    "more, with its accuracies in every row. A kill hits a run in progress if a run has begun and not ended; "
-    "the others came while the processes started, or after the end.",
-    "faults": "Each fault is done to the same study, and what the study says of it is compared. Then the same command "
-    "goes on, and the records equal those of a study left alone.",
+    "more, with its accuracies in every row. A kill comes while a run is in progress if one has begun and not ended; "
+    "the others came while the processes started.",
+    "faults": "Each fault is done to the same study, which must say what it found, where it lives on to say so. Then "
+    "the same command goes on, and the records equal those of a study left alone.",
     "fuzz": "The examples of the tests, with more of them: damaged or edited bytes, values drawn from a pool of good "
     "and bad. Each is refused in one message that names it, or gives the right numbers.",
     "soak": "Memory, handles and processes are sampled while it runs; each number is a median over samples.",
@@ -55,7 +55,7 @@ def _answer(found: Reliability) -> str:
     kills = sum(each.tries for each in _of(found, "kills") if each.hit is not None)
     hit = sum(each.hit or 0 for each in _of(found, "kills"))
     tried = [
-        f"{count(kills, 'kill')} at random moments ({hit} of them hit a run in progress)" if kills else "",
+        f"{count(kills, 'kill')} at random moments ({hit} of them while a run was in progress)" if kills else "",
         f"{count(sum(e.tries for e in _of(found, 'faults')), 'single fault')}" if "faults" in found.parts else "",
         f"{sum(e.tries for e in _of(found, 'fuzz')):,} damaged files and wrong inputs" if "fuzz" in found.parts else "",
         f"{sum(e.tries for n in ('soak', 'scale') for e in _of(found, n)):,} runs in long calls"
@@ -80,7 +80,7 @@ def _head(found: Reliability) -> Iterator[Block]:
         tried,
         Column("", lambda each: each.what),
         Column("tries", lambda each: each.tries, lambda number: f"{number:,.0f}"),
-        Column("hit a run in progress", lambda each: each.hit, lambda number: f"{number:,.0f}"),
+        Column("while a run was in progress", lambda each: each.hit, lambda number: f"{number:,.0f}"),
         Column("lost or wrong", lambda each: len(each.wrong) or "nothing"),
     )
     if measured := [each for name in _names(found) for each in found.parts[name].measured]:

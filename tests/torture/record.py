@@ -25,7 +25,7 @@ class Tried(Frozen):
     Attributes:
         what: the fault.
         tries: how often.
-        hit: how many of the tries hit a run in progress; None where that is no question.
+        hit: how many of the tries came while a run was in progress; None where that is no question.
         wrong: what was lost or is wrong, a sentence each.
     """
 

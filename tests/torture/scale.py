@@ -10,10 +10,13 @@ from typing import NamedTuple
 import psutil
 
 from tests.study.processes import Command
-from tests.torture.record import Measured, Tried, in_one_call
+from tests.torture.record import WHOLE, Measured, Tried, in_one_call
 
 RUNS = 100
 """For each cycle."""
+
+GROWTH, SLOWER = 1.25, 2.0
+"""What the driver may hold, and a run may take, in the last tenth of the runs, as a multiple of that in the first."""
 
 CODE = """
 import torch
@@ -77,7 +80,7 @@ def scale(cycles: int, seed: int, folder: Path, executors: Sequence[str] = (*EXE
             samples = list(sampled(command, out))
             tried = in_one_call(f"trivial runs in one call, {name}", command, out, runs)
         yield tried
-        yield from summarised(samples, runs, name)
+        yield from summarised(samples, runs, name, bounded=cycles >= WHOLE)
 
 
 def sampled(command: Command, out: Path) -> Iterator[Sample]:
@@ -89,18 +92,20 @@ def sampled(command: Command, out: Path) -> Iterator[Sample]:
         time.sleep(0.5)
 
 
-def summarised(samples: Sequence[Sample], runs: int, name: str) -> Iterator[Measured]:
-    """Time for a run and the driver's memory, in the first tenth of the runs and in the last."""
+def summarised(samples: Sequence[Sample], runs: int, name: str, bounded: bool) -> Iterator[Measured]:
+    """Time for a run and the driver's memory, in the first tenth of the runs and in the last, which may be bounded."""
+    time_first = memory_first = float("nan")
     for part, since, until in (("first", 1, runs // 10), ("last", runs - runs // 10, runs)):
         inside = [each for each in samples if since <= each.done <= until]
-        if inside and inside[-1].done > inside[0].done:
-            ms = 1000 * (inside[-1].when - inside[0].when) / (inside[-1].done - inside[0].done)
-            yield Measured(what=f"{name}: time for a run, {part} tenth of {runs}", value=ms, unit="ms")
-            yield Measured(
-                what=f"{name}: driver's memory, {part} tenth of {runs}",
-                value=median(e.memory for e in inside),
-                unit="MiB",
-            )
+        if not inside or inside[-1].done == inside[0].done:
+            continue
+        ms = 1000 * (inside[-1].when - inside[0].when) / (inside[-1].done - inside[0].done)
+        memory = median(each.memory for each in inside)
+        limits = (SLOWER * time_first, GROWTH * memory_first) if bounded and part == "last" else (None, None)
+        time_first, memory_first = ms, memory
+        where = f"{part} tenth of {runs}"
+        yield Measured(what=f"{name}: time for a run, {where}", value=ms, unit="ms", at_most=limits[0])
+        yield Measured(what=f"{name}: driver's memory, {where}", value=memory, unit="MiB", at_most=limits[1])
     if samples:
         peak = max(each.memory for each in samples)
         yield Measured(what=f"{name}: driver's peak memory, its table included", value=peak, unit="MiB")

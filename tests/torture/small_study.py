@@ -103,7 +103,9 @@ def leave_alone(study: SmallStudy, folder: Path) -> LeftAlone:
         assert code == 0, command.said
         numbers = {record.file_name: numbers_of(record) for record in RunStore(folder).read_all()}
         of_one = (time.time() - command.began - start) / study.runs
-        return LeftAlone(study, folder, numbers, command.output, report_of(folder), start, of_one)
+        report = report_of(folder)
+        assert "average_accuracy" in report, report
+        return LeftAlone(study, folder, numbers, command.output, report, start, of_one)
 
 
 def numbers_of(record: RunRecord) -> str:

@@ -47,7 +47,8 @@ def soak(cycles: int, seed: int, folder: Path) -> Iterator[Tried | Measured]:
             time.sleep(1.0)
         seconds = time.time() - command.began
         tried = in_one_call("runs in one call, with W&B offline", command, out, runs)
-    yield tried
+    unseen = [f"no sample of {kind}" for kind in KINDS[:3] if all(sample.kind != kind for sample in samples)]
+    yield tried.model_copy(update={"wrong": (*tried.wrong, *unseen)})
     yield Measured(what="seconds a run, two at a time", value=seconds / runs, unit="s")
     yield from growth(samples, runs, bounded=cycles >= WHOLE)
 

@@ -1,7 +1,9 @@
 """On a real Ray cluster, which is started on this machine."""
 
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from study.campaign.ray_cluster import ClusterError
 from study.records.store import RunStore
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
+from study.run.system import versions
 from study.run.trainer import perform
 from tests.study.clusters import cluster
 
@@ -96,8 +99,22 @@ def test_a_machine_with_other_versions_is_named_before_it_trains(run_of, tmp_pat
     monkeypatch.setattr(
         "study.campaign.ray_cluster.versions", lambda: {"torch": "0.1"}
     )  # the driver's; the worker has its own
-    with pytest.raises(ClusterError, match=r"has other versions: torch .* instead of 0\.1"):
+    with pytest.raises(ClusterError) as error:
         list(execute([run_of()], RunStore(tmp_path), HERE, 1, "local"))
+    found = rf"torch {re.escape(versions()['torch'])} instead of 0\.1"
+    assert re.fullmatch(rf"{socket.gethostname()} has other versions: {found}; install the same", str(error.value))
+
+
+class OfAnotherPackage(Run):
+    """A run that a machine cannot read."""
+
+    def __setstate__(self, state: dict) -> None:
+        raise ModuleNotFoundError("No module named 'clreg'")
+
+
+def test_a_machine_that_cannot_perform_runs_ends_the_study_in_one_line(run_of, tmp_path):
+    with pytest.raises(ClusterError, match=r"\Aa machine of the cluster cannot perform runs: .*clreg.*\Z"):
+        list(execute([OfAnotherPackage(**dict(run_of()))], RunStore(tmp_path), HERE, 1, "local"))
 
 
 def test_a_cluster_without_a_gpu_is_not_asked_for_one(run_of, tmp_path):

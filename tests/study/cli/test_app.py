@@ -219,9 +219,9 @@ def test_a_failed_run_shows_in_the_exit_status_and_is_tried_again_a_diverged_one
     result = call(*one_run)
     assert result.exit_code == 1
     assert "failed: class-incremental ewc, seed 0: RuntimeError: out of luck" in " ".join(result.stderr.split())
-    assert "1 of 1 runs failed (0 diverged, 0 lost)" in result.stderr
+    assert "1 of 1 runs did not finish (1 failed); their records say why; the same command tries" in result.stderr
     monkeypatch.setattr(training, "perform", diverge)
-    assert "1 of 1 runs failed (1 diverged, 0 lost)" in call(*one_run).stderr
+    assert "1 of 1 runs did not finish (1 diverged); their records say why\n" in call(*one_run).stderr
     monkeypatch.setattr(training, "perform", never)
     again = call(*one_run)
     assert again.exit_code == 1

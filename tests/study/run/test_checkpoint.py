@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from study.campaign.one_run import keep, perform_and_record
+from study.protocol.settings import Benchmark
 from study.records.store import RunStore
 from study.run import trainer as training
 from study.run.checkpoint import PACKAGES, Checkpoint, State, _allowed, _function_of_torch, _say
+from study.run.data import DataError
 from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
@@ -188,6 +190,35 @@ def test_a_checkpoint_of_other_code_is_not_gone_on_with(run_of, tmp_path, monkey
     record = perform(run, environment)
     assert record.resumed == 0
     assert numbers_of(record) == numbers_of(perform(run, RunEnvironment(Path())))
+
+
+def test_a_missing_file_of_a_method_ends_its_run_and_one_of_the_data_the_study(run_of, tmp_path, monkeypatch):
+    def missing(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file", "weights.pt")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Learner, "learn", missing)
+        result = perform(run_of(), RunEnvironment(Path()))
+    assert result.outcome == "failed"
+    assert "weights.pt" in result.error
+    elsewhere = run_of(benchmark=Benchmark(name="split_mnist", experiences=5))
+    with pytest.raises(DataError):
+        perform(elsewhere, RunEnvironment(tmp_path))
+
+
+def test_a_checkpoint_is_kept_where_memory_does_not_suffice_to_read_it(run_of, tmp_path, monkeypatch):
+    run, environment = run_of("si"), RunEnvironment(Path(), checkpoints=tmp_path)
+    stop_before(1, run, environment, monkeypatch)
+    before = Checkpoint(tmp_path, run).path.read_bytes()
+
+    def full(*_: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("study.run.checkpoint.torch.load", full)
+        assert perform(run, environment).outcome == "failed"
+    assert Checkpoint(tmp_path, run).path.read_bytes() == before
+    assert perform(run, environment).resumed == 1
 
 
 def test_a_full_disk_ends_the_study_and_not_the_run(run_of, tmp_path, monkeypatch):
