@@ -1,13 +1,16 @@
 """The command line, ``clreg-study`` or ``python -m study``, which says how to install what it lacks."""
 
+import os
 import sys
 
 from study.errors import CANNOT_GO_ON, INTERRUPTED
 
 
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal without λ shows "?"
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a terminal without λ shows "?"
     try:
         from study.cli.app import app  # here, since an installation of the plugins alone lacks typer
 

@@ -1,6 +1,7 @@
 """Files that are replaced as a whole."""
 
 import os
+import re
 from pathlib import Path
 
 
@@ -11,7 +12,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: the disk is full or the folder cannot be written to; it names the file, which is as it was then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # see is_cut_short
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -24,3 +25,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_cut_short(path: Path) -> bool:
+    """Whether a file is what a kill left of one that was being written."""
+    return path.is_file() and re.fullmatch(r".+\.(json|toml|pt)\.\d+\.tmp", path.name) is not None

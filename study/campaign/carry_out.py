@@ -88,8 +88,8 @@ def carry_out(
 
 
 def _ended(runs: Sequence[Run], store: RunStore, known: Sequence[RunRecord]) -> dict[str, RunRecord]:
-    """The records of the runs that have ended here or elsewhere, by id."""
-    elsewhere = {record.id: record for record in known if record.final}
+    """The records of the runs that have ended here, in the folder's archive or elsewhere, by id."""
+    elsewhere = {record.id: record for record in (*known, *store.archived()) if record.final}
     records = {}
     for run in runs:
         record = store.read(run)

@@ -55,7 +55,8 @@ def report(
 
     target = out or folder / "report"
     attachments = read_attachments([target, folder], protocol, code_folder(name))
-    written = write_report(stem(name), protocol, found, searched, target, attachments)
+    in_place = target.resolve() == folder.resolve()
+    written = write_report(stem(name), protocol, found, searched, target, attachments, only_copy=in_place)
     typer.echo(f"written: {written.page}")
     if written.left_out:
         typer.echo(written.left_out)

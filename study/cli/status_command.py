@@ -57,26 +57,37 @@ def _status_table(protocol: Protocol, request: Request, records: list[RunRecord]
     """How many runs of each method in each scenario were asked for, and how many finished, diverged or failed."""
     outcomes = ("finished", "diverged", "failed")
     own = [record for record in records if _belongs(record.run, protocol, request)]
-    latest = deduplicate(own, lambda record: (record.run.label, record.run.content)).values()
+    latest = deduplicate(own, lambda record: _asked_for(record.run)).values()
     counts = Counter((record.run.scenario, record.run.label, record.outcome) for record in latest)
     numbers = [Column(heading, justify="right") for heading in ("runs", *outcomes)]
     table = Table("scenario", "method", *numbers, title_justify="left", caption_justify="left")
-    total = sum(sum(methods.values()) for methods in request.runs.values())
-    table.title = Text(f"{protocol.title}: {len(latest)} of {total} runs have ended", style="table.title")
-    for scenario in protocol.scenarios:
-        asked = request.runs.get(scenario, {})
-        for method in filter(asked.__contains__, protocol.methods):
-            found = [counts[scenario, method, outcome] for outcome in outcomes]
-            table.add_row(*map(Text, (scenario, method, str(asked[method]), *(str(n) if n else "–" for n in found))))
+    shown = {
+        (scenario, method): request.runs[scenario][method]
+        for scenario in protocol.scenarios
+        for method in protocol.methods
+        if method in request.runs.get(scenario, {})
+    }
+    table.title = Text(f"{protocol.title}: {len(latest)} of {sum(shown.values())} runs have ended", style="table.title")
+    for (scenario, method), asked in shown.items():
+        found = [counts[scenario, method, outcome] for outcome in outcomes]
+        table.add_row(*map(Text, (scenario, method, str(asked), *(str(n) if n else "–" for n in found))))
     if len(own) < len(records):
         table.caption = f"{len(records) - len(own)} records of other settings are not counted"
     return table
+
+
+def _asked_for(run: Run) -> tuple[object, ...]:
+    """What tells runs apart that were asked for: in a search also λ and options, which else the protocol decides."""
+    searched = run.content if run.evaluated_on == "validation" else None
+    return run.scenario, run.label, run.seed, searched
 
 
 def _belongs(run: Run, protocol: Protocol, request: Request) -> bool:
     """Whether a run was asked for, whatever λ and options a search chose."""
     asked = request.runs.get(run.scenario, {}).keys() & protocol.methods.keys()
     if run.label not in asked or run.evaluated_on != request.evaluated_on:
+        return False
+    if run.evaluated_on == "test" and run.seed >= request.runs[run.scenario][run.label]:
         return False
     strength = protocol.strength_of(run.label, run.scenario)
     chosen = strength == "tuned" or run.evaluated_on == "validation"

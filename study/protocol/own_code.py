@@ -9,8 +9,9 @@ import inspect
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from study.errors import ProtocolError
@@ -141,11 +142,18 @@ def _spec(parts: list[str], folder: Path) -> ModuleSpec | None:
     return spec
 
 
+class _Uncached(SourceFileLoader):
+    """Compiles what is in the file: bytecode of another version may have its size and time."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _module_of(path: Path, source: str) -> Any:
     """The module of a file, imported once for each version, under a name that unpickling finds in any process."""
     name = f"{path.stem}_{source}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
+        spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

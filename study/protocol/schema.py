@@ -41,7 +41,7 @@ def _in_percent(mean: float) -> float:
 
 Text = Annotated[str, AfterValidator(_not_blank)]
 MOST_SEEDS = 10**6
-MethodName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of file names
+MethodName = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=50)]  # part of file names
 NonNegative = Annotated[float, Field(ge=0)]
 _STRENGTH = TypeAdapter(Strength, config=Table.model_config)
 

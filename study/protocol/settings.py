@@ -18,7 +18,7 @@ def _between(least: float, most: float, *, or_zero: bool = False) -> AfterValida
     def check(value: float) -> float:
         if not (least <= value <= most or (or_zero and value == 0)):
             raise PydanticCustomError("range", allowed)
-        return value
+        return value + 0.0  # 0.0 and -0.0 are one value
 
     return AfterValidator(check)
 

@@ -51,7 +51,7 @@ class Request(Frozen):
 def write_request(request: Request, folder: Path) -> None:
     """Keep a request; one with the same settings is extended, another replaced."""
     earlier, runs = read_request(folder), request.runs
-    if earlier is not None and (earlier.protocol, earlier.overrides) == (request.protocol, request.overrides):
+    if earlier is not None and earlier.model_copy(update={"runs": runs}) == request:
         for scenario, methods in earlier.runs.items():
             ours = runs.get(scenario, {})
             runs = runs | {scenario: {m: max(methods.get(m, 0), ours.get(m, 0)) for m in methods | ours}}

@@ -15,12 +15,13 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from study.atomic import write_atomically
+from study.atomic import is_cut_short, write_atomically
 from study.errors import MissingRecords, StudyError
 from study.protocol.validation_messages import validation_messages
 from study.records.run_record import RECORD_NAME, RunRecord, checksum_of
@@ -94,11 +95,15 @@ class RunStore:
         Raises:
             RecordError: the file is not the record of this run.
         """
-        path = self.path(run)
-        try:
-            return _parse(path.read_bytes(), path)
-        except FileNotFoundError:
-            return None
+        return _read(self.path(run))
+
+    def archived(self) -> list[RunRecord]:
+        """The records of the folder's archive; none if it has none.
+
+        Raises:
+            RecordError: it is damaged.
+        """
+        return _archive_or_none(self.folder / ARCHIVE)
 
     def read_all(self, *, or_none: bool = False) -> list[RunRecord]:
         """Every record of the folder and its archive, by file name; other JSON files are left out.
@@ -114,15 +119,14 @@ class RunStore:
         Raises:
             RecordError: the archive is damaged.
         """
-        records: dict[str, RunRecord] = {}
+        records = {record.file_name: record for record in self.archived()}
         damaged: dict[Path, RecordError] = {}
         foreign: list[Path] = []
-        archive = self.folder / ARCHIVE
-        if archive.is_file():
-            records = {record.file_name: record for record in read_archive(archive)}
         for path in sorted(self.folder.glob("*.json")):
             try:
-                records[path.name] = _parse(path.read_bytes(), path)
+                record = _read(path)
+                if record is not None and (record.final or not records.get(path.name, record).final):
+                    records[path.name] = record  # a failure hides no result
             except RecordError as error:
                 if RECORD_NAME.fullmatch(path.name):
                     damaged[path] = error
@@ -140,7 +144,8 @@ class RunStore:
         for run in runs:
             if self.path(run).exists():
                 aside.mkdir(exist_ok=True)
-                os.replace(self.path(run), aside / run.file_name)
+                names = (f"{run.file_name}{f'.{n}' if n else ''}" for n in count())
+                os.replace(self.path(run), next(aside / name for name in names if not (aside / name).exists()))
             for path in self.under_way.glob(f"{run.id}.*"):
                 path.unlink(missing_ok=True)
 
@@ -160,8 +165,9 @@ class RunStore:
                 f"another study is writing to {self.folder}; wait for it, or name another --out"
             ) from None
         with lock:
-            for cut_short in (*self.folder.glob("*.tmp"), *self.under_way.glob("*.tmp")):
-                cut_short.unlink(missing_ok=True)  # left by a kill during a write
+            for path in (*self.folder.glob("*.tmp"), *self.under_way.glob("*.tmp")):
+                if is_cut_short(path):
+                    path.unlink(missing_ok=True)
             yield
 
 
@@ -200,8 +206,29 @@ def kept_search(folder: Path) -> list[RunRecord]:
     Raises:
         RecordError: they are damaged.
     """
-    archive = folder / TUNING_ARCHIVE
-    return read_archive(archive) if archive.is_file() else []
+    return _archive_or_none(folder / TUNING_ARCHIVE)
+
+
+def _archive_or_none(path: Path) -> list[RunRecord]:
+    return read_archive(path) if _is_there(path) else []
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file; RecordError if it is something else: a folder, a pipe, a link to nowhere."""
+    there = path.is_file()
+    if not there and os.path.lexists(path):
+        raise RecordError(f"{path} is no file; move it elsewhere")
+    return there
+
+
+def _read(path: Path) -> RunRecord | None:
+    """The record in a file of its own; None if there is none."""
+    if not _is_there(path):
+        return None
+    try:
+        return _parse(path.read_bytes(), path)
+    except FileNotFoundError:  # deleted meanwhile
+        return None
 
 
 def _parse(text: bytes, path: Path) -> RunRecord:

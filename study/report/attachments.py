@@ -135,10 +135,10 @@ def _first(name: str, folders: Sequence[Path]) -> Path | None:
 def _parse(text: bytes, path: Path, protocol: Protocol) -> Conclusions:
     try:
         conclusions = Conclusions.model_validate(tomllib.loads(text.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConclusionError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
         raise ConclusionError("\n".join(f"{path}: {line}" for line in validation_messages(error))) from error
+    except (ValueError, RecursionError) as error:
+        raise ConclusionError(f"{path} is not TOML: {error}") from error
     numbers = {(kind, method) for table in protocol.published for method, row in table.results.items() for kind in row}
     explained: dict[tuple[Scenario, str], str] = {}
     for entry in conclusions.explained:

@@ -44,6 +44,8 @@ def write_overview(folder: Path) -> Path:
     if not reports:
         raise ReportError(f"there is no report in any folder below {folder} ({ARCHIVE} is missing)")
     path = folder / OVERVIEW
+    if path.is_file() and "clreg-study overview" not in path.read_text(encoding="utf-8", errors="replace"):
+        raise ReportError(f"{path} is the page of something else; allowed: a folder without one")
     write_atomically(path, to_markdown(compose_overview(reports)).encode())
     return path
 

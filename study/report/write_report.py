@@ -16,6 +16,7 @@ from study.report.document import Bullets, Document, Figure, Section
 from study.report.figures.style import standalone
 from study.report.html import to_html
 from study.report.markdown import to_markdown
+from study.report.number_formats import count
 from study.report.provenance import protocol_text, with_true_source
 from study.report.sections.agreement_section import agreement_section
 from study.report.sections.cost_section import cost_section, unfinished_section
@@ -46,6 +47,7 @@ def write_report(
     tuning: Sequence[RunRecord],
     folder: Path,
     attachments: Attachments | None = None,
+    only_copy: bool = False,
 ) -> Written:
     """Write a report: README.md, index.html, figures, the protocol, and the data behind them.
 
@@ -57,14 +59,21 @@ def write_report(
         tuning: of its search for λ; may be empty.
         folder: of the report; an earlier report in it is replaced.
         attachments: by default those in the folder.
+        only_copy: the folder's own archives are where the records come from, so none may be left out.
 
     Raises:
-        ReportError: no record belongs to the protocol, or the folder holds something else.
+        ReportError: no record belongs to the protocol, or the folder holds something else, or a record would be lost.
         OSError: the folder cannot be written to.
     """
     _check_folder(folder)
     attachments = attachments or read_attachments([folder], protocol)
     analysis = analyse(select(name, with_true_source(name, protocol), records, tuning), attachments)
+    lost = len(records) + len(tuning) - len(analysis.selection.records) - len(analysis.selection.tuning)
+    if only_copy and lost:
+        raise ReportError(
+            f"{folder} holds the only copy of {count(lost, 'record')} that this report would leave out; allowed for "
+            "--out: another folder"
+        )
     document = compose(analysis)
     # first, since it tells a folder of ours even if what follows is cut short
     write_archive(analysis.selection.records, folder / ARCHIVE)

@@ -9,7 +9,7 @@ from study.run.specification import Frozen
 
 Matrix = list[list[float]]
 Outcome = Literal["finished", "diverged", "failed"]
-Natural = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Times = list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 

@@ -89,7 +89,7 @@ def _performed(run: Run, environment: RunEnvironment) -> RunResult:
             if isinstance(problem, of_machine):
                 raise  # it ends the study; what a method, a model or the GPU raises ends this run
             outcome = "diverged" if isinstance(problem, FloatingPointError) else "failed"
-            error = traceback.format_exc()
+            error = traceback.format_exc().encode(errors="backslashreplace").decode()  # lone surrogates are no UTF-8
         return learner.result(outcome, error) if learner else RunResult(outcome=outcome, error=error)
     finally:
         if learner is not None:

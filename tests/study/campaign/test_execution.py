@@ -11,7 +11,7 @@ from rich.console import Console
 from study.campaign.carry_out import carry_out, execute
 from study.campaign.one_run import DIED, SILENT, Silence, is_lost
 from study.records.run_record import RunRecord, record_of
-from study.records.store import RunStore
+from study.records.store import ARCHIVE, RunStore, write_archive
 from study.run import trainer as training
 from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
@@ -104,6 +104,16 @@ def test_the_last_run_is_performed_in_another_process_too(run_of, tmp_path):
     deadly = Deadly(**dict(runs[1]))
     records = carry_out([runs[0], deadly], store, HERE, jobs=2, terminal=Console(quiet=True))
     assert [record.error for record in records] == [None, DIED]
+
+
+def test_what_the_folders_archive_has_is_not_repeated(run_of, tmp_path, monkeypatch):
+    runs, store = [run_of(seed=seed) for seed in range(2)], RunStore(tmp_path)
+    write_archive([record_of(runs[0], finished(runs[0]))], tmp_path / ARCHIVE)
+    performed = []
+    monkeypatch.setattr(training, "perform", lambda run, environment: performed.append(run) or finished(run))
+    records = carry_out(runs, store, HERE, jobs=1, terminal=Console(quiet=True))
+    assert [record.run for record in records] == runs
+    assert performed == runs[1:]
 
 
 def test_what_a_kill_left_beside_a_record_goes_with_the_next_call(run_of, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from study.cli.app import app
+from study.records.request import read_request
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
 from study.run import trainer as training
@@ -141,6 +142,26 @@ def test_status_counts_what_was_asked_and_knows_its_settings(one_run, protocol_f
     assert rows == ["| task | si | 1 | 1 | – | – |", "| class | ewc | 2 | 1 | – | – |"]
     assert "settings of the last run in" in result.stderr
     assert "--set training.epochs=3" in result.stderr
+
+
+def test_status_counts_no_more_than_was_asked_for(one_run, protocol_file, tmp_path, monkeypatch):
+    """Not of more seeds, and not of methods that are no longer in the protocol."""
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*one_run, "--seeds", 3).exit_code == 0
+    request = tmp_path / "out" / "request.toml"
+    request.write_text(request.read_text().replace("ewc = 3", "ewc = 2\ngone = 5"))
+    shown = call("status", protocol_file, "--records", tmp_path / "out").stdout
+    assert "2 of 2 runs have ended" in shown
+    assert "1 records of other settings are not counted" in shown
+
+
+def test_a_search_and_runs_in_one_folder_are_not_one_request(one_run, protocol_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "perform", finished)
+    assert call(*one_run).exit_code == 0
+    search = ["--methods", "ewc", "--scenario", "task", "--jobs", 1, "--out", tmp_path / "out"]
+    assert call("tune", protocol_file, *search).exit_code == 0
+    request = read_request(tmp_path / "out")
+    assert (request.evaluated_on, list(request.runs)) == ("validation", ["task"])
 
 
 def test_status_counts_the_runs_of_a_search(protocol_file, tmp_path, monkeypatch):

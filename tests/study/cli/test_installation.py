@@ -1,5 +1,6 @@
 """What the command line needs to start, and what it says where that is missing."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -46,6 +47,14 @@ def test_the_command_line_starts_without_what_only_training_and_reports_need(arg
 def test_importing_what_trains_prints_no_warning_of_others():
     result = python("import study.run.trainer, study.report.write_report")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes files in a shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_a_closed_stream_is_no_error(closed):
+    result = subprocess.run(f"{sys.executable} -m study list {closed}", shell=True, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert ("digits" in result.stdout) == (closed != ">&-")
 
 
 def test_a_terminal_without_greek_letters_is_no_error():

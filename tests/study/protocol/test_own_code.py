@@ -1,5 +1,7 @@
 """A protocol may name the user's own code; loading it imports nothing."""
 
+import os
+import py_compile
 import re
 import sys
 from pathlib import Path
@@ -8,8 +10,9 @@ import pytest
 
 from study.errors import ProtocolError
 from study.protocol.load import load_protocol, parse_protocol
-from study.protocol.own_code import source_hash
+from study.protocol.own_code import resolve, source_hash
 from study.protocol.schema import Protocol
+from study.protocol.settings import OwnMethod
 from tests.study.own import PROTOCOL
 
 
@@ -29,6 +32,19 @@ def test_loading_takes_the_hash_of_the_file_and_imports_nothing(folder):
     assert [part.options for part in parts] == [{"samples": 40}, {"width": 8}, {"size": 0.01}]
     (folder / "mine.py").write_text("raise RuntimeError('edited')\n", encoding="utf-8")
     assert load_protocol(str(folder / "my.toml")) != protocol
+
+
+def test_the_code_that_runs_is_the_code_of_the_hash(folder, monkeypatch):
+    """Also where bytecode of another version lies beside it, of the same size and time."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file, found = folder / "mine.py", []
+    for value in (1, 2):
+        file.write_text(f"def Made(): return {value}\n", encoding="utf-8")
+        os.utime(file, (10**9, 10**9))
+        settings = OwnMethod(kind="./mine.py:Made", source_hash=source_hash("./mine.py:Made", folder))
+        found.append(resolve(settings, "methods.made", folder)())
+        py_compile.compile(str(file))
+    assert found == [1, 2]
 
 
 def test_a_module_of_a_package_is_found_without_importing_the_package(folder, monkeypatch):

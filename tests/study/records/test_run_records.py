@@ -216,6 +216,55 @@ def test_a_damaged_archive_is_named(run_of, tmp_path, broken):
         read_archive(path)
 
 
+@pytest.mark.parametrize("kind", ["folder", "link to nowhere", "pipe"])
+@pytest.mark.parametrize("name", ["notes.json", "a record", ARCHIVE])
+@pytest.mark.skipif(os.name != "posix", reason="makes links and pipes")
+def test_what_is_no_file_is_named_and_nothing_waits_for_it(run_of, tmp_path, kind, name):
+    store, run = RunStore(tmp_path), run_of()
+    store.write(record(run_of(seed=1)))
+    path = tmp_path / (run.file_name if name == "a record" else name)
+    make = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link to nowhere": lambda: path.symlink_to("x")}
+    make[kind]()
+    if name == "notes.json":
+        assert store.contents().foreign == [path]
+    elif name == ARCHIVE:
+        with pytest.raises(RecordError, match=ARCHIVE):
+            store.contents()
+    else:
+        assert list(store.contents().damaged) == [path]
+        with pytest.raises(RecordError, match="is no file; move it elsewhere"):
+            store.read(run)
+
+
+def test_a_failure_hides_no_result_of_the_archive(run_of, tmp_path):
+    store, run = RunStore(tmp_path), run_of()
+    write_archive([record(run)], tmp_path / ARCHIVE)
+    store.write(record_of(run, RunResult(outcome="failed", error="x")))
+    assert [each.outcome for each in store.read_all()] == ["finished"]
+    store.write(record(run, accuracy=((1.0, 1.0), (1.0, 1.0))))
+    assert [each.accuracy[0][0] for each in store.read_all()] == [1.0]
+
+
+def test_only_what_a_kill_left_is_deleted(tmp_path):
+    store = RunStore(tmp_path)
+    store.under_way.mkdir()
+    (tmp_path / "cache.json.1.tmp").mkdir()
+    names = ("thesis.tmp", "a.json.12.tmp", "request.toml.7.tmp", "under-way/b.pt.3.tmp", "under-way/b.tmp")
+    for name in names:
+        (tmp_path / name).touch()
+    with store.locked():
+        assert [name for name in names if (tmp_path / name).exists()] == ["thesis.tmp", "under-way/b.tmp"]
+
+
+def test_nothing_that_is_put_aside_is_overwritten(run_of, tmp_path):
+    store, run = RunStore(tmp_path), run_of()
+    for accuracy in (0.25, 0.5, 0.75):
+        store.write(record(run, accuracy=((accuracy, accuracy), (accuracy, accuracy))))
+        store.put_aside([run])
+    kept = [json.loads(path.read_bytes())["accuracy"][0][0] for path in (tmp_path / "superseded").iterdir()]
+    assert sorted(kept) == [0.25, 0.5, 0.75]
+
+
 def test_two_studies_do_not_write_to_one_folder(tmp_path):
     other = "import sys; from pathlib import Path; from study.records.store import RunStore\n"
     other += "with RunStore(Path(sys.argv[1])).locked(): print('locked', flush=True); sys.stdin.read()"

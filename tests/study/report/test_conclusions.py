@@ -79,6 +79,8 @@ def test_a_report_made_again_keeps_them_wherever_it_is_written(with_conclusions,
         (f"answer = '{'word ' * 26}'", "answer = 'word word"),
         ("[[explaned]]", "unknown key 'explaned'; did you mean 'explained'?"),
         ("x =", "is not TOML"),
+        ("answer = " + "9" * 5000, "is not TOML"),
+        ("answer = " + "[" * 20000, "is not TOML"),
         (
             TEXT + '[[explained]]\nscenario = "class"\nmethods = ["joint"]\nwhy = "another reason"',
             "explained holds class, 'joint' twice, with why = 'the network is another' and why = 'another reason'",
@@ -191,3 +193,12 @@ def test_an_overview_needs_reports_and_is_none_itself(with_conclusions, tmp_path
         write_overview(tmp_path / "nothing")
     with pytest.raises(ReportError, match="is a report; allowed: a folder with reports"):
         write_overview(with_conclusions)
+
+
+def test_an_overview_replaces_an_overview_and_no_other_page(with_conclusions):
+    page = write_overview(with_conclusions.parent)
+    assert write_overview(with_conclusions.parent) == page
+    page.write_text("# My project")
+    with pytest.raises(ReportError, match="is the page of something else"):
+        write_overview(with_conclusions.parent)
+    assert page.read_text() == "# My project"

@@ -11,7 +11,7 @@ import pytest
 from study.protocol.load import load_protocol
 from study.protocol.schema import Protocol
 from study.records.run_record import Hardware, RunRecord
-from study.records.store import read_archive
+from study.records.store import ARCHIVE, read_archive
 from study.report.selection import ReportError
 from study.report.write_report import write_report
 from study.run.specification import Run
@@ -53,6 +53,15 @@ def test_a_protocol_of_the_package_is_named_and_shown_as_its_file(tmp_path, with
     text = (tmp_path / "README.md").read_text()
     assert "clreg-study run digits --seeds 1 --methods joint\n" in text
     assert (resources.files("study.protocol") / "digits.toml").read_text() in text
+
+
+def test_a_report_in_place_loses_no_record(tmp_path, without_figures):
+    protocol, records = toy(), all_records(toy())
+    folder = written(tmp_path, records)
+    fewer = protocol.model_copy(update={"methods": {m: s for m, s in protocol.methods.items() if m != "joint"}})
+    with pytest.raises(ReportError, match=r"holds the only copy of \d+ records that this report would leave out"):
+        write_report("toy", fewer, read_archive(folder / ARCHIVE), [], folder, only_copy=True)
+    assert len(read_archive(folder / ARCHIVE)) == len(records)
 
 
 # ------------------------------------------------------------------------------- the same bytes
