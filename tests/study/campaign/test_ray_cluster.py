@@ -43,13 +43,20 @@ def _quick_to_leave() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_of, tmp_path):
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster with one CPU."""
+    with cluster(1) as found:
+        yield found.address
+
+
+def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_of, tmp_path, address):
+    """On a cluster of its own, with two CPUs, although there is another."""
     store = RunStore(tmp_path)
     environment = RunEnvironment(Path(), store.under_way)
     runs = [run_of("ewc"), run_of("si", seed=1)]
     failing = run_of("ewc", strength=-1.0)
-    with cluster(1):  # which "local" does not join
-        records = {record.id: record for record in execute([*runs, failing], store, environment, 2, "local")}
+    records = {record.id: record for record in execute([*runs, failing], store, environment, 2, "local")}
     for run in runs:
         here = perform(run, HERE)
         assert records[run.id].error is None
@@ -61,10 +68,10 @@ def test_a_cluster_performs_the_same_runs_as_this_process_and_resumes_them(run_o
     assert not ray.is_initialized()
 
 
-def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, capsys):
+def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_of, tmp_path, capsys, address):
     deadly = Deadly(**dict(run_of(seed=3)))
     store = RunStore(tmp_path)
-    records = {record.run.seed: record for record in execute([deadly, run_of()], store, HERE, 1, "local")}
+    records = {record.run.seed: record for record in execute([deadly, run_of()], store, HERE, 1, address)}
     assert records[3].error == DIED
     assert store.read(run_of(seed=3)) is None
     assert records[0].finished
@@ -95,12 +102,11 @@ def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(
     assert sorted(record.resumed for record in records.values()) == [0, 1]
 
 
-def test_a_machine_with_other_versions_is_named_before_it_trains(run_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "study.campaign.ray_cluster.versions", lambda: {"torch": "0.1"}
-    )  # the driver's; the worker has its own
+def test_a_machine_with_other_versions_is_named_before_it_trains(run_of, tmp_path, monkeypatch, address):
+    # the driver's; the worker has its own
+    monkeypatch.setattr("study.campaign.ray_cluster.versions", lambda: {"torch": "0.1"})
     with pytest.raises(ClusterError) as error:
-        list(execute([run_of()], RunStore(tmp_path), HERE, 1, "local"))
+        list(execute([run_of()], RunStore(tmp_path), HERE, 1, address))
     found = rf"torch {re.escape(versions()['torch'])} instead of 0\.1"
     assert re.fullmatch(rf"{socket.gethostname()} has other versions: {found}; install the same", str(error.value))
 
@@ -112,16 +118,16 @@ class OfAnotherPackage(Run):
         raise ModuleNotFoundError("No module named 'clreg'")
 
 
-def test_a_machine_that_cannot_perform_runs_ends_the_study_in_one_line(run_of, tmp_path):
+def test_a_machine_that_cannot_perform_runs_ends_the_study_in_one_line(run_of, tmp_path, address):
     with pytest.raises(ClusterError, match=r"\Aa machine of the cluster cannot perform runs: .*clreg.*\Z"):
-        list(execute([OfAnotherPackage(**dict(run_of()))], RunStore(tmp_path), HERE, 1, "local"))
+        list(execute([OfAnotherPackage(**dict(run_of()))], RunStore(tmp_path), HERE, 1, address))
 
 
-def test_a_cluster_without_a_gpu_is_not_asked_for_one(run_of, tmp_path):
+def test_a_cluster_without_a_gpu_is_not_asked_for_one(run_of, tmp_path, address):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ClusterError, match="has no GPU"):
-        list(execute([run_of(device="cuda")], RunStore(tmp_path), HERE, 1, "local"))
+        list(execute([run_of(device="cuda")], RunStore(tmp_path), HERE, 1, address))
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "ray://localhost:1", "nonsense", "localhost:99999999"])
