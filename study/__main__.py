@@ -1,6 +1,7 @@
 """The command line, ``clreg-study`` or ``python -m study``, which says how to install what it lacks."""
 
 import os
+import signal
 import sys
 
 from study.errors import CANNOT_GO_ON, INTERRUPTED
@@ -15,6 +16,10 @@ def main() -> None:
         from study.cli.app import app  # here, since an installation of the plugins alone lacks typer
 
         app()
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:  # a second Ctrl-C would change the code while the interpreter ends
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "study", "clreg_plugins"):

@@ -1,9 +1,12 @@
 """Runs on a Ray cluster."""
 
 import importlib.util
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from study.campaign.one_run import DIED, TRIES, is_lost, keep, lost, perform_and_record
@@ -65,7 +68,24 @@ def execute_on_cluster(
                 keep(record, store, environment)
             yield record
     finally:
-        ray.shutdown()  # ends unfinished runs
+        with _ctrl_c_waits():  # interrupted, Ray ends this process with a code of its own
+            ray.shutdown()  # ends unfinished runs
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Raise KeyboardInterrupt afterwards. Blocking the signal would not do: Ray's threads receive it too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _perform(run: Run, environment: RunEnvironment, asked_for: dict[str, str]) -> RunRecord:

@@ -165,10 +165,15 @@ class RunStore:
                 f"another study is writing to {self.folder}; wait for it, or name another --out"
             ) from None
         with lock:
-            for path in (*self.folder.glob("*.tmp"), *self.under_way.glob("*.tmp")):
-                if is_cut_short(path):
-                    path.unlink(missing_ok=True)
+            self._clean()
             yield
+            self._clean()
+
+    def _clean(self) -> None:
+        """Delete what kills during a write have left."""
+        for path in (*self.folder.glob("*.tmp"), *self.under_way.glob("*.tmp")):
+            if is_cut_short(path):
+                path.unlink(missing_ok=True)
 
 
 def write_archive(records: Sequence[RunRecord], path: Path) -> None:

@@ -102,6 +102,25 @@ def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(
     assert sorted(record.resumed for record in records.values()) == [0, 1]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_second_ctrl_c_waits_until_ray_has_let_go(run_of, tmp_path, monkeypatch, address):
+    shutdown, done = ray.shutdown, []
+
+    def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        shutdown()
+        done.append("let go")
+
+    runs = execute([run_of()], RunStore(tmp_path), HERE, 1, address)
+    next(runs)
+    monkeypatch.setattr(ray, "shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.close()
+    monkeypatch.undo()
+    assert done == ["let go"]
+    assert not ray.is_initialized()
+
+
 def test_a_machine_with_other_versions_is_named_before_it_trains(run_of, tmp_path, monkeypatch, address):
     # the driver's; the worker has its own
     monkeypatch.setattr("study.campaign.ray_cluster.versions", lambda: {"torch": "0.1"})

@@ -254,6 +254,8 @@ def test_only_what_a_kill_left_is_deleted(tmp_path):
         (tmp_path / name).touch()
     with store.locked():
         assert [name for name in names if (tmp_path / name).exists()] == ["thesis.tmp", "under-way/b.tmp"]
+        (tmp_path / "a.json.13.tmp").touch()  # by a worker that is killed meanwhile
+    assert not (tmp_path / "a.json.13.tmp").exists()
 
 
 def test_nothing_that_is_put_aside_is_overwritten(run_of, tmp_path):
