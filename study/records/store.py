@@ -139,7 +139,14 @@ class RunStore:
         write_atomically(self.folder / record.file_name, (record.sealed().model_dump_json(indent=1) + "\n").encode())
 
     def put_aside(self, runs: Sequence[Run]) -> None:
-        """Move the records of runs into ``superseded`` and delete their checkpoints."""
+        """Move the records of runs into ``superseded`` and delete their checkpoints.
+
+        Raises:
+            RecordError: the folder's archive has one of them.
+        """
+        wanted = {run.id for run in runs}
+        if any(record.id in wanted for record in self.archived()):
+            raise RecordError(f"{self.folder / ARCHIVE} has runs that --force repeats; move it elsewhere")
         aside = self.folder / "superseded"
         for run in runs:
             if self.path(run).exists():

@@ -267,6 +267,13 @@ def test_nothing_that_is_put_aside_is_overwritten(run_of, tmp_path):
     assert sorted(kept) == [0.25, 0.5, 0.75]
 
 
+def test_an_archive_is_not_put_aside(run_of, tmp_path):
+    write_archive([record(run_of())], tmp_path / ARCHIVE)
+    RunStore(tmp_path).put_aside([run_of(seed=1)])
+    with pytest.raises(RecordError, match="has runs that --force repeats; move it elsewhere"):
+        RunStore(tmp_path).put_aside([run_of(seed=1), run_of()])
+
+
 def test_two_studies_do_not_write_to_one_folder(tmp_path):
     other = "import sys; from pathlib import Path; from study.records.store import RunStore\n"
     other += "with RunStore(Path(sys.argv[1])).locked(): print('locked', flush=True); sys.stdin.read()"
