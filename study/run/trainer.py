@@ -202,6 +202,7 @@ class Learner:
         if isinstance(self.strategy, Cumulative):
             past = self.calls[: len(state.accuracy)]
             self.strategy.dataset = concat_datasets([experience.dataset for experience in past])
+        self._track()  # once more: a kill may have taken wandb's service before it wrote the row
         restore_generators(state.random)
 
     def learn_all(self) -> None:
@@ -212,7 +213,7 @@ class Learner:
             self.learn(index)
 
     def learn(self, index: int) -> None:
-        state, instruments, plugin = self.state, self.state.plugins[0], self.method_plugin
+        state, instruments = self.state, self.state.plugins[0]
         began = self._now()
         # Adam's state of a past experience moves the heads of past tasks for some steps if a penalty gives them a
         # gradient, even 0. "reset" avoids that; most published code does "keep".
@@ -232,17 +233,22 @@ class Learner:
         state.loss.append(loss)
         state.optimizer = self.strategy.optimizer.state_dict()
         state.random = generator_states()
-        self.logger.after_experience(
-            len(self.benchmark.train_stream) - 1 if self.joint else index,
-            accuracy=state.accuracy[-1],
-            loss=state.loss[-1],
-            training_loss=instruments.training_loss,
-            seconds={name: values[-1] for name, values in state.seconds},
-            importance=plugin.importance if isinstance(plugin, RegularizationPlugin) else None,
-        )
+        self._track()
         if index + 1 < len(self.calls) and self.resumable:
             self.checkpoint.save(state)
         self.checkpoint.report(index + 1, len(self.calls), self._accuracy_so_far())
+
+    def _track(self) -> None:
+        """Write the latest experience's row of W&B."""
+        state, plugin = self.state, self.method_plugin
+        self.logger.after_experience(
+            len(self.benchmark.train_stream if self.joint else state.accuracy) - 1,
+            accuracy=state.accuracy[-1],
+            loss=state.loss[-1],
+            training_loss=state.training_loss[-1],
+            seconds={name: values[-1] for name, values in state.seconds},
+            importance=plugin.importance if isinstance(plugin, RegularizationPlugin) else None,
+        )
 
     def _now(self) -> float:
         if self.device.type == "cuda":

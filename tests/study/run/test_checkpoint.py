@@ -221,6 +221,20 @@ def test_a_checkpoint_is_kept_where_memory_does_not_suffice_to_read_it(run_of, t
     assert perform(run, environment).resumed == 1
 
 
+def test_the_row_before_a_stop_is_tracked_once_more(run_of, tmp_path, monkeypatch):
+    """Killed with its run, wandb's service may not have written it."""
+    rows, run, environment = [], run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
+
+    def tracked(_: object, experience: int, *, importance: dict[str, torch.Tensor], **row: object) -> None:
+        rows.append((experience, row, {name: values.tolist() for name, values in importance.items()}))
+
+    monkeypatch.setattr(training.WandbLogger, "after_experience", tracked)
+    stop_before(1, run, environment, monkeypatch)
+    assert perform(run, environment).finished
+    assert [experience for experience, *_ in rows] == [0, 0, 1]
+    assert rows[0] == rows[1]
+
+
 def test_a_full_disk_ends_the_study_and_not_the_run(run_of, tmp_path, monkeypatch):
     run, environment = run_of("ewc"), RunEnvironment(Path(), checkpoints=tmp_path)
 
