@@ -17,6 +17,7 @@ TESTS: dict[str, dict[str, str]] = {
         "test_archives": "archives: damaged or edited",
         "test_progress_and_request": "progress files and requests: damaged or edited",
         "test_checkpoints": "checkpoints: damaged",
+        "test_checkpoints_whose_hash_is_right": "checkpoints: damaged, with the hash of what they hold",
         "test_protocols": "protocols: damaged, or with a number that is out of range",
     },
     "tests/study/cli/test_command_lines.py": {
@@ -38,7 +39,7 @@ OF_THE_WHOLE = {
     "tests/study/cli/test_command_lines.py": 30,
     "tests/test_fuzz.py": 9,
 }
-"""Examples of each test for each cycle: 10,000 damaged files, 3,000 command lines, and 5,400 calls in all."""
+"""Examples of each test for each cycle: 12,000 damaged files, 3,000 command lines, and 5,400 calls in all."""
 
 HANGS = 3600.0
 """Seconds after which the tests of a file hang."""
