@@ -109,7 +109,7 @@ class Kills:
             else:
                 differences = list(self.alone.differences(out, tracked=mode == "offline"))
                 differences += ["`run` printed another table"] * (table != self.alone.table)
-                self.lost += [f"{out.name}: {each}" for each in differences]
+                self.lost += [f"{out.name}: {each}; it said: {said[-300:]}" for each in differences]
             return budget
 
     def kill(self, command: Command, out: Path, most: int) -> tuple[int, bool]:
