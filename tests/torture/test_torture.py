@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from study.records.store import RunStore
+from study.report.markdown import to_markdown
 from tests.study.clusters import is_busy
 from tests.torture import __main__ as torture
 from tests.torture import faults, fuzz, kills, scale, soak
+from tests.torture.page import compose
 from tests.torture.record import Measured, Tried, read
 from tests.torture.small_study import LeftAlone, SmallStudy, leave_alone
 
@@ -202,3 +204,11 @@ def test_a_few_examples_of_every_fuzz_test(tmp_path):
 def test_many_runs_in_one_call(tmp_path):
     assert [each.tries for each in no_loss(soak.soak(1, 0, tmp_path))] == [5]
     assert [each.tries for each in no_loss(scale.scale(1, 0, tmp_path, ["the local pool"]))] == [100]
+
+
+def test_the_committed_page_is_that_of_its_record_and_nothing_was_lost():
+    folder = Path(__file__).parents[2] / "reports" / "reliability"
+    found = read(folder)
+    assert set(found.parts) == set(torture.PARTS)
+    assert not found.wrong
+    assert (folder / "README.md").read_text(encoding="utf-8") == to_markdown(compose(found))
