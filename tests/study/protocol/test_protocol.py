@@ -123,6 +123,12 @@ kind = "mas" => kind = "mas", draws = 2 => [methods.mas]: unknown key 'draws'; a
 """A line each: what is replaced, by what ("+": a line below it, "-": above it), and what the error says."""
 
 
+def test_a_method_has_a_name_that_fits_into_those_of_files(text):
+    named = text.replace("[methods]\n", f'[methods]\n{"m" * 51} = {{ kind = "naive" }}\n')
+    with pytest.raises(ProtocolError, match="string should have at most 50 characters"):
+        parse_protocol(named, "my.toml")
+
+
 @pytest.mark.parametrize("line", WRONG.strip().splitlines())
 def test_an_error_names_file_key_value_and_what_is_allowed(text, line):
     original, replacement, said = line.replace("\\n", "\n").split(" => ")

@@ -206,6 +206,16 @@ def test_a_missing_file_of_a_method_ends_its_run_and_one_of_the_data_the_study(r
         perform(elsewhere, RunEnvironment(tmp_path))
 
 
+def test_an_error_with_what_is_no_utf8_is_recorded(run_of, tmp_path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise ValueError("bad name \udcff")
+
+    monkeypatch.setattr(training.Learner, "learn", fails)
+    perform_and_keep(run_of(), tmp_path)
+    (record,) = RunStore(tmp_path).read_all()
+    assert record.last_line == "ValueError: bad name \\udcff"
+
+
 def test_a_checkpoint_is_kept_where_memory_does_not_suffice_to_read_it(run_of, tmp_path, monkeypatch):
     run, environment = run_of("si"), RunEnvironment(Path(), checkpoints=tmp_path)
     stop_before(1, run, environment, monkeypatch)
