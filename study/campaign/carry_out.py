@@ -98,9 +98,7 @@ def _ended(runs: Sequence[Run], store: RunStore, known: Sequence[RunRecord]) -> 
             store.write(record)
         if record is not None and record.final:
             records[run.id] = record
-    for path in store.under_way.glob("*.*"):  # of a call that was killed after it wrote the record
-        if path.is_file() and path.stem in records:
-            path.unlink()
+    store.drop_under_way(records)  # which a call leaves that is killed after it wrote the record
     return records
 
 

@@ -14,7 +14,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
-from study.campaign.one_run import DIED, SILENT, TRIES, Silence, keep, lost, perform_and_store
+from study.campaign.one_run import DIED, SILENT, TRIES, Silence, lost, perform_and_store
 from study.records.run_record import RunRecord
 from study.records.store import RunStore
 from study.run.run_environment import RunEnvironment
@@ -59,7 +59,7 @@ def execute_in_processes(
                     continue
                 worker.kill()
                 if (record := store.read(worker.run)) is not None and record.final:
-                    keep(record, store, environment)  # it was written before the process died
+                    store.drop_under_way([record.id])  # which is left where the process died after it wrote the record
                     yield record
                 elif worker.tries < TRIES:
                     say(f"{worker.run}: {worker.problem}; it is restarted")

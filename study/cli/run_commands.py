@@ -1,6 +1,7 @@
 """Commands that train: run and tune."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,11 +231,9 @@ def _say_what_is_where(folder: Path, then: str) -> None:
 def _exit_if_any_failed(records: Sequence[RunRecord]) -> None:
     bad = [record for record in records if not record.finished]
     if bad:
-        diverged, lost = sum(record.outcome == "diverged" for record in bad), sum(map(is_lost, bad))
-        failed = len(bad) - diverged - lost
-        kinds = {"diverged": diverged, "failed": failed, "lost": lost}
-        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
-        why = "; their records say why" if diverged or failed else ""
-        again = "; the same command tries runs that failed or were lost again" if failed or lost else ""
+        kinds = Counter("lost" if is_lost(record) else record.outcome for record in bad)
+        counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        why = "; their records say why" if kinds.keys() - {"lost"} else ""
+        again = "; the same command tries runs that failed or were lost again" if kinds.keys() - {"diverged"} else ""
         typer.echo(f"{len(bad)} of {len(records)} runs did not finish ({counts}){why}{again}", err=True)
         raise typer.Exit(SOME_RUNS_FAILED)

@@ -12,7 +12,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -151,9 +151,14 @@ class RunStore:
         for run in runs:
             if self.path(run).exists():
                 aside.mkdir(exist_ok=True)
-                names = (f"{run.file_name}{f'.{n}' if n else ''}" for n in count())
-                os.replace(self.path(run), next(aside / name for name in names if not (aside / name).exists()))
-            for path in self.under_way.glob(f"{run.id}.*"):
+                places = (aside / f"{run.file_name}{f'.{n}' if n else ''}" for n in count())
+                os.replace(self.path(run), next(place for place in places if not place.exists()))
+        self.drop_under_way(wanted)
+
+    def drop_under_way(self, ids: Collection[str]) -> None:
+        """Delete the checkpoints and progress of runs."""
+        for path in self.under_way.glob("*.*"):
+            if path.is_file() and path.name.partition(".")[0] in ids:
                 path.unlink(missing_ok=True)
 
     @contextmanager

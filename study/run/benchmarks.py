@@ -45,8 +45,8 @@ class Inputs(Dataset):
 class InMemory(TaskAwareClassificationDataset):
     """:class:`Inputs` with targets and one task label, without transforms; a ``DataLoader`` reads a batch at once.
 
-    Avalanche reads a sample at a time, a fifth of a run of Permuted MNIST. So are parts of it read, concatenations, and
-    copies with transforms or other attributes.
+    Avalanche reads a sample at a time, which takes a fifth of a run of Permuted MNIST. Parts, concatenations, and
+    copies with transforms or other attributes are still read so.
     """
 
     def __init__(self, data: Inputs, task: int) -> None:
@@ -109,13 +109,18 @@ def build_benchmark(
         data = [
             Inputs(each.inputs, each.labels + by, each.permutation) for each, by in zip(stream, offsets, strict=True)
         ]
-        streams.append([InMemory(each, index if scenario == "task" else 0) for index, each in enumerate(data)])
+        streams.append([InMemory(each, task_label(scenario, index)) for index, each in enumerate(data)])
     return benchmark_of(*streams)
 
 
 def benchmark_of(train: Sequence[Any], test: Sequence[Any]) -> CLScenario:
     """The benchmark of two streams of datasets with task labels."""
     return with_classes_timeline(with_task_labels(benchmark_from_datasets(train=train, test=test)))
+
+
+def task_label(scenario: Scenario, index: int) -> int:
+    """Of all samples of experience ``index``."""
+    return index if scenario == "task" else 0
 
 
 def attributes(targets: list[int], task: int) -> list[DataAttribute]:

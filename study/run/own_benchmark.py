@@ -11,7 +11,7 @@ from avalanche.benchmarks.utils import TaskAwareClassificationDataset
 from study.errors import ProtocolError
 from study.protocol.own_code import build
 from study.protocol.settings import OwnBenchmark, Scenario
-from study.run.benchmarks import attributes, benchmark_of, stratified_split
+from study.run.benchmarks import attributes, benchmark_of, stratified_split, task_label
 
 SPLIT_SEED = 0  # of validation data, the same for every run
 LOOKED_AT = 4  # samples that are read twice
@@ -61,8 +61,8 @@ def build_own_benchmark(
 
 
 def _labelled(data: Any, targets: list[int], scenario: Scenario, index: int) -> TaskAwareClassificationDataset:
-    task = index if scenario == "task" else 0
-    return TaskAwareClassificationDataset([data], data_attributes=attributes(targets, task))
+    labels = attributes(targets, task_label(scenario, index))
+    return TaskAwareClassificationDataset([data], data_attributes=labels)
 
 
 def _check(key: str, scenario: Scenario, streams: Sequence[Sequence[Any]], targets: list[list[list[int]]]) -> None:
@@ -75,7 +75,7 @@ def _check(key: str, scenario: Scenario, streams: Sequence[Sequence[Any]], targe
     if trained != set(range(len(trained))) or not tested <= trained:
         raise ProtocolError(f"{key}: targets are {sorted(trained | tested)}; allowed: 0, 1, 2, … without gaps")
     for index, dataset in (pair for stream in streams for pair in enumerate(stream)):
-        expected = index if scenario == "task" else 0
+        expected = task_label(scenario, index)
         tasks = set(getattr(dataset, "targets_task_labels", [expected]))
         if tasks != {expected}:
             problem = f"experience {index} has the task labels {sorted(tasks)}"

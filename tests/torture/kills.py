@@ -120,7 +120,7 @@ class Kills:
             self.alone.moment(command, out, self.draw)
             worker = self._worker(command) if way == "worker killed" else None
             during = in_progress(command, out)
-            if command.ended or (way == "worker killed" and worker is None):
+            if command.ended:
                 break
             if worker is not None:
                 try:

@@ -94,18 +94,18 @@ def sampled(command: Command, out: Path) -> Iterator[Sample]:
 
 def summarised(samples: Sequence[Sample], runs: int, name: str, bounded: bool) -> Iterator[Measured]:
     """Time for a run and the driver's memory, in the first tenth of the runs and in the last, which may be bounded."""
-    time_first = memory_first = float("nan")
-    for part, since, until in (("first", 1, runs // 10), ("last", runs - runs // 10, runs)):
+    tenth, first = runs // 10, None
+    for part, since, until in (("first", 1, tenth), ("last", runs - tenth, runs)):
         inside = [each for each in samples if since <= each.done <= until]
         if not inside or inside[-1].done == inside[0].done:
             continue
         ms = 1000 * (inside[-1].when - inside[0].when) / (inside[-1].done - inside[0].done)
         memory = median(each.memory for each in inside)
-        limits = (SLOWER * time_first, GROWTH * memory_first) if bounded and part == "last" else (None, None)
-        time_first, memory_first = ms, memory
+        most = (SLOWER * first[0], GROWTH * first[1]) if bounded and first else (None, None)
+        first = first or (ms, memory)
         where = f"{part} tenth of {runs}"
-        yield Measured(what=f"{name}: time for a run, {where}", value=ms, unit="ms", at_most=limits[0])
-        yield Measured(what=f"{name}: driver's memory, {where}", value=memory, unit="MiB", at_most=limits[1])
+        yield Measured(what=f"{name}: time for a run, {where}", value=ms, unit="ms", at_most=most[0])
+        yield Measured(what=f"{name}: driver's memory, {where}", value=memory, unit="MiB", at_most=most[1])
     if samples:
         peak = max(each.memory for each in samples)
         yield Measured(what=f"{name}: driver's peak memory, its table included", value=peak, unit="MiB")
