@@ -25,6 +25,9 @@ SPAWN = multiprocessing.get_context("spawn")
 GRACE = 5.0
 """Seconds that a process has to end when it is told to; a stopped one does not, and is killed."""
 
+FAREWELL = 60.0
+"""Seconds that an idle process has to end by itself, and W&B's service, which writes the end of a run after its run."""
+
 
 def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -67,7 +70,7 @@ def execute_in_processes(
                 else:
                     yield lost(worker.run, worker.problem)
     finally:
-        _stop(idle + busy)
+        _stop(idle, busy)
 
 
 class Worker:
@@ -122,6 +125,10 @@ class Worker:
             self.problem = SILENT
         return self.problem is not None
 
+    def dismiss(self) -> None:
+        """Let an idle one end by itself."""
+        self._connection.close()
+
     def kill(self) -> None:
         self.process.kill()  # ends a stopped process too
         self.process.join(GRACE)
@@ -144,16 +151,18 @@ def _that_ended(busy: Sequence[Worker], look_again: bool) -> list[Worker]:
     return [worker for worker in busy if worker.has_ended()]
 
 
-def _stop(workers: Sequence[Worker]) -> None:
-    """End processes, which are idle or busy with runs that nobody waits for any more."""
-    for worker in workers:
+def _stop(idle: Sequence[Worker], busy: Sequence[Worker]) -> None:
+    """End processes; nobody waits any more for the runs of those that are busy."""
+    for worker in idle:
+        worker.dismiss()
+    for worker in busy:
         worker.process.terminate()
-    last = time.monotonic() + GRACE
+    now = time.monotonic()
     try:
-        for worker in workers:
+        for worker, last in [*((each, now + GRACE) for each in busy), *((each, now + FAREWELL) for each in idle)]:
             worker.process.join(max(0.0, last - time.monotonic()))
     finally:  # also if another Ctrl-C ends the wait
-        for worker in workers:
+        for worker in (*idle, *busy):
             worker.kill()
 
 

@@ -107,6 +107,8 @@ class Kills:
             if code:
                 self.lost.append(f"{out.name} ended with {code}: {said[-500:]}")
             else:
+                if self.executor is not LOCAL:
+                    time.sleep(2)  # the cluster's services of W&B outlive the command, and write on for a moment
                 differences = list(self.alone.differences(out, tracked=mode == "offline"))
                 differences += ["`run` printed another table"] * (table != self.alone.table)
                 self.lost += [f"{out.name}: {each}; it said: {said[-300:]}" for each in differences]

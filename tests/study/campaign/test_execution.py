@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from study.campaign import local_pool
 from study.campaign.carry_out import carry_out, execute
 from study.campaign.one_run import DIED, SILENT, Silence, is_lost
 from study.records.run_record import RunRecord, record_of
@@ -104,6 +105,20 @@ def test_the_last_run_is_performed_in_another_process_too(run_of, tmp_path):
     deadly = Deadly(**dict(runs[1]))
     records = carry_out([runs[0], deadly], store, HERE, jobs=2, terminal=Console(quiet=True))
     assert [record.error for record in records] == [None, DIED]
+
+
+def test_processes_that_are_done_end_by_themselves(run_of, tmp_path, monkeypatch):
+    workers: list[local_pool.Worker] = []
+
+    class Watched(local_pool.Worker):
+        def __init__(self) -> None:
+            super().__init__()
+            workers.append(self)
+
+    monkeypatch.setattr(local_pool, "Worker", Watched)
+    runs = [run_of(seed=seed) for seed in range(2)]
+    assert len(list(execute(runs, RunStore(tmp_path), HERE, jobs=2))) == 2
+    assert [worker.process.exitcode for worker in workers] == [0, 0], "W&B's service is killed while it writes"
 
 
 def test_what_the_folders_archive_has_is_not_repeated(run_of, tmp_path, monkeypatch):
