@@ -10,6 +10,7 @@ from avalanche.training.supervised import Cumulative, JointTraining
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
+from study.run.benchmarks import InMemory
 from study.run.data import Encoding
 
 Columns = list[Tensor]  # inputs, targets and task labels, each of length N
@@ -26,11 +27,10 @@ def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = N
     n = len(dataset)
     if n == 0:
         raise ValueError("an experience has no samples")
-    read = getattr(dataset, "__getitems__", lambda indices: [dataset[i] for i in indices])
     columns: Columns = []
     for start in range(0, n, ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, n)
-        rows = default_collate(read(range(start, stop)))
+        rows = _rows(dataset, range(start, stop))
         if encoding is not None:
             rows[0] = encoding.encode(rows[0])
         if not columns:
@@ -38,6 +38,13 @@ def columns_of(dataset: Any, device: torch.device, encoding: Encoding | None = N
         for column, part in zip(columns, rows, strict=True):
             column[start:stop] = part
     return columns
+
+
+def _rows(dataset: Any, indices: range) -> Columns:
+    if isinstance(dataset, InMemory):
+        return dataset.batch(indices)
+    read = getattr(dataset, "__getitems__", lambda indices: [dataset[i] for i in indices])
+    return default_collate(read(indices))
 
 
 class InMemoryBatches(SupervisedPlugin, supports_distributed=False):

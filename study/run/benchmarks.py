@@ -38,7 +38,7 @@ class Inputs(Dataset):
         rows = torch.as_tensor(indices)
         inputs = self.inputs[rows]
         if self.permutation is not None:
-            inputs = inputs.flatten(2)[:, :, self.permutation].view_as(inputs)
+            inputs = inputs.flatten(2).index_select(2, self.permutation).view_as(inputs)  # a third of indexing's time
         return inputs, self.labels[rows]
 
 
@@ -55,6 +55,11 @@ class InMemory(TaskAwareClassificationDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[list[Any]]:
         return [[x, y, self._task] for x, y in zip(*self._data.rows(indices), strict=True)]
+
+    def batch(self, indices: Sequence[int]) -> list[Tensor]:
+        """Inputs, targets and task labels of some samples, as the items put together."""
+        inputs, labels = self._data.rows(indices)
+        return [inputs, labels, torch.full_like(labels, self._task)]
 
     def with_transforms(self, group_name: str) -> Self:
         return self
