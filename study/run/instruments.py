@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from avalanche.core import BasePlugin, SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
 from torch import Tensor, nn
 
 
@@ -55,6 +56,16 @@ class Instruments(SupervisedPlugin, supports_distributed=False):
         for name, p in strategy.model.named_parameters():
             if not torch.isfinite(p).all():
                 raise FloatingPointError(f"parameter {name!r} became NaN or infinite")
+
+
+class Evaluator(EvaluationPlugin):
+    """Avalanche's, for metrics of evaluation alone: none is asked at eight points of every training step."""
+
+    def _nothing(self, strategy: Any, **kwargs: Any) -> None:
+        pass
+
+    before_training_iteration = before_forward = after_forward = before_backward = _nothing
+    after_backward = before_update = after_update = after_training_iteration = _nothing
 
 
 def reset_peak_memory(device: torch.device) -> None:

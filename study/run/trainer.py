@@ -15,7 +15,6 @@ import torch
 from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.utils import concat_datasets
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
-from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Cumulative, Naive
 from torch import nn
 
@@ -27,7 +26,7 @@ from study.run.batches import InMemoryBatches
 from study.run.benchmarks import build_benchmark
 from study.run.checkpoint import Checkpoint, CheckpointError, State
 from study.run.data import DataError, Encoding
-from study.run.instruments import Held, Instruments, held_bytes, peak_memory, reset_peak_memory
+from study.run.instruments import Evaluator, Held, Instruments, held_bytes, peak_memory, reset_peak_memory
 from study.run.methods import build_optimizer, build_plugin, build_strategy
 from study.run.metrics import average_accuracy
 from study.run.models import build_model
@@ -178,7 +177,7 @@ class Learner:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No loggers specified")  # where nothing is tracked
             metrics = (f(experience=True, stream=True) for f in (accuracy_metrics, loss_metrics))
-            evaluator = EvaluationPlugin(*metrics, loggers=[self.logger])
+            evaluator = Evaluator(*metrics, loggers=[self.logger])
         return build_strategy(
             **self._method,
             model=model,
