@@ -9,7 +9,7 @@ from study.protocol.load import load_protocol
 from study.records.store import ARCHIVE, kept_search, read_archive
 from study.report.analysis import Analysis, analyse
 from study.report.attachments import read_attachments
-from study.report.comparisons import MEANING, VERDICTS
+from study.report.comparisons import LEVEL, MEANING, VERDICTS
 from study.report.document import Bullets, Cell, Column, Document, Section, table_of
 from study.report.markdown import to_markdown
 from study.report.provenance import packaged_name, with_true_source
@@ -64,7 +64,8 @@ def reports_below(folder: Path) -> Iterator[Reported]:
 
 
 def compose_overview(reports: list[Reported]) -> Document:
-    """The overview: verdict counts by report; then, folded, what each says in a sentence."""
+    """The overview: by report, verdict counts if there are any; then, folded, what each says in a sentence."""
+    judged = any(report.analysis.verdicts for report in reports)
 
     def title(report: Reported) -> Cell:
         return Cell(report.analysis.protocol.title, report.analysis.protocol.title, link=report.page)
@@ -74,7 +75,7 @@ def compose_overview(reports: list[Reported]) -> Document:
 
     table = table_of(
         "reports",
-        "Published numbers by verdict",
+        "Published numbers by verdict" if judged else "Method against method",
         reports,
         Column("report", title),
         *map(verdicts, sorted(VERDICTS, key=lambda verdict: verdict != "reproduced")),
@@ -86,12 +87,11 @@ def compose_overview(reports: list[Reported]) -> Document:
         (report.path, report.page, report.analysis.conclusions.answer or report.analysis.protocol.title)
         for report in reports
     )
-    meaning = (
-        f"{MEANING} Pairs that differ: methods, significantly after Holm's correction, of pairs with enough seeds."
-    )
+    pairs = "Pairs that differ: methods, significantly after Holm's correction, of pairs with enough seeds."
+    meaning = f"{MEANING} {pairs}" if judged else f"{pairs} All tests at level {LEVEL}."
     return Document(
-        "Reports: which published numbers hold",
+        f"Reports: {'which published numbers hold' if judged else 'method against method'}",
         "Each row is a report; `clreg-study overview` writes this page from their records.",
         (table, Bullets(answers)),
-        (Section("meaning", "What the verdicts mean", (meaning,)),),
+        (Section("meaning", "What the numbers mean", (meaning,)),),
     )

@@ -90,10 +90,13 @@ def test_where_all_is_context_the_first_screen_has_pairs(tmp_path, without_figur
     every = CONTEXT.replace('["ewc"]', '["naive", "ewc", "joint"]').replace(
         'spread = "none"\n', 'spread = "none"\ncontext = ["replay-2"]\n'
     )
-    folder = written(tmp_path, all_records(toy()), protocol=toy(every))
+    folder = written(tmp_path / "toy", all_records(toy()), protocol=toy(every))
     assert FIRST not in markdown_tables(folder)
     assert "Method against method: differences of average accuracy, in percentage points" in markdown_tables(folder)
     assert analyse(select("toy", toy(every), all_records(toy()), [])).verdicts == {}
+    page = write_overview(tmp_path).read_text()
+    assert "**Method against method**" in page
+    assert "published" not in page
 
 
 def test_what_is_not_testable_is_a_verdict_of_its_own_and_no_failure(tmp_path, without_figures):
