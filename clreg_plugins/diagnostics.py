@@ -165,7 +165,8 @@ def quadratic_picture(
 
     Raises:
         ValueError: names or shapes differ (it names them) or are not the model's, an option outside what is
-            allowed, empty data, missing or unfit targets, a model that cannot be differentiated twice.
+            allowed, empty data, missing or unfit targets, a model that cannot be differentiated twice, or that
+            changes its parameters in the forward pass.
         TypeError: data of an unknown kind.
         FloatingPointError: a curvature, or the loss at a point, is NaN or infinite.
 
@@ -368,7 +369,13 @@ class Outputs:
             choose_mode(self.model, lambda: self._reached(batch))
         self._start.restore()
         _move(self.parameters, to)
-        return self._run(batch)
+        z = self._run(batch)
+        if changed := [name for name, p in self.parameters.items() if not torch.equal(p.detach(), to[name].to(p))]:
+            raise ValueError(
+                f"the model's forward pass changes {listed(changed)}, as an embedding with max_norm does, which "
+                "PyTorch's derivatives leave out; allowed: a model that leaves its parameters as they are"
+            )
+        return z
 
     def _reached(self, batch: Batch) -> set[str]:
         self._start = Snapshot(self.model, COPY_ALL, self._base)

@@ -402,6 +402,25 @@ def test_the_picture_of_a_weight_norm_is_right_or_an_error():
         assert picture.hessian[0] == pytest.approx((loss(step) - 2 * loss(0) + loss(-step)) / step**2 / 2, rel=1e-3)
 
 
+def bounded(model: nn.Module, x: torch.Tensor, _labels: None) -> torch.Tensor:
+    """A constraint that is imposed in the forward pass."""
+    with torch.no_grad():
+        model.weight.clamp_(max=0.5)
+    return model(x)
+
+
+def test_an_embedding_that_renormalises_rows_in_the_forward_pass_is_refused_where_it_does():
+    """The loss beyond ``max_norm`` is that of the bound, which PyTorch's derivatives do not know."""
+    data = TensorDataset(torch.tensor([[0], [2]]), torch.tensor([0, 1]))
+    model = nn.Sequential(nn.Embedding(3, 4, max_norm=1.0), nn.Flatten(), nn.Linear(4, 2))
+    anchor = values(model)
+    anchor["0.weight"] = nn.functional.normalize(anchor["0.weight"]) * 0.9
+    within, beyond = (anchor | {"0.weight": anchor["0.weight"] * scale} for scale in (0.9, 1.2))
+    assert np.isfinite(quadratic_picture(model, data, anchor, [within], {}).hessian).all()
+    with pytest.raises(ValueError, match=r"forward pass changes '0\.weight', as an embedding with max_norm does"):
+        quadratic_picture(model, data, anchor, [within, beyond], {})
+
+
 ZERO = {"weight": torch.zeros(3, 4)}
 
 
@@ -433,6 +452,7 @@ ZERO = {"weight": torch.zeros(3, 4)}
         ({"forward": lambda model, x, _: Once.apply(model(x))}, "cannot be differentiated twice"),
         ({"forward": lambda model, x, _: model(x) + Once.apply(model(x))}, "cannot be differentiated twice"),
         ({"forward": lambda model, x, _: Lopsided.apply(model(x), model(x.flip(1)))}, "is not symmetric"),
+        ({"forward": bounded}, "the model's forward pass changes 'weight'"),
     ],
 )
 def test_what_does_not_fit_is_named(change, said):
