@@ -1,5 +1,6 @@
 """Models that treat samples unlike: experts that see some tokens, hooks on gradients, statistics over the batch."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -120,6 +121,14 @@ def test_parameters_that_have_no_importance(kind):
     if kind == "complex":
         model.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(ValueError, match=r"parameter '(0.weight|phase)' is (not initialised|complex)"):
+        fisher_diagonal(model, TensorDataset(torch.randn(4, 2), torch.arange(4) % 3))
+
+
+@pytest.mark.parametrize("place", ["0.weight", "1.running_mean"])
+def test_a_model_without_values_is_named(place):
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False))
+    model[int(place[0])].to("meta")
+    with pytest.raises(ValueError, match=f"'{re.escape(place)}' is on the meta device and has no values"):
         fisher_diagonal(model, TensorDataset(torch.randn(4, 2), torch.arange(4) % 3))
 
 

@@ -328,7 +328,7 @@ def jacobian_moments(
         RuntimeError: another process failed.
     """
     model = unwrap(model)
-    _refuse_inference_parameters(model)
+    _refuse_unusable_parameters(model)
     if not batch_mean:
         _refuse_batch_statistics(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -376,9 +376,15 @@ def jacobian_moments(
     return importance if factors is None else work.totals.factors(importance, reduce)
 
 
-def _refuse_inference_parameters(model: nn.Module) -> None:
-    for name, p in model.named_parameters():
-        if not isinstance(p, nn.parameter.UninitializedParameter) and p.is_inference():
+def _refuse_unusable_parameters(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type == "meta":
+            raise ValueError(
+                f"{plain_name(name)!r} is on the meta device and has no values; give the model some, as "
+                "model.to_empty(device=...) and load_state_dict do"
+            )
+        is_parameter = isinstance(tensor, nn.Parameter) and not isinstance(tensor, nn.parameter.UninitializedParameter)
+        if is_parameter and tensor.is_inference():
             raise ValueError(
                 f"parameter {plain_name(name)!r} was made under torch.inference_mode and can have no gradient; "
                 "make the model outside of it"
