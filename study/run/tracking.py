@@ -124,6 +124,7 @@ class WandbLogger:
         self._experience: int | None = None  # in training, and without its row yet
         if tracking.mode == "disabled":
             return
+        _leave_service_of_parent()
         import wandb
         from avalanche.logging import BaseLogger
 
@@ -246,6 +247,12 @@ class WandbLogger:
             if not self._failed:
                 warnings.warn(message, RuntimeWarning, stacklevel=4)
             self._failed = True
+
+
+def _leave_service_of_parent() -> None:
+    """Use a service of this process: a parent's, which the environment names, keeps a killed run's id in use."""
+    if f"-{os.getpid()}-" not in os.environ.get("WANDB_SERVICE", ""):
+        os.environ.pop("WANDB_SERVICE", None)
 
 
 def _abandon_service() -> None:

@@ -162,6 +162,17 @@ def test_a_killed_process_keeps_its_rows_and_takes_the_service_along(tracking: T
 
 
 @pytest.mark.slow
+def test_a_killed_run_goes_on_where_a_parent_uses_wandb(tracking: Tracking, tmp_path: Path) -> None:
+    """The environment names the parent's service, which outlives the killed process and its run."""
+    with wandb.init(mode="offline", dir=tmp_path, reinit="create_new"):
+        assert os.environ["WANDB_SERVICE"]
+        run_program(tracking, "killed")
+        resumed = run_program(tracking, "finished")
+    assert "W&B failed" not in resumed.stderr
+    assert [part.exit_codes for part in parts(tracking)] == [[], [0]]
+
+
+@pytest.mark.slow
 def test_wandb_sync_joins_the_parts_of_a_resumed_run(
     tracking: Tracking, open_logger: Callable[..., WandbLogger], server: SimpleNamespace
 ) -> None:
