@@ -159,8 +159,9 @@ def _stop(idle: Sequence[Worker], busy: Sequence[Worker]) -> None:
         worker.process.terminate()
     now = time.monotonic()
     try:
-        for worker, last in [*((each, now + GRACE) for each in busy), *((each, now + FAREWELL) for each in idle)]:
-            worker.process.join(max(0.0, last - time.monotonic()))
+        for workers, seconds in ((busy, GRACE), (idle, FAREWELL)):
+            for worker in workers:
+                worker.process.join(max(0.0, now + seconds - time.monotonic()))
     finally:  # also if another Ctrl-C ends the wait
         for worker in (*idle, *busy):
             worker.kill()

@@ -383,8 +383,8 @@ def _refuse_unusable_parameters(model: nn.Module) -> None:
                 f"{plain_name(name)!r} is on the meta device and has no values; give the model some, as "
                 "model.to_empty(device=...) and load_state_dict do"
             )
-        is_parameter = isinstance(tensor, nn.Parameter) and not isinstance(tensor, nn.parameter.UninitializedParameter)
-        if is_parameter and tensor.is_inference():
+    for name, p in model.named_parameters():
+        if not isinstance(p, nn.parameter.UninitializedParameter) and p.is_inference():
             raise ValueError(
                 f"parameter {plain_name(name)!r} was made under torch.inference_mode and can have no gradient; "
                 "make the model outside of it"
