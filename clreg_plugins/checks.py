@@ -1,7 +1,7 @@
 """Argument checks whose one message names the value, the argument and what is allowed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -21,6 +21,12 @@ def shown(value: object) -> str:
     except Exception:  # an int of too many digits, or a class of the caller's
         text = f"of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first five names, for a message, and how many more there are."""
+    shown = list(names)
+    return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
 def one_of(name: str, value: object, allowed: Sequence[str], *, none: str | None = None) -> None:

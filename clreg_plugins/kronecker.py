@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clreg_plugins.checks import dense, instance, mapping, shown, within
+from clreg_plugins.checks import dense, instance, listed, mapping, shown, within
 from clreg_plugins.factors import Factors, KroneckerFactors, Shapes, embedding_shapes, factor_shapes
 from clreg_plugins.flat import Place
 from clreg_plugins.layer_curvature import TINY, LayerCurvature
-from clreg_plugins.penalty import QuadraticPenalty, Step, Tensors, listed, sum_of
+from clreg_plugins.penalty import QuadraticPenalty, Tensors, sum_of
+from clreg_plugins.penalty_step import Step
 
 
 class KroneckerPenalty(QuadraticPenalty):

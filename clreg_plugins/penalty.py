@@ -5,53 +5,21 @@ nothing of models, strategies or importances.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clreg_plugins.checks import boolean, dense, instance, mapping, whole, within
+from clreg_plugins.checks import boolean, dense, instance, listed, mapping, whole, within
 from clreg_plugins.flat import FlatTensors, Place
+from clreg_plugins.held import held, held_of_state, state_place
+from clreg_plugins.penalty_step import ClosedForm, Step
 
 Tensors = Mapping[str, Tensor]
 
 DOT_ENTRIES = 2**18
 """Entries that one dot product of a CPU sums in float32; of 25 million equal ones a single one is off by 1.7%."""
-
-
-class Step(NamedTuple):
-    """The penalty evaluated at given parameters.
-
-    Attributes:
-        value: ``strength/2 · (Σ_i Ω_i (θ_i − μ_i)² + c)``, a scalar.
-        difference: θ − μ by parameter name; 0 where there is no importance.
-        product: Ω (θ − μ) by parameter name.
-        strength: λ.
-    """
-
-    value: Tensor
-    difference: FlatTensors
-    product: FlatTensors
-    strength: float
-
-    def gradient(self, names: Sequence[str], scale: Tensor | None = None) -> dict[str, Tensor]:
-        """``strength · Ω (θ − μ)`` of the named parameters, in new tensors.
-
-        Args:
-            names: parameter names.
-            scale: factor by which the loss was scaled, a scalar tensor; 1 if None. Applied after λ: the product of the
-                two may overflow float32.
-        """
-        gradients: dict[str, Tensor] = {}
-        for device, dtype in self.product.buffers:
-            group = [name for name in names if self.product.places[name][1:] == (device, dtype)]
-            if group:
-                values = torch._foreach_mul([self.product[name] for name in group], self.strength)
-                if scale is not None:
-                    torch._foreach_mul_(values, scale.to(device))
-                gradients.update(zip(group, values, strict=True))
-        return gradients
 
 
 class QuadraticPenalty:
@@ -105,11 +73,11 @@ class QuadraticPenalty:
                     f"parameter {name!r} has shape {tuple(parameter.shape)}, but its importance has shape "
                     f"{tuple(known[name].shape)}; a parameter may grow, not shrink or change its number of dimensions"
                 )
-        places = {**known, **{name: _state_place(parameter) for name, parameter in parameters.items()}}
+        places = {**known, **{name: state_place(parameter) for name, parameter in parameters.items()}}
         if places == known:
             return
         present = {
-            name: _held(f"parameter {name!r}", p, places[name])
+            name: held(f"parameter {name!r}", p, places[name])
             for name, p in parameters.items()
             if places[name] != known.get(name)
         }
@@ -121,7 +89,7 @@ class QuadraticPenalty:
                     ("constant", self.constant),
                 ):
                     if name in of_name:
-                        _held(f"the {kind} of {name!r}", of_name[name], place._replace(shape=of_name[name].shape))
+                        held(f"the {kind} of {name!r}", of_name[name], place._replace(shape=of_name[name].shape))
         self._move(places, present)
         for name, (_, device, dtype) in places.items():
             constant = self.constant.get(name)
@@ -248,7 +216,7 @@ class QuadraticPenalty:
         for name, tensor in tensors.items():
             what = f"{kind} of {name!r}"
             if name in state:
-                checked[name] = _held(what, tensor, state.places[name], minimum)
+                checked[name] = held(what, tensor, state.places[name], minimum)
             elif kind == "anchor" or dense(what, tensor).any():  # else of a frozen parameter, which has no state
                 known = listed(state) or "none; call grow() first"
                 raise ValueError(f"{kind} of unknown parameter {name!r}; known: {known}")
@@ -363,7 +331,7 @@ class QuadraticPenalty:
         names = self._given(parameters)
         if not any(parameters[name].requires_grad for name in names):
             return step.value
-        return _ClosedForm.apply(self, step, names, *(parameters[name] for name in names))
+        return ClosedForm.apply(self, step, names, *(parameters[name] for name in names))
 
     def _given(self, parameters: Tensors) -> tuple[str, ...]:
         """Names of the parameters given that have importance."""
@@ -418,7 +386,7 @@ class QuadraticPenalty:
             )
         n_terms = whole("n_terms of the state", state["n_terms"], 0)
         names = [*importance, *(name for name in anchor if name not in importance)]
-        places = {name: _state_place(dense(f"anchor of {name!r} in the state", anchor[name])) for name in names}
+        places = {name: state_place(dense(f"anchor of {name!r} in the state", anchor[name])) for name in names}
         scalars = {name: place._replace(shape=torch.Size()) for name, place in places.items()}
         own = places if len(places) == len(importance) else {name: places[name] for name in importance}
         least = -math.inf if negative else 0
@@ -441,35 +409,6 @@ class QuadraticPenalty:
             self.load_state_dict({key: state[key] for key in self._STATE}, negative=True)
 
 
-class _ClosedForm(torch.autograd.Function):
-    """A step's value, whose gradient is ``strength · Ω (θ − μ)``."""
-
-    @staticmethod
-    def forward(ctx, penalty, step, names, *parameters):
-        ctx.penalty, ctx.step, ctx.names, ctx.versions = penalty, step, names, _versions(step.product)
-        ctx.save_for_backward(*parameters)  # autograd then refuses a backward after θ has moved
-        return step.value.detach()  # autograd writes to what is returned
-
-    @staticmethod
-    def backward(ctx, scale):
-        if torch.is_grad_enabled() or _versions(ctx.step.product) != ctx.versions:
-            # create_graph=True needs gradients with a graph; a later step may have overwritten what this one found
-            parameters = zip(ctx.names, ctx.saved_tensors, strict=True)
-            products = ctx.penalty._products({name: p - ctx.penalty.anchor[name] for name, p in parameters})
-            gradients = {name: p * ctx.step.strength * scale.to(p.device) for name, p in products.items()}
-        else:  # new tensors, since autograd adds the task's gradient to them in place, or hands them to the caller
-            known_to_be_one = scale.device.type == "cpu" and scale.item() == 1  # on a GPU asking is waiting
-            wanted = [name for name, asked in zip(ctx.names, ctx.needs_input_grad[3:], strict=True) if asked]
-            gradients = ctx.step.gradient(wanted, None if known_to_be_one else scale)
-        inputs = zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True)
-        return None, None, None, *(gradients[name].to(p.dtype) if asked else None for name, p, asked in inputs)
-
-
-def _versions(tensors: FlatTensors) -> list[int]:
-    """Version counters of the buffers."""
-    return [buffer._version for buffer in tensors.buffers.values()]
-
-
 def sum_of(terms: Iterable[Tensor]) -> Tensor | None:
     """The sum of scalars on any devices; None of none."""
     total = None
@@ -481,50 +420,6 @@ def sum_of(terms: Iterable[Tensor]) -> Tensor | None:
 def castable(parameter: Tensor) -> Tensor:
     """An 8-bit parameter in float32, any other as it is: ``_foreach`` operations do not support 8-bit types."""
     return parameter.float() if parameter.element_size() == 1 else parameter
-
-
-def _state_place(parameter: Tensor) -> Place:
-    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    return Place(parameter.shape, parameter.device, dtype)
-
-
-def _held(what: str, tensor: Any, place: Place, minimum: float = -math.inf) -> Tensor:
-    """A tensor as the state holds it.
-
-    Raises:
-        ValueError: it is no dense tensor of numbers, has another shape, or an entry below ``minimum``.
-        FloatingPointError: an entry is not finite in the state's type.
-    """
-    tensor = dense(what, tensor)
-    if tensor.shape != place.shape:
-        raise ValueError(f"{what} has shape {tuple(tensor.shape)}, expected {tuple(place.shape)}")
-    value = tensor.to(place.device, place.dtype)
-    if not torch.isfinite(value).all():
-        bad = tensor.cpu().double()[~torch.isfinite(value).cpu()][0].item()
-        raise FloatingPointError(f"{what} holds {bad}; every entry must be finite in {place.dtype}")
-    if (value < minimum).any():
-        raise ValueError(f"{what} holds {value.min().item()}; it must be at least {minimum:g}")
-    return value
-
-
-def held_of_state(
-    kind: str, tensors: Mapping[str, Any], places: Mapping[str, Place], minimum: float = -math.inf
-) -> dict[str, Tensor]:
-    """Tensors of a state by name, in these places, which have its names.
-
-    Raises:
-        ValueError: one is not as its place says, not finite, or has an entry below ``minimum``.
-    """
-    try:
-        return {n: _held(f"{kind} of {n!r} in the state", tensors[n], place, minimum) for n, place in places.items()}
-    except FloatingPointError as error:
-        raise ValueError(str(error)) from error
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first five names, for a message, and how many more there are."""
-    shown = list(names)
-    return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
 def _fits(old: torch.Size, new: torch.Size) -> bool:

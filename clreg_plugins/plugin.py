@@ -18,7 +18,8 @@ from clreg_plugins.importance.engine.model import named_parameters, state_dtype
 from clreg_plugins.importance.options import READING_DEFAULTS
 from clreg_plugins.loss_check import LossCheck
 from clreg_plugins.online_streams import OnlineStream, origin_of
-from clreg_plugins.penalty import QuadraticPenalty, Step
+from clreg_plugins.penalty import QuadraticPenalty
+from clreg_plugins.penalty_step import Step
 
 CONSOLIDATION = ("experience", "manual")
 

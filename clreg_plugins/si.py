@@ -8,9 +8,10 @@ from torch import Tensor
 
 from clreg_plugins.checks import boolean, mapping, one_of, strength
 from clreg_plugins.flat import FlatTensors
+from clreg_plugins.held import held_of_state
 from clreg_plugins.importance import path_integral
 from clreg_plugins.outside_changes import OutsideChanges
-from clreg_plugins.penalty import QuadraticPenalty, castable, held_of_state
+from clreg_plugins.penalty import QuadraticPenalty, castable
 from clreg_plugins.plugin import RegularizationPlugin
 from clreg_plugins.task_gradient import TaskGradient
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clreg_plugins.flat import FlatTensors
-from clreg_plugins.penalty import Step
+from clreg_plugins.penalty_step import Step
 
 
 class TaskGradient:

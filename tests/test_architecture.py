@@ -7,7 +7,7 @@ import pytest
 
 import clreg_plugins
 
-PENALTY_SIDE = ("checks", "factors", "flat", "kronecker", "layer_curvature", "penalty")
+PENALTY_SIDE = ("checks", "factors", "flat", "held", "kronecker", "layer_curvature", "penalty", "penalty_step")
 
 
 @pytest.mark.parametrize("module", PENALTY_SIDE)

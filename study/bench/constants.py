@@ -15,7 +15,8 @@ from statistics import quantiles
 import torch
 
 from clreg_plugins import fisher_diagonal
-from clreg_plugins.importance.engine import data, general_path, layer_rules, memory, moments
+from clreg_plugins.importance.engine import data, general_path, memory, moments
+from clreg_plugins.importance.engine.layer_rules import convolution, rule
 from study.bench.workloads import CNN, MLP_400, REDUCED_RESNET, Workload
 from study.run.timing import Turn, clock_of, interleave, over
 
@@ -23,10 +24,10 @@ UNLIMITED = 2**50
 NEUTRAL = {
     "JOINED": ([data], 256),
     "GROUP": ([general_path, memory], 1),
-    "CACHE_BYTES": ([layer_rules], UNLIMITED),
-    "MANY_POSITIONS": ([layer_rules], UNLIMITED),
-    "VECTOR": ([layer_rules], 1),
-    "SMALL": ([layer_rules], 0),
+    "CACHE_BYTES": ([rule, convolution], UNLIMITED),
+    "MANY_POSITIONS": ([convolution], UNLIMITED),
+    "VECTOR": ([convolution], 1),
+    "SMALL": ([rule], 0),
     "OUTPUT_BYTES": ([memory], UNLIMITED),
 }
 """By constant: the modules that hold it, and the value that turns it off."""

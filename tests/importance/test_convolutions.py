@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from clreg_plugins import fisher_diagonal
-from clreg_plugins.importance.engine.layer_rules import MANY_POSITIONS, ConvRule, rule_for
+from clreg_plugins.importance.engine.layer_rules import ConvRule, rule_for
+from clreg_plugins.importance.engine.layer_rules.convolution import MANY_POSITIONS
 from tests.importance.models import conv2d_at_many_positions
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")

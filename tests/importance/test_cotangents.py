@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal
-from clreg_plugins.importance.engine import moments
+from clreg_plugins.importance.engine import pass_over_data
 from clreg_plugins.importance.engine.cotangents import fisher_cotangents
 from tests import oracles
 
@@ -75,8 +75,8 @@ def test_a_logit_that_is_nan_is_found():
 def test_memory_is_planned_for_samples_less_certain_than_the_first(monkeypatch):
     """The first sample's softmax is saturated and needs no cotangent; the others need all."""
     planned = []
-    plan = moments.samples_at_a_time
-    monkeypatch.setattr(moments, "samples_at_a_time", lambda *args: planned.append(plan(*args)) or planned[-1])
+    plan = pass_over_data.samples_at_a_time
+    monkeypatch.setattr(pass_over_data, "samples_at_a_time", lambda *args: planned.append(plan(*args)) or planned[-1])
     x = torch.randn(8, 4)
     model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 10))
     for first in (0.0, 1e6):

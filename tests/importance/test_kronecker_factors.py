@@ -12,9 +12,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from clreg_plugins import KroneckerPenalty, LayerRule, fisher_diagonal, kronecker_factors, register_layer_rule
-from clreg_plugins.importance.engine import layer_rules
 from clreg_plugins.importance.engine.factors import WEIGHT_SHARING
-from clreg_plugins.importance.engine.layer_rules import LinearRule
+from clreg_plugins.importance.engine.layer_rules import LinearRule, registry
 from clreg_plugins.importance.kronecker_factors import FACTOR_VARIANTS
 from tests import oracles
 from tests.importance import models
@@ -338,7 +337,7 @@ def test_a_rule_of_the_users_own_has_no_factors(monkeypatch):
 
         moments, squares, reduce = LayerRule.moments, LayerRule.squares, LayerRule.reduce
 
-    monkeypatch.setattr(layer_rules, "_RULES", dict(layer_rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     register_layer_rule(Doubled, DoubledRule())
     model, data = nn.Sequential(Doubled(3, 4), nn.Tanh(), nn.Linear(4, 2)), TensorDataset(torch.randn(9, 3))
     found = kronecker_factors(model, data)

@@ -7,6 +7,7 @@ from torch.utils.data import TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal, mas_importance
 from clreg_plugins.importance.engine import layer_rules as layers
+from clreg_plugins.importance.engine.layer_rules import normalisation, registry
 from tests import oracles
 from tests.importance.cases import CASES
 
@@ -54,12 +55,12 @@ class HalfAPercentOff(layers.NormRule):
         (nn.Linear, WithoutSquare(), "mlp"),
         (nn.Linear, ForgetsBias(), "mlp"),
         (nn.Conv2d, SumsSamplesFirst(), "resnet"),
-        (nn.BatchNorm2d, HalfAPercentOff(layers._batch_norm, last_dimensions=False), "resnet"),
+        (nn.BatchNorm2d, HalfAPercentOff(normalisation._batch_norm, last_dimensions=False), "resnet"),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_wrong_rule_warns_once_and_changes_no_number(monkeypatch, kind, rule, case, dtype):
-    monkeypatch.setitem(layers._RULES, kind, rule)
+    monkeypatch.setitem(registry._RULES, kind, rule)
     model, (x, y) = CASES[case].model().to(dtype), CASES[case].samples()
     with pytest.warns(UserWarning, match="the fast rule for .* disagrees with autograd") as caught:
         got = exact(model, (x.to(dtype), y))
@@ -154,7 +155,7 @@ def test_evidence_from_one_sample_does_not_vouch_for_many():
 
 def test_a_layer_that_one_batch_leaves_dark_is_checked_later(monkeypatch):
     """Without evidence there is no trust: the wrong rule is caught when its layer first matters."""
-    monkeypatch.setitem(layers._RULES, nn.Linear, WithoutSquare())
+    monkeypatch.setitem(registry._RULES, nn.Linear, WithoutSquare())
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2, bias=False)).double()
     with torch.no_grad():
         model[0].weight.fill_(1.0)
@@ -166,7 +167,7 @@ def test_a_layer_that_one_batch_leaves_dark_is_checked_later(monkeypatch):
 
 
 def test_mas_is_checked_too(monkeypatch):
-    monkeypatch.setitem(layers._RULES, nn.Conv2d, SumsSamplesFirst())
+    monkeypatch.setitem(registry._RULES, nn.Conv2d, SumsSamplesFirst())
     model, (x, _) = CASES["resnet"].model().double(), CASES["resnet"].samples()
     with pytest.warns(UserWarning, match="the fast rule for"):
         got = mas_importance(model, TensorDataset(x.double()))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from clreg_plugins import LayerRule, fisher_diagonal, register_layer_rule
-from clreg_plugins.importance.engine import layer_rules
+from clreg_plugins.importance.engine.layer_rules import LinearRule, registry
 from tests.kinds.comparison import assert_right, expected
 
 
@@ -95,11 +95,11 @@ def test_a_subclass_of_a_rule_is_used_as_it_is_checked(monkeypatch):
         def forward(self, x):
             return super().forward(3 * x)
 
-    class ScalingRule(layer_rules.LinearRule):
+    class ScalingRule(LinearRule):
         def moments(self, module, a, gs, power, max_bytes):
             return super().moments(module, 3 * a, gs, power, max_bytes)
 
-    monkeypatch.setattr(layer_rules, "_RULES", dict(layer_rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     register_layer_rule(Scaling, ScalingRule())
     torch.manual_seed(0)
     model, x = nn.Sequential(Scaling(4, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(12, 4)
@@ -113,7 +113,7 @@ def test_a_rule_that_raises_is_named(monkeypatch):
         def gradients(self, module, prepared, g):
             return {"weight": torch.bmm(g, prepared)}
 
-    monkeypatch.setattr(layer_rules, "_RULES", dict(layer_rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     register_layer_rule(nn.Linear, Broken())
     with pytest.raises(RuntimeError, match=r"the rule Broken for 0\.weight, 0\.bias raised"):
         fisher_diagonal(nn.Sequential(nn.Linear(4, 3)), TensorDataset(torch.randn(6, 4)))

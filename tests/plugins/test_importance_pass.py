@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from clreg_plugins import EWCPlugin, KFACPlugin, MASPlugin, OnlineEWCPlugin, fisher_diagonal, mas_importance
-from clreg_plugins.importance.engine.moments import CHECKED_SAMPLES
+from clreg_plugins.importance.engine.pass_over_data import CHECKED_SAMPLES
 from tests.plugins.digits import (
     MEASURES,
     PLUGINS,
