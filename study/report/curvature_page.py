@@ -7,15 +7,14 @@ from pydantic import ValidationError
 
 from study.atomic import write_atomically
 from study.errors import StudyError
-from study.report.document import Cell, Table
+from study.report.document import Bullets, Cell, Code, Document, Figure, Gallery, Section, Table
 from study.report.figures.curvature_figure import LINES, curvature_figure
-from study.report.figures.style import standalone
-from study.report.markdown import PAGE, markdown_blocks
+from study.report.markdown import write_page
 from study.report.number_formats import NOTHING
 from study.report.rich_tables import to_terminal
 from study.run.curvature import FACTORS, Curvature, TrainingPath
 
-DATA, FIGURE = "curvature.json", "curvature.svg"
+DATA = "curvature.json"
 
 
 class CurvatureError(StudyError):
@@ -45,25 +44,25 @@ def write_curvature(found: Curvature, folder: Path) -> Path:
     Returns:
         The path of the page.
     """
+    write_atomically(folder / DATA, (found.model_dump_json(indent=1) + "\n").encode())
+    return write_page(_document(found), folder)
+
+
+def _document(found: Curvature) -> Document:
     caption = (
         "Increase of the first experience's loss while the second is trained, and what each quadratic around the end "
         "of the first predicts."
     )
-    write_atomically(folder / DATA, (found.model_dump_json(indent=1) + "\n").encode())
-    write_atomically(folder / FIGURE, standalone(curvature_figure("curvature", caption, found.paths)).encode())
-    table = _table(found)
+    drawing = curvature_figure("curvature", caption, found.paths)
+    figure = Figure("curvature", f"{caption} Values that are not positive are not shown.", caption, drawing)
     packages = ", ".join(f"{package} {version}" for package, version in found.versions.items())
-    parts = (
-        f"# How good the quadratic is: {found.title}",
-        _answer(found),
-        f"![{caption}]({FIGURE})",
-        f"{caption} Values that are not positive are not shown.",
-        *markdown_blocks(table),
-        f"```sh\n{found.command}\n```",
-        f"{packages}; commit {found.commit}; {found.processor}.",
+    made_by = f"{packages}; commit {found.commit}; {found.processor}."
+    return Document(
+        f"How good the quadratic is: {found.title}",
+        "How much of the increase of the first experience's loss, while the second is trained, quadratics explain:",
+        (_answers(found), Gallery((figure,)), _table(found)),
+        (Section("reproduction", "Reproduction", (Code(found.command, "sh"), made_by)),),
     )
-    write_atomically(folder / PAGE, ("\n\n".join(parts) + "\n").encode())
-    return folder / PAGE
 
 
 def curvature_table(found: Curvature) -> rich.table.Table:
@@ -113,14 +112,15 @@ def _quadratic(path: TrainingPath) -> float:
     return path.first_order[-1] + path.hessian[-1]
 
 
-def _answer(found: Curvature) -> str:
+def _answers(found: Curvature) -> Bullets:
     """A sentence for each path: how much of the increase a quadratic explains, and of that quadratic each curvature."""
     sentences = []
     for path in found.paths:
         whole = _share(_quadratic(path), path.actual[-1])
         factors, diagonal = (_share(path.predicted[name][-1], path.gauss_newton[-1]) for name in (FACTORS, "exact"))
-        sentences.append(
-            f"{path.run.label}: gradient and Hessian explain {whole} of the increase of the first experience's loss. "
-            f"Of the Gauss–Newton curvature the Kronecker factors hold {factors}, the exact diagonal {diagonal}."
+        said = (
+            f"gradient and Hessian explain {whole} of the increase. Of the Gauss–Newton curvature the Kronecker "
+            f"factors hold {factors}, the exact diagonal {diagonal}."
         )
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+        sentences.append((path.run.label, "", said))
+    return Bullets(tuple(sentences))

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from study.atomic import write_atomically
 from study.errors import StudyError
 from study.report.document import Block, Bullets, Code, Document, Gallery, Table
+from study.report.figures.style import standalone
 
-PAGE = "README.md"
+PAGE, FIGURES = "README.md", "figures"
 
 # what would begin something else; an underscore within a word, a bracket without a link or "< 1" does not
 _SPECIAL = re.compile(r"([\\*|~]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|(?<=\])\(|^[#>+-](?=\s)|&(?=\w+;|#))")
@@ -27,8 +29,20 @@ def check_page(option: str, folder: Path, own: str) -> None:
         raise StudyError(f"{option}: {folder} holds the page of something else; allowed: a new or an empty folder")
 
 
+def write_page(document: Document, folder: Path) -> Path:
+    """Write the page and its figures; the same document gives the same bytes.
+
+    Returns:
+        The path of the page.
+    """
+    for figure in document.figures:
+        write_atomically(folder / FIGURES / f"{figure.name}.svg", standalone(figure.svg).encode())
+    write_atomically(folder / PAGE, to_markdown(document).encode())
+    return folder / PAGE
+
+
 def to_markdown(document: Document) -> str:
-    """The text of README.md, for a folder with ``figures``."""
+    """The text of README.md."""
     parts = [f"# {escape(document.title)}", escape(document.answer)]
     for block in document.head:
         parts += markdown_blocks(block)
@@ -56,7 +70,7 @@ def markdown_blocks(block: Block) -> Iterator[str]:
             yield f"{fence}{block.language}\n{block.text}\n{fence}"
         case Gallery():
             for figure in block.figures:
-                yield f"![{escape(figure.alt)}](figures/{figure.name}.svg)"
+                yield f"![{escape(figure.alt)}]({FIGURES}/{figure.name}.svg)"
                 yield escape(figure.caption)
 
 

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.atomic import write_atomically
 from study.errors import StudyError
 from study.protocol.settings import Method
 from study.records.run_record import RunRecord
 from study.report.comparisons import LEVEL
 from study.report.document import Code, Column, Document, Figure, Gallery, Section, Table, table_of
 from study.report.figures.ranks_figure import ranks_figure
-from study.report.figures.style import looks, standalone
-from study.report.markdown import PAGE, check_page, to_markdown
+from study.report.figures.style import looks
+from study.report.markdown import check_page, write_page
 from study.report.method_results import MethodResult
 from study.report.number_formats import count, enumeration, p_equals, points
 from study.report.study_comparison import by_method, of_one_setting
@@ -108,10 +107,7 @@ def write_ranking(ranking: Ranking, command: str, folder: Path) -> Path:
         Section("reproduction", "Reproduction", (Code(command, "sh"),)),
     )
     head = (Gallery((ranking.figure,)), ranking.ranks)
-    text = to_markdown(Document("Methods ranked over several studies", ranking.answer, head, sections))
-    write_atomically(folder / DRAWING, standalone(ranking.figure.svg).encode())
-    write_atomically(folder / PAGE, text.encode())
-    return folder / PAGE
+    return write_page(Document("Methods ranked over several studies", ranking.answer, head, sections), folder)
 
 
 def _accuracies(blocks: dict[str, Block], methods: Sequence[str]) -> Table:

@@ -13,9 +13,8 @@ from study.report.analysis import Analysis, analyse
 from study.report.attachments import ATTACHMENTS, Attachments, read_attachments
 from study.report.data_files import accuracy_table, runs_table, write_table
 from study.report.document import Bullets, Document, Figure, Section
-from study.report.figures.style import standalone
 from study.report.html import to_html
-from study.report.markdown import to_markdown
+from study.report.markdown import FIGURES, write_page
 from study.report.number_formats import count
 from study.report.provenance import protocol_text, with_true_source
 from study.report.sections.agreement_section import agreement_section
@@ -77,13 +76,10 @@ def write_report(
     document = compose(analysis)
     # first, since it tells a folder of ours even if what follows is cut short
     write_archive(analysis.selection.records, folder / ARCHIVE)
-    _write_figures(document.figures, folder / "figures")
-    for file, text in (
-        ("README.md", to_markdown(document)),
-        (PAGE, to_html(document)),
-        (PROTOCOL, protocol_text(name, analysis.protocol)),
-    ):
-        write_atomically(folder / file, text.encode())
+    write_page(document, folder)
+    _delete_other_figures(document.figures, folder / FIGURES)
+    write_atomically(folder / PAGE, to_html(document).encode())
+    write_atomically(folder / PROTOCOL, protocol_text(name, analysis.protocol).encode())
     attachments.write(folder)
     write_table(runs_table(analysis.selection), folder / "results")
     write_table(accuracy_table(analysis.selection), folder / "accuracy")
@@ -132,10 +128,8 @@ def compose(analysis: Analysis) -> Document:
     )
 
 
-def _write_figures(figures: Sequence[Figure], folder: Path) -> None:
-    """Write every figure, and delete those of an earlier report."""
-    for figure in figures:
-        write_atomically(folder / f"{figure.name}.svg", standalone(figure.svg).encode())
+def _delete_other_figures(figures: Sequence[Figure], folder: Path) -> None:
+    """Delete the figures of an earlier report."""
     names = {figure.name for figure in figures}
     for path in folder.glob("*.svg"):
         if OUR_FIGURES.fullmatch(path.stem) and path.stem not in names:

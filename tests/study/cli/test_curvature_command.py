@@ -19,7 +19,7 @@ def invoke(*arguments: str) -> tuple[int, str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(("name", "scenario"), [("digits", "task"), ("permuted-digits", "domain")])
@@ -40,10 +40,10 @@ def test_an_embedded_protocol_has_a_page_that_is_written_again_from_its_data(nam
     share = data["paths"][0]["predicted"]["kfac"][-1] / data["paths"][0]["gauss_newton"][-1]
     row = next(line for line in page.splitlines() if line.startswith("| Kronecker factors |"))
     assert float(row.split("|")[2].strip(" %")) == pytest.approx(100 * share, rel=0.05)
-    answer = page.split("\n\n")[1].splitlines()
+    answer = page.split("\n\n")[2].splitlines()
     assert f"the Kronecker factors hold {row.split('|')[2].strip()}, " in answer[0], "the sentence says it too"
-    assert [line.split(":")[0] for line in answer] == ["- none", "- mine", "- online_ewc"]
-    assert "](curvature.svg)" in page
+    assert [line.split(":")[0] for line in answer] == ["- **none", "- **mine", "- **online_ewc"]
+    assert "](figures/curvature.svg)" in page
     command = next(line for line in page.splitlines() if line.startswith("clreg-study"))
     assert command == (
         f"clreg-study curvature {name} --seed 3 --samples 60 --set methods.mine.kind=kfac "
