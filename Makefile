@@ -13,7 +13,7 @@ DOCS_READY := $(VENV)/.docs-ready
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 study: $(READY)
 	$(BIN)/clreg-study run digits

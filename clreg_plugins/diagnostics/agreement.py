@@ -45,6 +45,7 @@ def agreement(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Agreement:
             is NaN or infinite.
 
     Example:
+        >>> import torch
         >>> a = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
         >>> b = {"weight": torch.tensor([[1.0, 4.0], [9.0, 16.0]])}
         >>> result = agreement(a, b)

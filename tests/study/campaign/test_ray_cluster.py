@@ -78,6 +78,7 @@ def test_a_worker_that_dies_takes_neither_the_study_nor_other_runs_with_it(run_o
     assert capsys.readouterr().out == ""  # where Ray itself would say so, before the table of results
 
 
+@pytest.mark.slow
 def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(run_of, tmp_path):
     """Two nodes on this machine, of which one is killed once every run has ended an experience."""
     store = RunStore(tmp_path)
@@ -102,6 +103,7 @@ def test_runs_of_a_node_that_is_lost_go_on_elsewhere_from_their_last_experience(
     assert sorted(record.resumed for record in records.values()) == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_a_second_ctrl_c_waits_until_ray_has_let_go(run_of, tmp_path, monkeypatch, address):
     shutdown, done = ray.shutdown, []
