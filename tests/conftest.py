@@ -1,7 +1,12 @@
 """One thread and fixed seeds, so that numbers and times are those of any other run."""
 
+import multiprocessing
+
 import pytest
 import torch
+
+# tests that start processes fork them from one that has imported all, which takes some ten seconds
+multiprocessing.set_forkserver_preload(["study.run.trainer"])
 
 
 @pytest.fixture(autouse=True)

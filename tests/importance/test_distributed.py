@@ -70,7 +70,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one(tmp_path):
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in range(2):
         said = torch.load(tmp_path / f"sharded{rank}.pt", weights_only=True)
         assert len(said) == 4

@@ -108,7 +108,7 @@ def results(tmp_path_factory):
     jobs = {f"train {name}": ("train", name) for name in PLUGINS}
     jobs |= {f"heads {name}": ("heads", name) for name in PLUGINS}
     jobs |= {f"{job} {name}": (job, name) for job in ("measure", "few") for name in MEASURES}
-    mp.start_processes(process, args=(str(folder), jobs), nprocs=2, start_method="spawn")
+    mp.start_processes(process, args=(str(folder), jobs), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

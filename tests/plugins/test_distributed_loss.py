@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-PATIENCE = 120  # seconds: two processes take ten, nearly all of them to start
+PATIENCE = 120  # seconds
 
 
 class SpoiledHere(SupervisedPlugin, supports_distributed=True):
@@ -74,7 +74,7 @@ def process(rank, folder):
 def results(tmp_path_factory):
     """What two processes came to; ended, and the tests failed, if one waits for the other."""
     folder = tmp_path_factory.mktemp("gloo")
-    started = mp.start_processes(process, args=(str(folder),), nprocs=2, start_method="spawn", join=False)
+    started = mp.start_processes(process, args=(str(folder),), nprocs=2, start_method="forkserver", join=False)
     deadline = time.monotonic() + PATIENCE
     while not started.join(timeout=1):
         if time.monotonic() > deadline:

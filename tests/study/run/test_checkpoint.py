@@ -270,7 +270,6 @@ def test_runs_killed_at_random_moments_equal_those_left_alone(run_of, tmp_path):
     longer = run_of().training.model_copy(update={"epochs": 12, "optimizer_state": "keep"})
     five = run_of().benchmark.model_copy(update={"experiences": 5})
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["study.run.trainer"])
     store = RunStore(tmp_path)
 
     def attempt(run: Run, seconds: float | None) -> bool:
