@@ -20,9 +20,9 @@ def pairs_section(analysis: Analysis) -> Section | None:
     test = sign_flip_test([pair for pairs in analysis.pairs.values() for pair in pairs])
     how = (
         "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
-        f"95% intervals. p: {test}; p (Holm), over {_family(analysis)}, decides. Effect size: mean over standard "
-        "deviation of the differences, bias-corrected. Seeds for 1 point: seeds that find a difference of 1 point with "
-        f"probability 0.8 at level {LEVEL} over the number of pairs.{_equivalence(analysis)}"
+        f"95% intervals, each of its comparison alone. p: {test}; p (Holm), over {_family(analysis)}, decides. Effect "
+        "size: mean over standard deviation of the differences, bias-corrected. Seeds for 1 point: seeds that find a "
+        f"difference of 1 point with probability 0.8 at level {LEVEL} over the number of pairs.{_equivalence(analysis)}"
     )
     return Section("pairs", "Method against method", (how, *tables))
 
