@@ -12,6 +12,7 @@ from clreg_plugins.flat import Place
 
 
 def state_place(parameter: Tensor) -> Place:
+    """Where the state of a parameter lies: with it, in float32 or its own wider type."""
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     return Place(parameter.shape, parameter.device, dtype)
 

@@ -8,6 +8,7 @@ from clreg_plugins.checks import dense, listed, mapping
 
 
 def same_names_and_shapes(sides: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise ValueError unless all sides, by their names for a message, hold tensors like the first one's."""
     for side, values in sides.items():
         for name, value in mapping(side, values).items():
             dense(f"{side}[{name!r}]", value)

@@ -11,7 +11,7 @@ from study.report.comparisons import LEVEL
 from study.report.document import Code, Column, Document, Figure, Gallery, Section, Table, table_of
 from study.report.figures.ranks_figure import ranks_figure
 from study.report.figures.style import looks
-from study.report.markdown import check_page, write_page
+from study.report.markdown import FIGURES, check_page, write_page
 from study.report.method_results import MethodResult
 from study.report.number_formats import count, enumeration, p_equals, points
 from study.report.study_comparison import by_method, of_one_setting
@@ -19,7 +19,8 @@ from study.statistics import FriedmanResult, friedman
 
 Study = tuple[str, Sequence[RunRecord]]  # what it is called, and its records
 Block = dict[str, MethodResult]  # of one scenario of a study, by method
-NAME, DRAWING = "ranks", "figures/ranks.svg"
+NAME = "ranks"
+DRAWING = f"{FIGURES}/{NAME}.svg"
 
 
 @dataclass(frozen=True)

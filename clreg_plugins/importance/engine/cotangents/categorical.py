@@ -78,6 +78,7 @@ class Positions:
 
 
 def exact_number(z: Tensor, class_dim: int) -> int:
+    """How many cotangents :func:`exact` gives at most: C − 1 for each position."""
     positions = Positions(z, class_dim).logits.shape
     return positions[2] * max(1, positions[1] - 1)
 

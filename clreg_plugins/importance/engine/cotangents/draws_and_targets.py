@@ -25,6 +25,7 @@ def uniform_numbers(
 
 
 def targets_on(y: Any, z: Tensor) -> Tensor:
+    """The targets on the device of ``z``; ValueError if there are none, or they are no tensor."""
     if y is None:
         raise ValueError("this Fisher variant needs targets, but the data has none; exact, sample and predicted do not")
     if not isinstance(y, Tensor):
@@ -35,6 +36,7 @@ def targets_on(y: Any, z: Tensor) -> Tensor:
 
 
 def same_shape(y: Tensor, shape: torch.Size, what: str) -> Tensor:
+    """``y`` if it has this shape; ValueError otherwise."""
     if y.shape != shape:
         raise ValueError(f"{what} have shape {tuple(y.shape)}, but the outputs have shape {tuple(shape)}")
     return y

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 
 def outputs_a_sample(z: Tensor) -> int:
+    """How many numbers the model puts out for a sample."""
     return z.numel() // max(1, z.shape[0])
 
 
