@@ -1,5 +1,7 @@
 """Comparisons with published numbers and between methods, in percent, and the words for them."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,12 +14,14 @@ from study.report.method_results import MethodResult
 from study.report.number_formats import count, p_equals, p_value, points, signed_points, with_interval
 from study.report.provenance import changes
 from study.statistics import (
+    EXACT_UP_TO,
     FEWEST_JUDGED,
     FamilyComparison,
     PairedComparison,
     PublishedComparison,
     compare_paired,
     compare_with_published,
+    detectable_difference,
     family,
     family_pairs,
     fewest_pairs,
@@ -30,9 +34,6 @@ VERDICTS = ("below", "above", "inconclusive", "not testable", OTHER_SETTINGS, NO
 
 LEVEL = 0.05
 """Of every test, and one minus the confidence of every interval."""
-
-EXACT_UP_TO = 16
-"""Seeds with which a sign-flip test tries every flip: see :class:`study.statistics.PairedComparison`."""
 
 MARGIN = 1.5
 """Percentage points within which an accuracy counts as the same, if the method's gain over none does not say less."""
@@ -171,6 +172,37 @@ def pairs_notes(pairs: Sequence[FamilyComparison]) -> list[str]:
         f"{fewest_pairs(LEVEL / size)} seeds could reach {LEVEL}."
         for (seeds, size), p in sorted(smallest.items())
     ]
+
+
+def detectable(pair: FamilyComparison) -> float | None:
+    """The difference that is found with probability 0.8; None where there are too few seeds for any."""
+    found = detectable_difference(pair.comparison.sd, pair.comparison.n, LEVEL / pair.size)
+    return found if math.isfinite(found) else None
+
+
+def power_notes(pairs: Mapping[str, Sequence[FamilyComparison]]) -> list[str]:
+    """What the tests could have shown, of pairs by scenario; a single scenario is not named."""
+    found = {scenario: [*filter(None, map(detectable, of))] for scenario, of in pairs.items()}
+    ranges = [
+        f"{' to '.join(dict.fromkeys((points(min(of)), points(max(of)))))} points"
+        + (f" ({scenario}-incremental)" if len(pairs) > 1 else "")
+        for scenario, of in found.items()
+        if of
+    ]
+    notes = [f"A difference is found with probability 0.8 from {', '.join(ranges)} on."] if ranges else []
+    tested = [pair for of in pairs.values() for pair in of if pair.margin is not None]
+    beyond = Counter(pair.margin for pair in tested if _out_of_reach(pair))
+    return notes + [
+        f"Equivalence within ±{margin:g} points is out of reach for {number} of "
+        f"{count(sum(pair.margin == margin for pair in tested), 'pair')}: with their spread over these seeds, not even "
+        "equal means would pass."
+        for margin, number in beyond.items()
+    ]
+
+
+def _out_of_reach(pair: FamilyComparison) -> bool:
+    error = pair.comparison.smallest_margin(LEVEL / pair.size) - abs(pair.comparison.difference)
+    return not pair.equivalent and not error < pair.margin
 
 
 DIFFERENCE = Column[FamilyComparison]("difference, 95% interval", lambda pair: difference_cell(pair.comparison))

@@ -91,10 +91,10 @@ class MethodResult:
         """The accuracy matrix, mean over the seeds, shape (K, T). At least one run must have finished."""
         return 100 * np.mean([record.accuracy for record in self.finished], axis=0)
 
-    def mean(self, what: Callable[[RunRecord], float | None]) -> float | None:
-        """Mean over the finished runs in which it was measured; None if there is none."""
+    def median(self, what: Callable[[RunRecord], float | None]) -> float | None:
+        """Over the finished runs in which it was measured; None if there is none."""
         values = [value for record in self.finished if (value := what(record)) is not None]
-        return float(np.mean(values)) if values else None
+        return float(np.median(values)) if values else None
 
 
 def _summary(samples: ArrayLike, least: float = 0.0) -> Summary:

@@ -4,13 +4,14 @@ All numbers of one call have the caller's unit. Resampling has a fixed seed: equ
 """
 
 from study.statistics.families import FamilyComparison, family, family_pairs
-from study.statistics.paired import PairedComparison, compare_paired
-from study.statistics.power import fewest_pairs, seeds_needed
+from study.statistics.paired import EXACT_UP_TO, PairedComparison, compare_paired
+from study.statistics.power import detectable_difference, fewest_pairs
 from study.statistics.published import FEWEST_JUDGED, PublishedComparison, compare_with_published
 from study.statistics.ranks import FriedmanResult, friedman
 from study.statistics.summary import Summary, summarize
 
 __all__ = [
+    "EXACT_UP_TO",
     "FEWEST_JUDGED",
     "FamilyComparison",
     "FriedmanResult",
@@ -19,10 +20,10 @@ __all__ = [
     "Summary",
     "compare_paired",
     "compare_with_published",
+    "detectable_difference",
     "family",
     "family_pairs",
     "fewest_pairs",
     "friedman",
-    "seeds_needed",
     "summarize",
 ]

@@ -10,8 +10,11 @@ from scipy import special, stats
 from study.statistics.samples import ROUNDING, in_errors, merge_ties, resamples_at_a_time, vector
 from study.statistics.summary import Interval, Summary, summarize
 
+EXACT_UP_TO = 40
+"""Pairs with which the sign-flip test counts every flip, from 2²⁰ sums of each half of them."""
+
 RESAMPLES = 99_999
-"""Sign flips drawn where there are more than that in all: up to 16 pairs the test is exact."""
+"""Sign flips drawn for more pairs than that."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class PairedComparison:
         mean_a, mean_b: of each method.
         difference: mean of a − b.
         low, high, interval: its confidence interval, as in :class:`Summary`.
-        p: of the two-sided sign-flip permutation test; exact up to 16 pairs.
-        p_wilcoxon: of Wilcoxon's signed-rank test (1945); exact up to 16 pairs.
-        p_smallest: the smallest ``p`` that n pairs can give: 2/2ⁿ, and no less than one resample's share (1e-5).
+        p: of the two-sided sign-flip permutation test; exact up to :data:`EXACT_UP_TO` pairs.
+        p_wilcoxon: of Wilcoxon's signed-rank test (1945); exact up to :data:`EXACT_UP_TO` pairs.
+        p_smallest: the smallest ``p`` that n pairs can give: 2/2ⁿ where the test is exact, and else one draw's share.
         effect_size: d_z, mean over standard deviation of the differences, with the exact correction of Hedges 1981.
             0 if all differences are 0, ±inf if all are equal otherwise; NaN where no unbiased one exists (n ≤ 2).
         sd: standard deviation of the differences (n − 1); NaN for one pair.
@@ -60,9 +63,9 @@ class PairedComparison:
 def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> PairedComparison:
     """Whether a and b differ, from scores paired by seed.
 
-    The test flips the signs of the differences in all 2ⁿ ways (Fisher 1935, chapter III), or in 99,999 drawn ones
-    (Phipson and Smyth 2010), and counts the mean differences at least as far from 0 as the one seen. Scores that
-    differ by rounding alone count as equal, in all tests.
+    The test flips the signs of the differences in all 2ⁿ ways (Fisher 1935, chapter III), for more than
+    :data:`EXACT_UP_TO` pairs in 99,999 drawn ones (Phipson and Smyth 2010), and counts the mean differences at least as
+    far from 0 as the one seen. Scores that differ by rounding alone count as equal, in all tests.
 
     Args:
         a, b: shape (n,), n ≥ 1, one score per seed, in one unit.
@@ -93,7 +96,7 @@ def compare_paired(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Pair
         interval=mean.interval,
         p=_sign_flip_p(d, tolerance),
         p_wilcoxon=_wilcoxon_p(d),
-        p_smallest=max(2 / 2**d.size, 1 / (RESAMPLES + 1)),
+        p_smallest=2 / 2**d.size if d.size <= EXACT_UP_TO else 1 / (RESAMPLES + 1),
         effect_size=_hedges_d_z(mean),
         sd=mean.sd,
     )
@@ -107,8 +110,26 @@ def _differences(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: floa
 
 
 def _sign_flip_p(d: NDArray[np.float64], tolerance: float) -> float:
-    if d.size == 1:  # as likely either way; SciPy refuses it
+    if d.size > EXACT_UP_TO:
+        return _drawn_p(d, tolerance)
+    as_far = abs(d.sum()) - d.size * tolerance
+    if as_far <= 0:
         return 1.0
+    # SciPy would form all 2ⁿ sums one by one; each is a sum of the first half plus one of the second
+    first, second = (np.sort(_signed_sums(half)) for half in np.array_split(d, 2))
+    at_least = int(np.sum(second.size - np.searchsorted(second, as_far - first)))
+    return 2 * at_least / 2**d.size  # with every sum there is its negative
+
+
+def _signed_sums(d: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The 2ⁿ sums ±d₁ ± … ± dₙ."""
+    sums = np.zeros(1)
+    for each in d:
+        sums = np.concatenate([sums + each, sums - each])
+    return sums
+
+
+def _drawn_p(d: NDArray[np.float64], tolerance: float) -> float:
     found = stats.permutation_test(
         (d,),
         np.mean,
@@ -118,11 +139,8 @@ def _sign_flip_p(d: NDArray[np.float64], tolerance: float) -> float:
         random_state=np.random.default_rng(0),
     )
     # SciPy's own p allows for a rounding error relative to the mean seen, which is too little where terms cancel
-    flipped = found.null_distribution
-    as_far = int(np.count_nonzero(np.abs(flipped) >= abs(found.statistic) - tolerance))
-    if flipped.size == 2**d.size:
-        return as_far / flipped.size
-    return (as_far + 1) / (flipped.size + 1)
+    as_far = int(np.count_nonzero(np.abs(found.null_distribution) >= abs(found.statistic) - tolerance))
+    return (as_far + 1) / (RESAMPLES + 1)
 
 
 def _wilcoxon_p(d: NDArray[np.float64]) -> float:

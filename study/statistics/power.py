@@ -1,38 +1,35 @@
-"""How many seeds a difference needs."""
+"""How large a difference must be for a number of seeds to find it."""
 
 import math
-from bisect import bisect_left
 
-from scipy import stats
+from scipy import optimize, stats
 
 
-def seeds_needed(sd: float, delta: float, alpha: float = 0.05, power: float = 0.8) -> int:
-    """How many paired seeds a difference of ``delta`` needs to be found with probability ``power``.
+def detectable_difference(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The mean difference that ``n`` paired seeds find with probability ``power``; larger ones are found more often.
 
-    The number at which the two-sided paired t-test has that power (Cohen 1988, chapter 2), and no fewer than those
-    with which the sign-flip test can reach ``alpha`` at all.
+    That at which the two-sided paired t-test has this power (Cohen 1988, chapter 2); infinite where the sign-flip test
+    cannot reach ``alpha`` with so few seeds. ``k`` times as many seeds find differences of about 1/√k the size.
 
     Args:
-        sd, delta: standard deviation of the differences over seeds, and the mean difference to be found, > 0.
+        sd: standard deviation of the differences over seeds.
+        n: number of seeds.
         alpha: level of the test. For one comparison of m under Holm's correction, α/m is on the safe side.
         power: in (alpha, 1).
 
     Example:
-        >>> seeds_needed(sd=1.0, delta=0.5), seeds_needed(sd=0.1, delta=5.0)
-        (34, 6)
+        >>> round(detectable_difference(sd=1.0, n=34), 2), detectable_difference(sd=1.0, n=5)
+        (0.5, inf)
     """
+    if n < fewest_pairs(alpha):
+        return math.inf
+    critical = stats.t.isf(alpha / 2, n - 1) ** 2
 
-    def power_of_t(n: int) -> float:
-        # t² has the noncentral F distribution, which SciPy computes where its noncentral t gives NaN; sure beyond 1e3
-        noncentrality = min(delta / sd * math.sqrt(n), 1e3)
-        return float(stats.ncf.sf(stats.t.isf(alpha / 2, n - 1) ** 2, 1, n - 1, noncentrality**2))
+    def missing(noncentrality: float) -> float:
+        # t² has the noncentral F distribution, which SciPy computes where its noncentral t gives NaN
+        return float(stats.ncf.sf(critical, 1, n - 1, noncentrality**2)) - power
 
-    fewest = most = fewest_pairs(alpha)
-    if sd == 0:
-        return fewest
-    while power_of_t(most) < power:
-        most *= 2
-    return fewest + bisect_left(range(fewest, most), power, key=power_of_t)
+    return sd / math.sqrt(n) * float(optimize.brentq(missing, 0.0, 1e3))
 
 
 def fewest_pairs(alpha: float) -> int:

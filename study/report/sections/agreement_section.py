@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import pairwise
+from math import fsum
 from statistics import mean, median
 
 from study.protocol.settings import Scenario
@@ -39,6 +40,7 @@ def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
 
     methods = dict.fromkeys(row.method for row in rows)
     by_method = {method: [row for row in rows if row.method == method] for method in methods}
+    exact = _exact_rows(analysis, by_method)
     products = _products(analysis, scenario, by_method)
     return table_of(
         f"agreement-{scenario}",
@@ -49,15 +51,20 @@ def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
         measured("rank correlation (Spearman)", "spearman", lambda value: points(value, 3)),
         measured("correlation (Pearson)", "pearson", lambda value: points(value, 3)),
         measured("cosine", "cosine", lambda value: points(value, 3)),
-        measured("trace over exact", "ratio", _two_digits),
+        Column(
+            "trace over exact",
+            lambda rows: _spread([row.ratio for row in rows], _two_digits, _trace_ratio(rows, exact)),
+        ),
         Column("λ · trace over exact", lambda of_method: products.get(of_method[0].method), _two_digits),
-        notes=[*_exact_trace(analysis, by_method), *_within_a_step(analysis, products)],
+        notes=[*_exact_trace(exact), *_within_a_step(analysis, products)],
     )
 
 
-def _spread(values: Sequence[float], text: Callable[[float], str]) -> Cell:
-    shown, *bounds = map(text, (mean(values), min(values), max(values)))
-    return Cell(shown if {*bounds} == {shown} else f"{shown} [{', '.join(bounds)}]", mean(values))
+def _spread(values: Sequence[float], text: Callable[[float], str], middle: float | None = None) -> Cell:
+    """The mean, or what else is in the middle, with the least and the largest."""
+    middle = mean(values) if middle is None else middle
+    shown, *bounds = map(text, (middle, min(values), max(values)))
+    return Cell(shown if {*bounds} == {shown} else f"{shown} [{', '.join(bounds)}]", middle)
 
 
 def _two_digits(value: float) -> str:
@@ -68,9 +75,23 @@ def _exact(analysis: Analysis, methods: Container[str]) -> str | None:
     return next((method for method in exact_methods(analysis.protocol) if method in methods), None)
 
 
-def _exact_trace(analysis: Analysis, by_method: Mapping[str, Rows]) -> list[str]:
-    traces = [row.trace for row in by_method.get(_exact(analysis, by_method), ()) if row.trace is not None]
-    return [f"Trace of the exact Fisher: {_spread(traces, _two_digits).text}."] if traces else []
+def _exact_rows(analysis: Analysis, by_method: Mapping[str, Rows]) -> Rows:
+    return by_method.get(_exact(analysis, by_method), ())
+
+
+def _exact_trace(exact: Rows) -> list[str]:
+    traces = [row.trace for row in exact if row.trace is not None]
+    if not traces:
+        return []
+    shown = _spread(traces, _two_digits).text
+    return [f"Trace of the exact Fisher: {shown}. Trace over exact: of the sums over seeds and experiences."]
+
+
+def _trace_ratio(rows: Rows, exact: Rows) -> float:
+    """Of summed traces, since Online EWC with γ = 1 adds importances up; the mean of ratios for version 0.1's files."""
+    if not exact or any(row.trace is None for row in (*rows, *exact)):
+        return mean(row.ratio for row in rows)
+    return fsum(row.trace for row in rows) / fsum(row.trace for row in exact)
 
 
 def _products(analysis: Analysis, scenario: Scenario, by_method: Mapping[str, Rows]) -> dict[str, float]:
@@ -79,12 +100,12 @@ def _products(analysis: Analysis, scenario: Scenario, by_method: Mapping[str, Ro
     Only for those that differ from the exact one in the Fisher alone.
     """
     chosen = {choice.method: choice for choice in analysis.selection.choices if choice.scenario == scenario}
-    exact = chosen.get(_exact(analysis, by_method))
+    exact, exact_rows = chosen.get(_exact(analysis, by_method)), _exact_rows(analysis, by_method)
     if exact is None or not exact.strength:
         return {}
     beside_the_pass = exact.best_method.model_dump(exclude=IN_THE_PASS)
     return {
-        method: chosen[method].strength / exact.strength * mean(row.ratio for row in rows)
+        method: chosen[method].strength / exact.strength * _trace_ratio(rows, exact_rows)
         for method, rows in by_method.items()
         if method in chosen
         and chosen[method].strength

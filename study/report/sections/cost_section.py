@@ -10,7 +10,7 @@ from study.report.method_results import PHASES, MethodResult
 from study.report.number_formats import BYTES, SECONDS, count, unit_for
 
 HOW = (
-    "Wall-clock time of a run, mean over seeds. Consolidation: measuring importance and everything that plugins do "
+    "Medians over seeds, of wall-clock time. Consolidation: measuring importance and everything that plugins do "
     "after the last training step. Peak memory: of the process, or of PyTorch on a GPU. State: what the method keeps "
     "between experiences. Scratch: what its plugin holds only for speed."
 )
@@ -34,10 +34,10 @@ def _table(scenario: Scenario, results: list[MethodResult]) -> Table:
     def run(record: RunRecord) -> float:
         return sum(seconds(phase)(record) for phase in PHASES)
 
-    time = unit_for([result.mean(run) for result in results], SECONDS)
-    peak = unit_for([result.mean(lambda record: record.peak_memory) for result in results], BYTES)
+    time = unit_for([result.median(run) for result in results], SECONDS)
+    peak = unit_for([result.median(lambda record: record.peak_memory) for result in results], BYTES)
     held = unit_for(
-        [result.mean(lambda record: max(record.plugin_memory, record.plugin_scratch)) for result in results], BYTES
+        [result.median(lambda record: max(record.plugin_memory, record.plugin_scratch)) for result in results], BYTES
     )
     columns = (
         ("a run", time, run),
@@ -52,10 +52,10 @@ def _table(scenario: Scenario, results: list[MethodResult]) -> Table:
         results,
         Column("method", lambda result: result.method),
         *(
-            Column(f"{heading}, {unit.name}", lambda result, of=of: result.mean(of), unit.text)
+            Column(f"{heading}, {unit.name}", lambda result, of=of: result.median(of), unit.text)
             for heading, unit, of in columns
         ),
-        Column("examples stored", lambda result: result.mean(lambda record: record.memory_examples), "{:.0f}".format),
+        Column("examples stored", lambda result: result.median(lambda record: record.memory_examples), "{:.0f}".format),
     )
 
 

@@ -1,16 +1,24 @@
 """Methods compared in pairs."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 from study.protocol.settings import Scenario
 from study.protocol.table import Own
 from study.report.analysis import Analysis
-from study.report.comparisons import DIFFERENCE, HOLM, LEVEL, TESTS, pairs_notes, sign_flip_test
+from study.report.comparisons import (
+    DIFFERENCE,
+    HOLM,
+    LEVEL,
+    TESTS,
+    detectable,
+    pairs_notes,
+    power_notes,
+    sign_flip_test,
+)
 from study.report.document import Cell, Column, Section, Table, table_of
 from study.report.number_formats import count, enumeration, points, seeds_of
-from study.statistics import FamilyComparison, seeds_needed
+from study.statistics import FamilyComparison
 
 
 def pairs_section(analysis: Analysis) -> Section | None:
@@ -21,8 +29,8 @@ def pairs_section(analysis: Analysis) -> Section | None:
     how = (
         "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
         f"95% intervals, each of its comparison alone. p: {test}; p (Holm), over {_family(analysis)}, decides. Effect "
-        "size: mean over standard deviation of the differences, bias-corrected. Seeds for 1 point: seeds that find a "
-        f"difference of 1 point with probability 0.8 at level {LEVEL} over the number of pairs.{_equivalence(analysis)}"
+        "size: mean over standard deviation of the differences, bias-corrected. Detectable difference: found with "
+        f"probability 0.8 at level {LEVEL} over the number of pairs.{_equivalence(analysis)}"
     )
     return Section("pairs", "Method against method", (how, *tables))
 
@@ -51,17 +59,12 @@ def _equivalence(analysis: Analysis) -> str:
     named = enumeration(f"±{margin:g}" for margin in margins)
     return (
         f" p (equivalence): paired equivalence test (TOST) against {named} points, which the protocol names, "
-        "after Holm's correction. Smallest margin: beyond it every margin would pass, before the correction."
+        "after Holm's correction. Smallest margin: every larger one would pass, before the correction."
     )
 
 
 def _table(analysis: Analysis, scenario: Scenario) -> Table:
     pairs = analysis.pairs[scenario]
-
-    def seeds_for_a_point(pair: FamilyComparison) -> int | None:
-        sd = pair.comparison.sd
-        return None if math.isnan(sd) else seeds_needed(sd, 1.0, LEVEL / pair.size)
-
     return table_of(
         f"pairs-{scenario}",
         f"{scenario.capitalize()}-incremental: differences of average accuracy, in percentage points",
@@ -75,8 +78,8 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
             lambda pair: None if pair.p_equivalent is None else pair.comparison.smallest_margin(LEVEL),
             points,
         ),
-        Column("seeds for 1 point", seeds_for_a_point),
-        notes=pairs_notes(pairs),
+        Column("detectable difference", detectable, points),
+        notes=[*pairs_notes(pairs), *power_notes({scenario: pairs})],
     )
 
 
@@ -89,6 +92,8 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
     several = len(analysis.pairs) > 1
     shown = pairs[:most]
     more = sum(map(len, analysis.pairs.values())) - len(shown)
+    further = [f"{count(more, 'further pair')} below."] if more > 0 else []
+    read = "Intervals are each of its comparison alone: p (Holm) decides."
     return table_of(
         "verdicts",
         "Method against method: differences of average accuracy, in percentage points",
@@ -98,7 +103,7 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
         FINDING,
         DIFFERENCE,
         HOLM,
-        notes=[f"{count(more, 'further pair')} below."] if more > 0 else [],
+        notes=[*further, read, *power_notes(analysis.pairs)],
     )
 
 

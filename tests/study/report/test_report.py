@@ -2,14 +2,15 @@
 
 import itertools
 import json
-import math
 
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from study.report.comparisons import power_notes
 from study.report.selection import ReportError
+from study.statistics import compare_paired, family
 from tests.study.report.reading import html_tables, markdown_tables, row
 from tests.study.report.synthetic import (
     LAST,
@@ -171,8 +172,7 @@ def test_pairs_are_tested_by_flipping_signs_and_too_few_seeds_get_no_star(comple
     assert found["difference, 95% interval"] == "+" + mean_and_interval(a - b)
     assert found["p"] == p_text(sign_flip_p(a, b)) == "0.125"
     assert (found["p (Holm)"], found["seeds"], found["finding"]) == ("1.000", "4", "too few seeds (4)")
-    needed = TTestPower().solve_power(effect_size=1 / (b - a).std(ddof=1), alpha=0.05 / 10, power=0.8)
-    assert found["seeds for 1 point"] == str(math.ceil(needed))
+    assert "detectable difference" not in found
     text = (complete / "README.md").read_text()
     assert "Too few seeds (4): smallest reachable p = 0.125" in text
     assert "differ significantly" not in text
@@ -209,12 +209,19 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
     )
     assert holm[0] <= 0.05
     assert holm[1] <= 0.05 < holm[2]
+    detectable = []
     for index, (b, a) in enumerate(itertools.combinations(vectors, 2)):
         found = row(tables, PAIRS, f"{a} − {b}" if b == "naive" else f"{b} − {a}")
         assert (found["p"], found["p (Holm)"]) == (p_text(raw[index]), p_text(holm[index]) + ("*" if index < 2 else ""))
         assert found["finding"] == (f"{a} higher" if index < 2 else "no difference shown")
         assert found["p (Wilcoxon)"] == p_text(stats.wilcoxon((vectors[a] - vectors[b]).round(9)).pvalue)
+        effect = TTestPower().solve_power(nobs=8, alpha=0.05 / 3, power=0.8)
+        found_from = f"{effect * (vectors[a] - vectors[b]).std(ddof=1):.2f}"
+        assert found["detectable difference"] == found_from
+        detectable.append(found_from)
     text = (folder / "README.md").read_text()
+    least, _, most = sorted(detectable, key=float)
+    assert text.count(f"A difference is found with probability 0.8 from {least} to {most} points on.") == 1
     assert "exact sign-flip permutation test" in text
     assert "2 of 3 pairs of methods differ significantly." in text
 
@@ -256,6 +263,25 @@ def test_a_family_with_a_margin_says_which_methods_are_equivalent(tmp_path, with
         assert found[method]["smallest margin"] == f"{smallest:.2f}"
     assert row(tables, FIRST_PAIRS, "online_ewc − ewc")["finding"] == "equivalent, within ±2"
     assert "against ±2 points, which the protocol names" in (folder / "README.md").read_text()
+
+
+def test_equivalence_is_out_of_reach_where_equal_means_would_not_pass_either():
+    """By a comparison of equal means with the same spread, in a family of as many."""
+    rng = np.random.default_rng(0)
+    spreads = (0.5, 2.0, 4.0)
+    centred = [(d - d.mean()) / d.std(ddof=1) for d in rng.normal(size=(3, 10))]
+    zero = np.zeros(10)
+    pairs = [("a", "b", compare_paired(1 + spread * d, zero)) for spread, d in zip(spreads, centred, strict=True)]
+    passes = [
+        3 * compare_paired(spread * d, zero).p_equivalent(1) < 0.05 for spread, d in zip(spreads, centred, strict=True)
+    ]
+    assert passes == [True, False, False]
+    (said,) = (note for note in power_notes({"task": family(pairs, margin=1)}) if "out of reach" in note)
+    assert said.startswith("Equivalence within ±1 points is out of reach for 2 of 3 pairs: ")
+    wide = power_notes({"task": family(pairs, margin=10), "domain": family(pairs[:1])})
+    assert len(wide) == 1
+    assert "(task-incremental), " in wide[0]
+    assert wide[0].endswith("points (domain-incremental) on.")
 
 
 def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, without_figures):
@@ -401,7 +427,7 @@ def test_a_single_seed_has_no_intervals_and_no_tests(tmp_path, without_figures):
     pair = row(tables, PAIRS, "ewc − naive")
     assert pair["difference, 95% interval"] == "+10.00"
     assert pair["finding"] == "too few seeds (1)"
-    assert "seeds for 1 point" not in pair
+    assert "detectable difference" not in pair
     assert "nan" not in (folder / "README.md").read_text()
     assert html_tables(folder) == tables
 

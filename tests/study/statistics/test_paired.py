@@ -53,20 +53,32 @@ def test_rounding_breaks_no_tie_of_the_sign_flip_test():
     assert broken_without_care > 0, "these scores would not show a broken tie"
 
 
-def test_more_pairs_than_can_be_enumerated_are_sampled():
-    differences = np.random.default_rng(2).integers(-4, 7, 20)
-    sums = np.zeros(1)
+@pytest.mark.parametrize("n", [11, 16, 20])
+def test_with_many_pairs_every_flip_is_counted_too(n: int):
+    differences = np.random.default_rng(n).integers(-4, 7, n)
+    sums = np.zeros(1, int)
     for d in differences:
         sums = np.concatenate([sums + d, sums - d])
-    exact = np.mean(np.abs(sums) >= abs(differences.sum()))
-    found = _against_zero(differences.tolist())
+    assert _against_zero(differences.tolist()).p == np.mean(np.abs(sums) >= abs(differences.sum()))
+
+
+def test_forty_equal_differences_are_a_coin_thrown_forty_times():
+    differences = [1] * 26 + [-1] * 14
+    assert _against_zero(differences).p == pytest.approx(stats.binomtest(26, 40).pvalue, rel=1e-12)
+    assert _against_zero([0.1] * 40).p == 2 / 2**40
+
+
+def test_of_more_pairs_flips_are_drawn():
+    differences = [1] * 30 + [-1] * 20
+    exact = stats.binomtest(30, 50).pvalue
+    found = _against_zero(differences)
     assert found.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 99_999))
-    assert found == _against_zero(differences.tolist())
+    assert found == _against_zero(differences)
 
 
 def test_a_sampled_p_is_never_zero():
-    found = _against_zero(list(range(1, 41)))
-    assert found.p == found.p_smallest == 1e-5  # of the draws only the data's own is as far: 2/2⁴⁰ of them would be
+    found = _against_zero(list(range(1, 51)))
+    assert found.p == found.p_smallest == 1e-5  # of the draws only the data's own is as far: 2/2⁵⁰ of them would be
 
 
 def test_exchanging_the_methods_turns_the_signs_and_nothing_else():
