@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal, mas_importance
-from clreg_plugins.importance.engine.cotangents import fisher_cotangents
+from clreg_plugins.importance.engine.cotangents import draws_and_targets, fisher_cotangents
 from tests import oracles
 from tests.importance.cases import CASES, SAMPLES
 
@@ -33,7 +33,7 @@ DRAWS, SEED, BATCH = 3, 5, 4  # 6 samples: a batch of 4 and one of 2
 
 @functools.cache
 def drawn_labels(case_name: str) -> list[torch.Tensor]:
-    """The targets behind the cotangents that "sample" pulls back, batch b with seed + b."""
+    """The targets behind the cotangents that "sample" begins with, one for each draw, batch b with seed + b."""
     case = CASES[case_name]
     model, samples = case.model().double().eval(), case.samples()
     draws = [[] for _ in range(DRAWS)]
@@ -41,7 +41,10 @@ def drawn_labels(case_name: str) -> list[torch.Tensor]:
         with torch.no_grad():
             z = oracles._outputs(model, tuple(part[start : start + BATCH] for part in samples))
         generator = torch.Generator().manual_seed(SEED + index)
-        for s, v in enumerate(fisher_cotangents("sample", case.likelihood, DRAWS).vectors(z, None, generator)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(draws_and_targets, "FEW_OUTPUTS", 0)
+            each = [*fisher_cotangents("sample", case.likelihood, DRAWS).vectors(z, None, generator)]
+        for s, v in enumerate(each):
             v = v * DRAWS**0.5
             if case.likelihood == "categorical":
                 draws[s].append(v.argmax(dim=1))

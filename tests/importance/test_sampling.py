@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal, mas_importance
+from clreg_plugins.importance.engine.cotangents import draws_and_targets, fisher_cotangents
 from clreg_plugins.importance.engine.data import batches
 from tests import oracles
 from tests.importance.cases import CASES
@@ -46,6 +47,50 @@ def test_draws_average_independent_labels():
 
     ratio = variance(1) / variance(8)
     assert 5 < ratio < 12.5, f"one draw has {ratio:.2f} times the variance of eight, expected 8"
+
+
+def of_draws(likelihood: str, z: Tensor, draws: int, monkeypatch, together: bool, targets=None) -> list[Tensor]:
+    """The cotangents of ``draws`` labels, put together or one for each label."""
+    monkeypatch.setattr(draws_and_targets, "FEW_OUTPUTS", 32 if together else 0)
+    found = fisher_cotangents("sample", likelihood, draws).vectors(z, targets, Generator().manual_seed(0))
+    return [v.reshape(len(v), -1).double() for v in found]
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "number"),
+    [
+        ("categorical", (6, 2), 2),
+        ("categorical", (6, 5), 5),
+        ("categorical", (6, 3, 2), 6),
+        ("bernoulli", (6,), 1),
+        ("bernoulli", (6, 3), 3),
+        ("gaussian", (6, 2, 2), 4),
+    ],
+)
+def test_more_draws_than_outputs_take_as_many_backward_passes_as_outputs(likelihood, shape, number, monkeypatch):
+    z = 3 * torch.randn(shape, dtype=torch.float64)
+    for draws in (number + 1, 50):
+        together, each = (of_draws(likelihood, z, draws, monkeypatch, way) for way in (True, False))
+        assert (len(together), len(each)) == (number, draws)
+        products = [torch.einsum("kni,knj->nij", v, v) for v in map(torch.stack, (together, each))]
+        torch.testing.assert_close(*products, rtol=1e-12, atol=1e-14)
+    assert len(of_draws(likelihood, z, number, monkeypatch, together=True)) == number
+
+
+def test_draws_put_together_are_as_accurate_for_a_rare_label_as_for_a_likely_one(monkeypatch):
+    """In float32, where the score of the last class is 1e-6 of the others', and the second is masked."""
+    z = torch.tensor([[0.0, -1000.0, 0.5, 1.0, -14.0]]).expand(200, 5)
+    together, each = (torch.stack(of_draws("categorical", z, 40, monkeypatch, way)) for way in (True, False))
+    assert len(together) == 4
+    assert not together[:, :, 1].any()
+    torch.testing.assert_close((together**2).sum(dim=0), (each**2).sum(dim=0), rtol=2e-6, atol=0)
+
+
+def test_masked_positions_stay_without_a_score_where_draws_are_put_together(monkeypatch):
+    z, targets = torch.randn(4, 2, 3), torch.tensor([[0, 1, -100]] * 3 + [[-100] * 3])
+    for v in of_draws("categorical", z, 20, monkeypatch, together=True, targets=targets):
+        assert not v.view(4, 2, 3)[:, :, 2].any()
+        assert not v[3].any()
 
 
 def test_masked_classes_are_never_drawn():

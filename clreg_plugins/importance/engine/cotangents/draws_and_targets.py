@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+FEW_OUTPUTS = 32
+"""Outputs in use up to which draws are put together, which takes memory by the square of them."""
+
 
 def uniform_numbers(
     shape: tuple[int, int],
@@ -22,6 +25,38 @@ def uniform_numbers(
     numbers = torch.rand((shape[0], draws, *shape[1:]), generator=generator, dtype=torch.float64, device="cpu")
     for d in range(draws):
         yield transform(numbers[:, d]).to(like.dtype).to(like.device)
+
+
+def fewer(drawn: Iterator[Tensor], draws: int, used: Tensor) -> Iterator[Tensor]:
+    """Cotangents with the same Σ v vᵀ for each sample as those drawn, no more than the outputs in use.
+
+    Each costs a backward pass. They are the rows of R, where QR has the draws as its rows; by Householder's method a
+    column is accurate relative to itself, so that small scores are as accurate as large ones. With more than
+    :data:`FEW_OUTPUTS` outputs in use the draws stay as they are.
+
+    Args:
+        drawn: cotangents, one for each of ``draws``, samples first.
+        used: for each output of a sample, whether a cotangent can differ from 0 there.
+    """
+    columns = used.flatten().nonzero().flatten()
+    most = len(columns)
+    if not 0 < most < draws or most > FEW_OUTPUTS:
+        yield from drawn
+        return
+    rows: list[Tensor] = []
+    for v in drawn:
+        rows.append(v.reshape(len(v), used.numel())[:, columns])
+        if len(rows) == 2 * most:
+            rows = _triangle(rows)
+    for row in _triangle(rows):
+        whole = v.new_zeros(len(v), used.numel())
+        whole[:, columns] = row.to(v.dtype)
+        yield whole.view(v.shape)
+
+
+def _triangle(rows: list[Tensor]) -> list[Tensor]:
+    matrix = torch.stack(rows, dim=1)
+    return [*torch.linalg.qr(matrix.to(torch.promote_types(matrix.dtype, torch.float32)), mode="r").R.unbind(1)]
 
 
 def targets_on(y: Any, z: Tensor) -> Tensor:

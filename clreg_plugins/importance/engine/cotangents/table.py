@@ -31,7 +31,7 @@ class Cotangents(NamedTuple):
         vectors: ``(z, y, generator) ->`` K cotangents, one after the other, each of the shape of ``z``.
         number: ``z ->`` K, or a bound of it.
         counted: ``(z, y) ->`` which samples count, shape (samples,), or None if all do.
-        as_asked: K is a number that the caller gave.
+        as_asked: the bound is a number that the caller gave.
     """
 
     vectors: Vectors
