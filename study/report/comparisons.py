@@ -189,7 +189,7 @@ def power_notes(pairs: Mapping[str, Sequence[FamilyComparison]]) -> list[str]:
         for scenario, of in found.items()
         if of
     ]
-    notes = [f"A difference is found with probability 0.8 from {', '.join(ranges)} on."] if ranges else []
+    notes = [f"Detectable difference, found with probability 0.8: {', '.join(ranges)}, by pair."] if ranges else []
     tested = [pair for of in pairs.values() for pair in of if pair.margin is not None]
     beyond = Counter(pair.margin for pair in tested if _out_of_reach(pair))
     return notes + [

@@ -34,7 +34,8 @@ def _how(analysis: Analysis) -> str:
         f"Source of λ: {protocol.strength_source.strip().rstrip('.')}. The search trains with every value of the "
         f"grid on {count(len(tuning.seeds), 'seed')} that no result here uses ({enumeration(map(str, tuning.seeds))}), "
         f"and evaluates on {100 * tuning.validation_fraction:g}% of each class's training data, held out for it. "
-        "It uses no test data. The λ with the highest mean accuracy is chosen; on ties, the smallest."
+        "It uses no test data. The λ with the highest mean accuracy is chosen; on ties, the smallest. Intervals and "
+        "tests take this λ as given, and do not contain the uncertainty of the search."
     )
     if len(tuning.seeds) < FEWEST_SEEDS:
         text += f" Fewer than {FEWEST_SEEDS} seeds are too few to choose between neighbouring values."
