@@ -19,7 +19,8 @@ class DirectGradient:
 
 def upgraded(state: dict[str, Any]) -> dict[str, Any]:
     """The attributes of a plugin, from those of version 0.1."""
-    new = {"_stateless": {}, "_work_space": None, "_late_probe": None, "_loss_check": LossCheck()}
+    new = {"_stateless": {}, "_seen": (), "_gone": set(), "_work_space": None, "_late_probe": None}
+    new["_loss_check"] = LossCheck()
     new["_stream"] = OnlineStream()
     new["_stream"].resume(state["_origin_index"], state["_parts_seen"])
     if "_omega" in state:

@@ -304,7 +304,10 @@ class QuadraticPenalty:
         return Step(torch.zeros(()), FlatTensors(places), FlatTensors(places), 0.0)
 
     def value(self, parameters: Tensors) -> Tensor:
-        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name)."""
+        """``Σ_i Ω_i (θ_i − μ_i)² + c`` as a scalar tensor, over the parameters given (by name), without a graph.
+
+        A loss takes :meth:`loss_term`, which autograd can differentiate.
+        """
         return self.step(parameters, 2.0).value
 
     def loss_term(self, parameters: Tensors, strength: float) -> Tensor:

@@ -62,7 +62,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self.paths: dict[str, str] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._stateless: dict[str, nn.Parameter] = {}  # frozen ones that were never trained
-        self._model_id: int | None = None
+        self._seen: tuple[int, ...] = ()  # of what was bound: the model, and what the optimizer trains
+        self._gone: set[str] = set()  # names of which a warning has said that the model lost them
         self._work_space: Step | None = None
         self._penalised = False
         self._late_probe: Tensor | None = None  # receives what the loss is scaled by
@@ -161,7 +162,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         """Add the penalty to the loss."""
         self._penalised = True
         unfrozen = any(p.requires_grad for p in self._stateless.values())
-        if unfrozen or id(strategy.model) != self._model_id:  # or replaced during an epoch
+        if unfrozen or self._seen != _identity(strategy):  # a model or parameters may be replaced during an epoch
             self._bind(strategy)
         self._late_probe = None
         if self._penalises:
@@ -271,10 +272,17 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     def _bind(self, strategy: Any) -> None:
         self._parameters = named_parameters(strategy.model)
-        self._model_id = id(strategy.model)
+        self._seen = _identity(strategy)
         known = self.penalty.anchor
         self._stateless = {n: p for n, p in self._parameters.items() if not p.requires_grad and n not in known}
         self.penalty.grow({name: p for name, p in self._parameters.items() if name not in self._stateless})
+        if gone := set(self.penalty.active).difference(self._parameters, self._gone):
+            self._gone |= gone
+            warnings.warn(
+                f"the model no longer has {', '.join(sorted(gone))}: the importance of these has no effect. If a layer "
+                "was renamed or wrapped, its weights are not protected under their new names",
+                stacklevel=2,
+            )
 
     def _require_penalised(self, strategy: Any) -> None:
         if not self._penalised:
@@ -335,7 +343,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             **self.__dict__,
             "_parameters": {},
             "_stateless": {},
-            "_model_id": None,
+            "_seen": (),
             "_work_space": None,
             "_late_probe": None,
         }
@@ -350,3 +358,9 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         if hasattr(self, "reading"):
             options |= {k: v for k, v in self.reading.options.items() if v != READING_DEFAULTS[k]}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+
+def _identity(strategy: Any) -> tuple[int, ...]:
+    """What tells that parameters were replaced: those that are trained are the optimizer's."""
+    groups = getattr(getattr(strategy, "optimizer", None), "param_groups", ())
+    return id(strategy.model), *(id(p) for group in groups for p in group["params"])

@@ -47,6 +47,22 @@ def test_its_rules_hold_at_several_positions_and_for_mas(page, layer):
         oracles.assert_close(got, want, 1e-4, what)
 
 
+@pytest.mark.parametrize("gradients", ["ni,nki->ni", "ni,nki->nki, the first alone"])
+def test_a_rule_that_is_right_for_one_vector_alone_is_found_out(page, gradients):
+    class Mixed(page["ScaleRule"]):
+        def gradients(self, module, a, g):
+            product = torch.einsum("ni,nki->nki", a, g)
+            return {"scale": product[:, :1] if "alone" in gradients else product.sum(1, keepdim=True)}
+
+    register_layer_rule(page["Scale"], Mixed())
+    try:
+        with pytest.warns(UserWarning, match=r"the fast rule for 1\.scale disagrees with autograd"):
+            got = fisher_diagonal(page["model"], page["data"])
+    finally:
+        register_layer_rule(page["Scale"], page["ScaleRule"]())
+    oracles.assert_close(got, dict(page["fast"]), 1e-4, "with a wrong rule")
+
+
 def test_a_rule_that_does_not_apply_leaves_its_layer_to_the_general_path(page):
     class Never(page["ScaleRule"]):
         def applies(self, module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from clreg_plugins.importance import fisher_diagonal, mas_importance
 from clreg_plugins.importance.engine import layer_rules as layers
@@ -172,3 +172,74 @@ def test_mas_is_checked_too(monkeypatch):
     with pytest.warns(UserWarning, match="the fast rule for"):
         got = mas_importance(model, TensorDataset(x.double()))
     oracles.assert_close(got, oracles.mas(model, (x,), output="squared_norm"), 1e-10)
+
+
+class MaskedByTask(nn.Module):
+    """A layer whose weight is masked from the second task on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.masks = torch.stack([torch.ones(6, 4), torch.rand(6, 4).round()]).double()
+
+    def forward(self, x, task_labels):
+        masked = {"weight": self.layer.weight * self.masks[task_labels[0]]}
+        return self.head(torch.func.functional_call(self.layer, masked, (x,)).tanh())
+
+
+def test_evidence_from_one_task_does_not_vouch_for_another():
+    model, x = MaskedByTask().double(), torch.randn(24, 4).double()
+    labels = torch.arange(24) // 12
+    data = TensorDataset(x, labels, labels)
+    with pytest.warns(UserWarning, match=r"the fast rule for layer\.weight, layer\.bias disagrees with autograd"):
+        got = fisher_diagonal(model, DataLoader(data, batch_size=6))
+    want = oracles.fisher(model, (x, labels, labels), variant="exact", likelihood="categorical")
+    oracles.assert_close(got, want, 1e-10)
+
+
+class Scale(nn.Module):
+    """A factor for each input, which a call can square, and a second output on demand."""
+
+    def __init__(self, pair=False):
+        super().__init__()
+        self.scale, self.pair = nn.Parameter(torch.rand(4)), pair
+
+    def forward(self, x, squared=False):
+        out = x * (self.scale**2 if squared else self.scale)
+        return (out, x) if self.pair else out
+
+
+class ScaleRule(layers.LayerRule):
+    parameters = ("scale",)
+
+    def gradients(self, module, a, g):
+        return {"scale": torch.einsum("ni,nki->nki", a, g)}
+
+
+class CallsScale(nn.Module):
+    """Calls it by keyword for all but the first batch, or takes the first of its two outputs."""
+
+    def __init__(self, pair):
+        super().__init__()
+        self.scale, self.head = Scale(pair), nn.Linear(4, 3)
+
+    def forward(self, x):
+        out = self.scale(x, squared=True) if (x[0, 0] > 0).item() else self.scale(x)
+        return self.head(out[0] if self.scale.pair else out)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_rule_is_for_calls_with_one_tensor_that_give_one(monkeypatch, pair):
+    monkeypatch.setitem(registry._RULES, Scale, ScaleRule())
+    model, x = CallsScale(pair).double(), torch.randn(12, 4).double()
+    x[:, 0] = torch.arange(12) // 6 - 0.5
+    got = fisher_diagonal(model, DataLoader(TensorDataset(x), batch_size=6))
+    oracles.assert_close(got, oracles.fisher(model, (x,), variant="exact", likelihood="categorical"), 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+def test_a_layer_without_outputs_has_importance_zero():
+    model = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3)).double()
+    got = exact(model, (torch.randn(4, 4).double(),))
+    assert got["0.weight"].shape == (0, 4)
+    assert got["1.bias"].all()

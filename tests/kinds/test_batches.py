@@ -499,3 +499,26 @@ def test_mas_of_a_bare_tensor_and_of_lists():
     want = expected(net(), X, "mas")
     for data in (DataLoader(X, batch_size=4), TensorDataset(X), [[X[n], int(Y[n])] for n in range(N)], list(X)):
         assert_right(mas_importance(net(), data), want)
+
+
+class Placed(nn.Module):
+    """One row of places for the whole batch, before the tokens."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.places, self.head = nn.Embedding(7, 5), nn.Embedding(4, 5), nn.Linear(5, 3)
+
+    def forward(self, places, tokens):
+        return self.head((self.tokens(tokens) + self.places(places)).tanh().mean(1))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_first_input_of_one_row_is_not_the_only_sample(size):
+    tokens, places = torch.randint(0, 7, (8, 4)), torch.arange(4)[None]
+
+    def collate(rows):
+        return {"places": places, "tokens": torch.stack(rows)}
+
+    with pytest.raises(ValueError, match=rf"shape \({size}, 3\) for a batch of 1"):
+        fisher_diagonal(Placed(), DataLoader(list(tokens), batch_size=size, collate_fn=collate))

@@ -32,6 +32,29 @@ def test_a_mean_over_the_batch_is_refused(dtype, samples):
         fisher_diagonal(model, TensorDataset(x))
 
 
+class Masked(nn.Module):
+    """With -inf for classes that are not in use, and the batch's mean taken away by a parameter that no rule covers."""
+
+    def __init__(self, mixes):
+        super().__init__()
+        self.gain, self.head, self.mixes = nn.Parameter(torch.ones(6)), nn.Linear(6, 4), mixes
+
+    def forward(self, x):
+        h = (x - x.mean(0) if self.mixes else x) * self.gain
+        return self.head(h).masked_fill(torch.tensor([False, False, True, True]), -torch.inf)
+
+
+@pytest.mark.parametrize("path", ["auto", "one_at_a_time"])
+def test_infinite_masks_hide_no_mixing(path):
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(12, 6))
+    with pytest.raises(ValueError, match="mixes the samples of a batch"):
+        fisher_diagonal(Masked(mixes=True), data, path=path)
+    model = Masked(mixes=False).double()
+    data = TensorDataset(torch.randn(12, 6).double())
+    assert_right(fisher_diagonal(model, data, path=path), expected(model, data.tensors[0], "exact"))
+
+
 class Dispatched(nn.Module):
     """Tokens are put into as many rows as there are samples, by a product with a matrix of places."""
 

@@ -344,3 +344,12 @@ def test_ewc_with_classes_sought_along_the_wrong_dimension_is_an_error_before_tr
     with pytest.raises(ValueError, match="class_dim"):
         strategy.train(benchmark.train_stream[0])
     assert strategy.clock.train_iterations == 0, "it trained before the error"
+
+
+@pytest.mark.parametrize("variant", ["exact", "empirical"])
+def test_labels_of_one_byte_are_none_that_does_not_count(variant):
+    """In that type 156 and the ignore_index −100 are one and the same."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 200), torch.randn(4, 4), torch.tensor([156, 3, 156, 7])
+    got = fisher_diagonal(model, TensorDataset(x, y.to(torch.uint8)), variant=variant)
+    assert_right(got, dict(fisher_diagonal(model, TensorDataset(x, y), variant=variant)))

@@ -170,3 +170,25 @@ def test_a_norm_of_ones_own_that_derives_from_pytorchs_is_in_eval_mode_too():
     got = fisher_diagonal(model, TensorDataset(X))
     assert got.mode == "training"
     assert_right(got, {f"net.{name}": value for name, value in expected(model.net, X).items()})
+
+
+class Exit(nn.Module):
+    """A second exit that joins the output in training mode alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.early, self.late = nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.body(x).tanh()
+        return self.late(h) + self.early(h) if self.training else self.late(h)
+
+
+def test_what_eval_mode_cuts_off_is_named():
+    model = Exit()
+    with pytest.warns(UserWarning, match=r"does not depend on early\.bias, early\.weight, in training mode it does"):
+        got = fisher_diagonal(model, TensorDataset(X))
+    assert got.mode == "eval"
+    assert model.training
+    assert_right(got, expected(model.eval(), X))

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.models.cosine_layer import CosineIncrementalClassifier
 from torch import nn
 
 from clreg_plugins import EWCPlugin
@@ -195,6 +197,57 @@ def test_a_bfloat16_model_has_its_state_in_float32(plugin):
     strategy_for(Half(), [plugin]).train(class_incremental(2).train_stream, eval_streams=[])
     assert {v.dtype for v in plugin.importance.values()} == {torch.float32}
     assert {p.grad.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+class Replaces(SupervisedPlugin):
+    """Puts a wider last layer into the model in the midst of its second experience's first epoch."""
+
+    def before_training_iteration(self, strategy, **kwargs):
+        if strategy.clock.train_exp_counter == 1 and strategy.clock.train_exp_iterations == 1:
+            old = strategy.model[-1]
+            strategy.model[-1] = wider = nn.Linear(old.in_features, old.out_features + 2)
+            with torch.no_grad():
+                wider.weight[: old.out_features] = old.weight
+                wider.bias[: old.out_features] = old.bias
+            groups = strategy.optimizer.param_groups
+            groups[0]["params"] = list(strategy.model.parameters())
+
+
+def test_a_layer_that_is_replaced_amid_an_epoch_is_held_from_that_step_on(plugin):
+    """As where classes are added when they are met, without boundaries."""
+    model = mlp()
+    strategy = strategy_for(model, [Replaces(), plugin])
+    stream = class_incremental().train_stream
+    strategy.train(stream[0], eval_streams=[])
+    wanted, found = [], []
+    before_backward = plugin.before_backward
+
+    def compare(strategy, **kwargs):
+        weight = model[-1].weight
+        (without,) = torch.autograd.grad(strategy.loss, weight, retain_graph=True)
+        before_backward(strategy, **kwargs)
+        (whole,) = torch.autograd.grad(strategy.loss, weight, retain_graph=True)
+        term = plugin.penalty.loss_term(dict(model.named_parameters()), plugin.reg_lambda)
+        (penalty,) = torch.autograd.grad(term, weight)
+        found.append(whole - without)
+        wanted.append(penalty)
+
+    plugin.before_backward = compare
+    strategy.train(stream[1], eval_streams=[])
+    assert len({len(each) for each in found}) == 2
+    assert all(each.any() for each in wanted[1:])
+    for got, want in zip(found, wanted, strict=True):
+        assert_close({"weight": got}, {"weight": want})
+
+
+def test_a_layer_that_takes_another_name_is_said_to_be_without_its_importance():
+    """Of Avalanche's own CosineIncrementalClassifier, for one: it wraps its weights anew when it grows."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), CosineIncrementalClassifier(5))
+    strategy = strategy_for(model, [EWCPlugin(10.0)])
+    stream = class_incremental().train_stream
+    strategy.train(stream[0], eval_streams=[])
+    with pytest.warns(UserWarning, match=r"no longer has 3\.fc\.weight: the importance of these has no effect"):
+        strategy.train(stream[1], eval_streams=[])
 
 
 def test_an_evaluation_amid_an_epoch_that_grows_the_classifier(plugin):

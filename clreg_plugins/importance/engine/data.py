@@ -55,6 +55,15 @@ class Batch(NamedTuple):
         return Batch(*(map_tensors(cut, _cut(part, rows, n), n) for part in self))
 
     @property
+    def task(self) -> int | None:
+        """The task label of all samples; None if there is none, or they differ."""
+        labels = self.task_labels
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point() or not len(labels):
+            return None
+        first = int(labels[0])
+        return first if bool((labels == first).all()) else None
+
+    @property
     def is_tensors(self) -> bool:
         """Whether every input that has an entry for each sample is a tensor."""
         return not _holds_samples(self.inputs, self.size)

@@ -56,8 +56,11 @@ class ForwardPass:
         z = self._run(batch, record)
         if n == 1 and isinstance(z, Tensor) and (z.ndim == 0 or z.shape[0] != 1):
             # a model that squeezes takes the only sample for no dimension: give it two of them
-            twice = self._run(batch.twice(), record)
-            if isinstance(twice, Tensor) and twice.ndim and len(twice) == 2:
+            try:
+                twice = self._run(batch.twice(), record)
+            except Exception:  # of an input that has one row for a batch of more
+                twice = None
+            if isinstance(twice, Tensor) and twice.ndim > z.ndim and len(twice) == 2:
                 return twice[:1]
         if not isinstance(z, Tensor) or z.ndim == 0 or z.shape[0] != n:
             got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"

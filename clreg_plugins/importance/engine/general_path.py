@@ -220,18 +220,18 @@ def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor) -> d
 
 
 def difference(a: Tensor, b: Tensor, epsilon: float) -> float:
-    """The largest difference between two outputs, or 0.0 if rounding explains it.
+    """The largest difference between two outputs, or 0.0 if rounding explains it, or one is not a number.
 
-    Its scale is the largest of the outputs that differ at all: others may be masks.
+    Its scale is the largest of the outputs that differ at all: others may be masks, which may be infinite.
     """
     if a.shape != b.shape:
         return float("inf")
-    gap = (a - b).abs()
+    gap = torch.where(a == b, 0, (a - b).abs())  # equal infinities have no difference
     if not gap.any():
         return 0.0
-    largest = torch.where(gap > 0, b.abs(), 0).max()
+    largest = torch.where((gap > 0) & b.isfinite(), b.abs(), 0).max()
     tolerance = min(8 * epsilon**0.5, max(2.0**-9, 16 * epsilon))
-    return 0.0 if (gap <= tolerance * largest).all() or not a.isfinite().all() else float(gap.max())
+    return 0.0 if (gap <= tolerance * largest).all() or gap.isnan().any() else float(gap.max())
 
 
 def refuse_mixing(alone: Tensor, in_batch: Tensor, epsilon: float) -> None:

@@ -50,7 +50,9 @@ class LayerPath:
             }
             for module, rule in recorder.rules.items()
         }
-        self._trusted: set[tuple[nn.Module, bool]] = set()  # and whether among several samples
+        self._trusted: set[tuple[nn.Module, bool, int | None]] = (
+            set()
+        )  # whether among several samples, and of which task
         self._distrusted: set[nn.Module] = set()
         self._partial: set[nn.Module] = set()  # met with rows that are not all samples: never trusted
         self.sure: set[nn.Module] = set()  # among several samples each of their rows has felt one alone
@@ -82,16 +84,17 @@ class LayerPath:
         return usable
 
     @torch.no_grad()
-    def verified(self, calls: Calls, graph: Graph, look: bool) -> Calls:
+    def verified(self, calls: Calls, graph: Graph, look: bool, task: int | None = None) -> Calls:
         """Those of ``calls`` whose rule holds, each checked until there is evidence; warns if one is wrong.
 
         Args:
+            task: label of all samples, by which a model may use a layer in another way.
             look: check the layout of all layers, for instance since the forward pass moved rows by what samples hold.
         """
         z, several = graph.outputs, len(graph.outputs) > 1  # from one sample alone a layout cannot be told
         calls = {module: call for module, call in calls.items() if module not in self._distrusted}
-        self._trusted -= {(module, several) for module in self._partial}
-        unknown = {module: call for module, call in calls.items() if (module, several) not in self._trusted}
+        self._trusted = {each for each in self._trusted if each[0] not in self._partial}
+        unknown = {module: call for module, call in calls.items() if (module, several, task) not in self._trusted}
         to_check = calls if look else unknown
         if not to_check:
             return calls
@@ -102,7 +105,7 @@ class LayerPath:
         verdicts = verify(z, unknown, layout, parameters, self._tried, graph.epsilon)
         wrong = [module for module, verdict in verdicts.items() if verdict is Verdict.WRONG]
         holds = {module for module, verdict in verdicts.items() if verdict is Verdict.HOLDS}
-        self._trusted |= {(module, several) for module in holds - self._partial}
+        self._trusted |= {(module, several, task) for module in holds - self._partial}
         self._distrusted |= set(wrong)
         self.sure |= set(calls) - self._distrusted if several else set()
         if wrong:
@@ -175,9 +178,10 @@ class LayerPath:
         return {full: moments[name] for name, full in self.names[module].items() if name in moments}
 
     def _tried(self, module: nn.Module, a: Tensor, g: Tensor) -> Moments:
-        """The rule's moments under one cotangent; an error says whose rule it is."""
+        """The rule's moments under one cotangent, as one and as two of it give them; an error says whose rule it is."""
         try:
-            return self._moments(module, a, [g], 2)
+            once, twice = (self._moments(module, a, gs, 2) for gs in ([g], [g, g]))
+            return {name: (once[name] + value) / 3 for name, value in twice.items()}
         except Exception as error:
             if is_out_of_memory(error):
                 raise

@@ -1,5 +1,6 @@
 """In which mode a model is measured: eval mode, as the model defines it, or the nearest mode that works."""
 
+import warnings
 from collections.abc import Callable
 
 from torch import nn
@@ -17,7 +18,8 @@ def choose_mode(model: nn.Module, reached: Reached) -> tuple[set[str], str]:
 
     That is eval mode, except where the model means more by it, as a layer that merges its weights or a model that turns
     to another head does: if eval mode cuts off parameters that training mode uses, or fails, all modules that are not
-    PyTorch's own then stay in training mode, and those of PyTorch's (dropout, normalisation) are in eval mode.
+    PyTorch's own then stay in training mode, and those of PyTorch's (dropout, normalisation) are in eval mode. A model
+    whose ``forward`` asks for the mode is measured in eval mode, with a warning if that cuts off parameters.
 
     Returns:
         The parameters reached in the mode chosen, and which that is: "eval" or "training".
@@ -32,17 +34,26 @@ def choose_mode(model: nn.Module, reached: Reached) -> tuple[set[str], str]:
         if is_out_of_memory(error):
             raise
         found, failure = set(), error
-    if found and not any(has_own_mode(module) for module in model.modules()):
+    all_reached = found.issuperset(name for name, p in model.named_parameters() if p.requires_grad)
+    own_mode = any(has_own_mode(module) for module in model.modules())
+    if found and all_reached and not own_mode:
         return found, "eval"
     _only_own_modules_train(model)
     try:
         wider = reached()
     except Exception:  # what fails in training mode, such as a statistic of too few samples, is no alternative
         wider = set()
-    if wider - found:
+    if wider - found and (own_mode or not found):
         return wider, "training"
     if failure is not None:
         raise failure
+    if wider - found:
+        names = ", ".join(sorted(wider - found))
+        warnings.warn(
+            f"in eval mode the model's output does not depend on {names}, in training mode it does; the importance is "
+            "that of eval mode, and theirs is 0",
+            stacklevel=2,
+        )
     model.eval()
     return reached(), "eval"
 

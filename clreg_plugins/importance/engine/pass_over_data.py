@@ -214,7 +214,7 @@ class Pass:
             self.recorder.record_summands(graph)
             # which row is of which sample matters to factors where some samples do not count
             look = by_data or (self._factored and count < batch.size)
-            calls = self.layers.verified(self.layers.usable(graph, batch.size), graph, look)
+            calls = self.layers.verified(self.layers.usable(graph, batch.size), graph, look, batch.task)
             self._checking = bool(calls)
         vectors = self.cotangents.vectors(values, batch.targets, self.generator)
         by_rule = self.layers.moments(calls, z, vectors, counted if count < batch.size else None)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,7 @@ class Recorder:
         recorded by two threads at once: PyTorch's ``linear`` is watched meanwhile.
         """
         self.calls, self._samples, self._attended = {}, samples, {}
-        handles = [module.register_forward_hook(self._record, prepend=True) for module in self.rules]
+        handles = [module.register_forward_hook(self._record, prepend=True, with_kwargs=True) for module in self.rules]
         linear = F.linear
         if self.projections:  # attention is one function, without modules or hooks within; it looks linear up here
             for module in {module for module, _ in self.projections.values()}:
@@ -143,8 +143,9 @@ class Recorder:
                 rows = graph.outputs.new_empty(shape[0], 0)
                 self.calls[holder] = [Call(rows, GradientEdge(node, 0), torch.Size(shape).numel())]
 
-    def _record(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        usable = len(args) == 1 and isinstance(args[0], Tensor) and output.requires_grad
+    def _record(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        plain = len(args) == 1 and not kwargs and all(isinstance(each, Tensor) for each in (*args, output))
+        usable = plain and output.requires_grad
         call = Call(args[0].detach(), get_gradient_edge(output), output.numel()) if usable else None
         self.calls.setdefault(module, []).append(call)
 

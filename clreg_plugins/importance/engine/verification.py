@@ -81,6 +81,8 @@ class LayoutCheck:
         if part is None or whole is None or owner is None:
             return
         part, whole = _rows(part), _rows(whole)
+        if not whole.numel():
+            return
         felt = whole.any(dim=1)
         largest = whole.abs().argmax(dim=1, keepdim=True)
         ratio = (part.gather(1, largest).float() / whole.gather(1, largest).float()).squeeze(1)

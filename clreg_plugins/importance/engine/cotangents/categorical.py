@@ -49,7 +49,7 @@ class Positions:
             if len(self._shape) > 2:
                 self._refuse(y)
             return None
-        counts = (y != ignore_index).reshape(len(y), -1).to(self.logits.device)
+        counts = (y.long() != ignore_index).reshape(len(y), -1).to(self.logits.device)
         return None if counts.all() else counts
 
     def targets(self, y: Any) -> Tensor:
