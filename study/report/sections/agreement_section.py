@@ -38,8 +38,8 @@ def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
     def measured(heading: str, key: str, text: Callable[[float], str]) -> Column[Rows]:
         return Column(heading, lambda of_method: _spread([getattr(row, key) for row in of_method], text))
 
-    methods = dict.fromkeys(row.method for row in rows)
-    by_method = {method: [row for row in rows if row.method == method] for method in methods}
+    found = {method: [row for row in rows if row.method == method] for method in analysis.protocol.methods}
+    by_method = {method: of_method for method, of_method in found.items() if of_method}
     exact = _exact_rows(analysis, by_method)
     products = _products(analysis, scenario, by_method)
     return table_of(
