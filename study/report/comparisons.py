@@ -189,13 +189,14 @@ def power_notes(pairs: Mapping[str, Sequence[FamilyComparison]]) -> list[str]:
         for scenario, of in found.items()
         if of
     ]
-    notes = [f"Detectable difference, found with probability 0.8: {', '.join(ranges)}, by pair."] if ranges else []
+    said = f"Detectable difference, found with probability 0.8: {', '.join(ranges)}, depending on the pair."
+    notes = [said] if ranges else []
     tested = [pair for of in pairs.values() for pair in of if pair.margin is not None]
     beyond = Counter(pair.margin for pair in tested if _out_of_reach(pair))
     return notes + [
         f"Equivalence within ±{margin:g} points is out of reach for {number} of "
         f"{count(sum(pair.margin == margin for pair in tested), 'pair')}: with their spread over these seeds, not even "
-        "equal means would pass."
+        "equal means would pass after Holm's correction."
         for margin, number in beyond.items()
     ]
 

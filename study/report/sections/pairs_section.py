@@ -93,7 +93,10 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
     shown = pairs[:most]
     more = sum(map(len, analysis.pairs.values())) - len(shown)
     further = [f"{count(more, 'further pair')} below."] if more > 0 else []
-    read = "Intervals are each of its comparison alone: p (Holm) decides."
+    read = "Intervals are not corrected for the number of comparisons: p (Holm) decides."
+    compared = {name for of in analysis.pairs.values() for pair in of for name in (pair.a, pair.b)}
+    beside = [f"`{name}`" for name in analysis.protocol.methods if name not in compared]
+    untested = [f"Without a test: {enumeration(beside)}."] if beside else []
     return table_of(
         "verdicts",
         "Method against method: differences of average accuracy, in percentage points",
@@ -103,7 +106,7 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
         FINDING,
         DIFFERENCE,
         HOLM,
-        notes=[*further, read, *power_notes(analysis.pairs)],
+        notes=[*further, read, *power_notes(analysis.pairs), *untested],
     )
 
 

@@ -221,7 +221,7 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
         detectable.append(found_from)
     text = (folder / "README.md").read_text()
     least, _, most = sorted(detectable, key=float)
-    assert text.count(f"Detectable difference, found with probability 0.8: {least} to {most} points, by pair.") == 1
+    assert text.count(f"Detectable difference, found with probability 0.8: {least} to {most} points, depending on the pair.") == 1
     assert "exact sign-flip permutation test" in text
     assert "2 of 3 pairs of methods differ significantly." in text
 
@@ -281,7 +281,7 @@ def test_equivalence_is_out_of_reach_where_equal_means_would_not_pass_either():
     wide = power_notes({"task": family(pairs, margin=10), "domain": family(pairs[:1])})
     assert len(wide) == 1
     assert "(task-incremental), " in wide[0]
-    assert wide[0].endswith("points (domain-incremental), by pair.")
+    assert wide[0].endswith("points (domain-incremental), depending on the pair.")
 
 
 def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, without_figures):
