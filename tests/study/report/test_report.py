@@ -221,7 +221,7 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
         detectable.append(found_from)
     text = (folder / "README.md").read_text()
     least, _, most = sorted(detectable, key=float)
-    assert text.count(f"Detectable difference, found with probability 0.8: {least} to {most} points, depending on the pair.") == 1
+    assert text.count(f"found with probability 0.8: {least} to {most} points, depending on the pair.") == 1
     assert "exact sign-flip permutation test" in text
     assert "2 of 3 pairs of methods differ significantly." in text
 
