@@ -86,6 +86,7 @@ class Pass:
 
         def reached() -> set[str]:
             nonlocal z
+            self._divisible = True  # a mode that is not chosen says nothing of it
             self.run.snapshot, self.run.draws = Snapshot(self.model, self.max_bytes // 4, self.base), False
             with OpaqueRouting(self.run):
                 graph = Graph(self._few(batch))
