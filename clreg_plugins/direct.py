@@ -10,7 +10,7 @@ from clreg_plugins.outside_changes import OutsideChanges
 from clreg_plugins.task_gradient import TaskGradient
 
 OBSOLETE = ("gradient_path", "_direct", "_late_scale", "_late_products", "_loss_not_finite", "_origin", "_origin_index")
-OBSOLETE += ("_parts_seen", "_probe", "_adds_up", "_mark", "_versions", "_optimised")
+OBSOLETE += ("_model_id", "_parts_seen", "_probe", "_adds_up", "_mark", "_versions", "_optimised")
 
 
 class DirectGradient:
@@ -19,7 +19,7 @@ class DirectGradient:
 
 def upgraded(state: dict[str, Any]) -> dict[str, Any]:
     """The attributes of a plugin, from those of version 0.1."""
-    new = {"_stateless": {}, "_seen": (), "_gone": set(), "_work_space": None, "_late_probe": None}
+    new = {"_stateless": {}, "_bound_ids": (), "_warned_missing": set(), "_work_space": None, "_late_probe": None}
     new["_loss_check"] = LossCheck()
     new["_stream"] = OnlineStream()
     new["_stream"].resume(state["_origin_index"], state["_parts_seen"])

@@ -32,8 +32,8 @@ class EWCPlugin(RegularizationPlugin, supports_distributed=True):
         likelihood: "categorical", "gaussian" or "bernoulli"; default: what the strategy's criterion says.
             Class weights, label smoothing and the reduction of the criterion play no part in the Fisher; targets that
             it ignores do not count.
-        draws: labels drawn for each sample by "sample", at most 65,536. More than there are outputs take no more
-            backward passes than outputs, up to 32 of these.
+        draws: labels drawn for each sample by "sample", at most 65,536. With up to 32 outputs, more draws
+            than outputs cost no further backward passes.
         class_dim: dimension of the classes in the outputs, as for :func:`fisher_diagonal`.
         consolidation: "experience" or "manual", see :class:`RegularizationPlugin`.
         **options: see :class:`ReadingOptions`.

@@ -62,8 +62,8 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         self.paths: dict[str, str] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._stateless: dict[str, nn.Parameter] = {}  # frozen ones that were never trained
-        self._seen: tuple[int, ...] = ()  # of what was bound: the model, and what the optimizer trains
-        self._gone: set[str] = set()  # names of which a warning has said that the model lost them
+        self._bound_ids: tuple[int, ...] = ()  # see _ids_of
+        self._warned_missing: set[str] = set()
         self._work_space: Step | None = None
         self._penalised = False
         self._late_probe: Tensor | None = None  # receives what the loss is scaled by
@@ -162,7 +162,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         """Add the penalty to the loss."""
         self._penalised = True
         unfrozen = any(p.requires_grad for p in self._stateless.values())
-        if unfrozen or self._seen != _identity(strategy):  # a model or parameters may be replaced during an epoch
+        if unfrozen or self._bound_ids != _ids_of(strategy):  # a model or parameters may be replaced during an epoch
             self._bind(strategy)
         self._late_probe = None
         if self._penalises:
@@ -272,12 +272,12 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
 
     def _bind(self, strategy: Any) -> None:
         self._parameters = named_parameters(strategy.model)
-        self._seen = _identity(strategy)
+        self._bound_ids = _ids_of(strategy)
         known = self.penalty.anchor
         self._stateless = {n: p for n, p in self._parameters.items() if not p.requires_grad and n not in known}
         self.penalty.grow({name: p for name, p in self._parameters.items() if name not in self._stateless})
-        if gone := set(self.penalty.active).difference(self._parameters, self._gone):
-            self._gone |= gone
+        if gone := set(self.penalty.active).difference(self._parameters, self._warned_missing):
+            self._warned_missing |= gone
             warnings.warn(
                 f"the model no longer has {', '.join(sorted(gone))}: the importance of these has no effect. If a layer "
                 "was renamed or wrapped, its weights are not protected under their new names",
@@ -343,7 +343,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
             **self.__dict__,
             "_parameters": {},
             "_stateless": {},
-            "_seen": (),
+            "_bound_ids": (),
             "_work_space": None,
             "_late_probe": None,
         }
@@ -360,7 +360,7 @@ class RegularizationPlugin(SupervisedPlugin, supports_distributed=True):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
 
-def _identity(strategy: Any) -> tuple[int, ...]:
-    """What tells that parameters were replaced: those that are trained are the optimizer's."""
+def _ids_of(strategy: Any) -> tuple[int, ...]:
+    """Of the model and of the optimizer's parameters, which change where one of them is replaced."""
     groups = getattr(getattr(strategy, "optimizer", None), "param_groups", ())
     return id(strategy.model), *(id(p) for group in groups for p in group["params"])

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from clreg_plugins.diagnostics.log_likelihood import Loss
 from clreg_plugins.importance.engine.data import Batch
-from clreg_plugins.importance.engine.general_path import is_out_of_memory
+from clreg_plugins.importance.engine.forward_pass import is_out_of_memory
 
 
 def derivatives_along(

@@ -47,8 +47,8 @@ def fisher_diagonal(
             "empirical" the true targets; "batched" squares the gradient of batch means of the empirical log-likelihood
             (what Avalanche and others compute; it is not the Fisher).
         likelihood: "categorical", "gaussian" or "bernoulli".
-        draws: labels drawn for each sample by "sample", at most 65,536. More than there are outputs take no more
-            backward passes than outputs, up to 32 of these.
+        draws: labels drawn for each sample by "sample", at most 65,536. With up to 32 outputs, more draws
+            than outputs cost no further backward passes.
         class_dim: dimension of the classes in a categorical likelihood's outputs.
         ignore_index: target of positions that do not count, as in PyTorch's cross-entropy; with class labels at hand,
             in every variant. A sample without any that counts is no sample: N is the number of the others.

@@ -182,7 +182,7 @@ def detectable(pair: FamilyComparison) -> float | None:
 
 def power_notes(pairs: Mapping[str, Sequence[FamilyComparison]]) -> list[str]:
     """What the tests could have shown, of pairs by scenario; a single scenario is not named."""
-    found = {scenario: [*filter(None, map(detectable, of))] for scenario, of in pairs.items()}
+    found = {name: [d for d in map(detectable, of) if d is not None] for name, of in pairs.items()}
     ranges = [
         f"{' to '.join(dict.fromkeys((points(min(of)), points(max(of)))))} points"
         + (f" ({scenario}-incremental)" if len(pairs) > 1 else "")
@@ -202,8 +202,8 @@ def power_notes(pairs: Mapping[str, Sequence[FamilyComparison]]) -> list[str]:
 
 
 def _out_of_reach(pair: FamilyComparison) -> bool:
-    error = pair.comparison.smallest_margin(LEVEL / pair.size) - abs(pair.comparison.difference)
-    return not pair.equivalent and not error < pair.margin
+    of_equal_means = pair.comparison.smallest_margin(LEVEL / pair.size) - abs(pair.comparison.difference)
+    return not pair.equivalent and not of_equal_means < pair.margin
 
 
 DIFFERENCE = Column[FamilyComparison]("difference, 95% interval", lambda pair: difference_cell(pair.comparison))

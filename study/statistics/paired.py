@@ -11,7 +11,7 @@ from study.statistics.samples import ROUNDING, in_errors, merge_ties, resamples_
 from study.statistics.summary import Interval, Summary, summarize
 
 EXACT_UP_TO = 40
-"""Pairs with which the sign-flip test counts every flip, from 2²⁰ sums of each half of them."""
+"""Pairs up to which the sign-flip test counts every flip, from at most 2²⁰ sums of each half of them."""
 
 RESAMPLES = 99_999
 """Sign flips drawn for more pairs than that."""

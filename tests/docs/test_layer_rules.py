@@ -47,12 +47,14 @@ def test_its_rules_hold_at_several_positions_and_for_mas(page, layer):
         oracles.assert_close(got, want, 1e-4, what)
 
 
-@pytest.mark.parametrize("gradients", ["ni,nki->ni", "ni,nki->nki, the first alone"])
+@pytest.mark.parametrize("gradients", ["the sum", "the sum over √K", "the first"])
 def test_a_rule_that_is_right_for_one_vector_alone_is_found_out(page, gradients):
     class Mixed(page["ScaleRule"]):
         def gradients(self, module, a, g):
             product = torch.einsum("ni,nki->nki", a, g)
-            return {"scale": product[:, :1] if "alone" in gradients else product.sum(1, keepdim=True)}
+            if gradients == "the first":
+                return {"scale": product[:, :1]}
+            return {"scale": product.sum(1, keepdim=True) / (g.shape[1] ** 0.5 if "√" in gradients else 1)}
 
     register_layer_rule(page["Scale"], Mixed())
     try:

@@ -77,6 +77,14 @@ def test_more_draws_than_outputs_take_as_many_backward_passes_as_outputs(likelih
     assert len(of_draws(likelihood, z, number, monkeypatch, together=True)) == number
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_draws_of_half_precision_outputs_are_put_together_in_single_precision(likelihood, monkeypatch):
+    z = torch.randn(6, 3).bfloat16()
+    together, each = (torch.stack(of_draws(likelihood, z, 50, monkeypatch, way)) for way in (True, False))
+    assert len(together) == 3
+    torch.testing.assert_close((together**2).sum(dim=0), (each**2).sum(dim=0), rtol=2e-2, atol=0)
+
+
 def test_draws_put_together_are_as_accurate_for_a_rare_label_as_for_a_likely_one(monkeypatch):
     """In float32, where the score of the last class is 1e-6 of the others', and the second is masked."""
     z = torch.tensor([[0.0, -1000.0, 0.5, 1.0, -14.0]]).expand(200, 5)
@@ -88,7 +96,9 @@ def test_draws_put_together_are_as_accurate_for_a_rare_label_as_for_a_likely_one
 
 def test_masked_positions_stay_without_a_score_where_draws_are_put_together(monkeypatch):
     z, targets = torch.randn(4, 2, 3), torch.tensor([[0, 1, -100]] * 3 + [[-100] * 3])
-    for v in of_draws("categorical", z, 20, monkeypatch, together=True, targets=targets):
+    found = of_draws("categorical", z, 20, monkeypatch, together=True, targets=targets)
+    assert len(found) == 6
+    for v in found:
         assert not v.view(4, 2, 3)[:, :, 2].any()
         assert not v[3].any()
 

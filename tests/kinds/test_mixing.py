@@ -55,6 +55,25 @@ def test_infinite_masks_hide_no_mixing(path):
     assert_right(fisher_diagonal(model, data, path=path), expected(model, data.tensors[0], "exact"))
 
 
+class CentredInputs(nn.Module):
+    """With a head that is of no use, so that training mode is tried, which needs eight samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.spare = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        if self.training and len(x) < 8:
+            raise ValueError("too few samples")
+        return self.head(x - x.mean(0))
+
+
+def test_what_training_mode_needs_does_not_hide_the_mixing_of_eval_mode():
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="mixes the samples of a batch"):
+        fisher_diagonal(CentredInputs(), TensorDataset(2 * torch.randn(24, 6)))
+
+
 class Dispatched(nn.Module):
     """Tokens are put into as many rows as there are samples, by a product with a matrix of places."""
 

@@ -241,7 +241,7 @@ def test_a_layer_that_is_replaced_amid_an_epoch_is_held_from_that_step_on(plugin
 
 
 def test_a_layer_that_takes_another_name_is_said_to_be_without_its_importance():
-    """Of Avalanche's own CosineIncrementalClassifier, for one: it wraps its weights anew when it grows."""
+    """Avalanche's CosineIncrementalClassifier wraps its weights in another module when it grows."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), CosineIncrementalClassifier(5))
     strategy = strategy_for(model, [EWCPlugin(10.0)])
     stream = class_incremental().train_stream

@@ -32,6 +32,7 @@ def test_a_plugin_goes_on(plugin_name, load):
     plugin = load(plugin_name)
     assert_identical(plugin.state_dict(), WRITTEN[plugin_name]["state"])
     assert repr(plugin) == repr(PLUGINS[plugin_name]())
+    assert vars(plugin).keys() == vars(PLUGINS[plugin_name]()).keys()
     torch.manual_seed(0)
     strategy = strategy_for(torch.nn.Linear(64, 4), [plugin])
     for part in parts_of(class_incremental(2).train_stream, 10, False)[6:]:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from clreg_plugins.importance.engine.general_path import is_out_of_memory
+from clreg_plugins.importance.engine.forward_pass import is_out_of_memory
 from study.campaign.progress import runs_under_way
 from study.cli.app import app
 from study.errors import ProtocolError

@@ -58,10 +58,7 @@ class Batch(NamedTuple):
     def task(self) -> int | None:
         """The task label of all samples; None if there is none, or they differ."""
         labels = self.task_labels
-        if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point() or not len(labels):
-            return None
-        first = int(labels[0])
-        return first if bool((labels == first).all()) else None
+        return int(labels[0]) if isinstance(labels, Tensor) and len(labels) and same_for_all(labels) else None
 
     @property
     def is_tensors(self) -> bool:
@@ -118,6 +115,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any, cut_from: int |
         fields = {f.name: map_tensors(function, getattr(tree, f.name), cut_from) for f in dataclasses.fields(tree)}
         return dataclasses.replace(tree, **fields)
     return tree
+
+
+def same_for_all(tensor: Tensor) -> bool:
+    """Whether all entries of a 1-D integer tensor are equal."""
+    return tensor.ndim == 1 and not tensor.is_floating_point() and bool((tensor == tensor[0]).all())
 
 
 def _is_list_of_samples(tree: Any, n: int) -> bool:

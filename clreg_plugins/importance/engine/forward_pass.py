@@ -18,6 +18,12 @@ class UnusableOutput(ValueError):
     """A model's output has no row for each sample."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    told = ("out of memory", "not enough memory", "can't allocate memory", "_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in told)
+
+
 class ForwardPass:
     """The model as a function of a batch: each call starts from the same state, whatever the one before left.
 
@@ -58,7 +64,9 @@ class ForwardPass:
             # a model that squeezes takes the only sample for no dimension: give it two of them
             try:
                 twice = self._run(batch.twice(), record)
-            except Exception:  # of an input that has one row for a batch of more
+            except Exception as error:  # of an input with one row for a batch of more, whose output is refused below
+                if is_out_of_memory(error):
+                    raise
                 twice = None
             if isinstance(twice, Tensor) and twice.ndim > z.ndim and len(twice) == 2:
                 return twice[:1]

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
-from clreg_plugins.importance.engine.forward_pass import ForwardPass
+from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory
 from clreg_plugins.importance.engine.model import state_dtype
 
 Moments = dict[str, Tensor]
@@ -34,12 +34,6 @@ _NOT_VECTORISABLE = (
     KeyError,
     NotImplementedError,
 )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device."""
-    told = ("out of memory", "not enough memory", "can't allocate memory", "_ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in told)
 
 
 def in_groups(vectors: Iterator[Tensor]) -> Iterator[list[Tensor]]:

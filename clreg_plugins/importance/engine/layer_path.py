@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clreg_plugins.importance.engine.general_path import in_groups, is_out_of_memory
+from clreg_plugins.importance.engine.forward_pass import is_out_of_memory
+from clreg_plugins.importance.engine.general_path import in_groups
 from clreg_plugins.importance.engine.layer_rules import LinearRule, Moments
 from clreg_plugins.importance.engine.model import state_dtype
 from clreg_plugins.importance.engine.recording import Graph, Recorder
@@ -50,9 +51,8 @@ class LayerPath:
             }
             for module, rule in recorder.rules.items()
         }
-        self._trusted: set[tuple[nn.Module, bool, int | None]] = (
-            set()
-        )  # whether among several samples, and of which task
+        # each with whether it was among several samples, and their task label
+        self._trusted: set[tuple[nn.Module, bool, int | None]] = set()
         self._distrusted: set[nn.Module] = set()
         self._partial: set[nn.Module] = set()  # met with rows that are not all samples: never trusted
         self.sure: set[nn.Module] = set()  # among several samples each of their rows has felt one alone
@@ -84,12 +84,12 @@ class LayerPath:
         return usable
 
     @torch.no_grad()
-    def verified(self, calls: Calls, graph: Graph, look: bool, task: int | None = None) -> Calls:
+    def verified(self, calls: Calls, graph: Graph, look: bool, task: int | None) -> Calls:
         """Those of ``calls`` whose rule holds, each checked until there is evidence; warns if one is wrong.
 
         Args:
-            task: label of all samples, by which a model may use a layer in another way.
             look: check the layout of all layers, for instance since the forward pass moved rows by what samples hold.
+            task: the label that all samples share, or None; a model may use a layer in another way for each.
         """
         z, several = graph.outputs, len(graph.outputs) > 1  # from one sample alone a layout cannot be told
         calls = {module: call for module, call in calls.items() if module not in self._distrusted}
@@ -178,9 +178,12 @@ class LayerPath:
         return {full: moments[name] for name, full in self.names[module].items() if name in moments}
 
     def _tried(self, module: nn.Module, a: Tensor, g: Tensor) -> Moments:
-        """The rule's moments under one cotangent, as one and as two of it give them; an error says whose rule it is."""
+        """The rule's moments under a cotangent, from it alone and from it and its negative, which a sum would cancel.
+
+        An error says whose rule it is.
+        """
         try:
-            once, twice = (self._moments(module, a, gs, 2) for gs in ([g], [g, g]))
+            once, twice = (self._moments(module, a, gs, 2) for gs in ([g], [g, -g]))
             return {name: (once[name] + value) / 3 for name, value in twice.items()}
         except Exception as error:
             if is_out_of_memory(error):

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from clreg_plugins.importance.engine.forward_pass import UnusableOutput
-from clreg_plugins.importance.engine.general_path import is_out_of_memory
+from clreg_plugins.importance.engine.forward_pass import UnusableOutput, is_out_of_memory
 from clreg_plugins.importance.engine.snapshot import has_own_mode
 
 Reached = Callable[[], set[str]]

@@ -9,8 +9,8 @@ from torch import Generator, Tensor, nn
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.factors import FactorOptions, FactorPath
-from clreg_plugins.importance.engine.forward_pass import ForwardPass
-from clreg_plugins.importance.engine.general_path import GeneralPath, gradients_of, is_out_of_memory, refuse_mixing
+from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory
+from clreg_plugins.importance.engine.general_path import GeneralPath, gradients_of, refuse_mixing
 from clreg_plugins.importance.engine.layer_path import Found, LayerPath
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.memory import samples_at_a_time
@@ -119,7 +119,7 @@ class Pass:
             return
         if graph.outputs.requires_grad:
             self.recorder.record_summands(graph)
-            self.layers.verified(self.layers.usable(graph, pair.size), graph, self.run.by_data)
+            self.layers.verified(self.layers.usable(graph, pair.size), graph, self.run.by_data, pair.task)
         self.recorder.calls.clear()
 
     def _few(self, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clreg_plugins.importance.engine.data import Batch
+from clreg_plugins.importance.engine.data import Batch, same_for_all
 from clreg_plugins.importance.engine.model import has_memory
 
 _LEAVING = frozenset(
@@ -108,7 +108,7 @@ class RoutingWatch(TorchFunctionMode):
         super().__init__()
         self.by_data = self.branches = False
         self.inside = False  # a function that is being watched
-        self._storages = {_storage(t) for t in batch.sample_tensors() if not _same_for_all(t)} - {0}
+        self._storages = {_storage(t) for t in batch.sample_tensors() if not same_for_all(t)} - {0}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -184,8 +184,3 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
 def _storage(tensor: Tensor) -> int:
     """The address of a tensor's memory; 0 for one that has none of its own."""
     return tensor.untyped_storage().data_ptr() if has_memory(tensor) else 0
-
-
-def _same_for_all(tensor: Tensor) -> bool:
-    """Whether all entries of a 1-D integer tensor are equal."""
-    return tensor.ndim == 1 and not tensor.is_floating_point() and bool((tensor == tensor[0]).all())

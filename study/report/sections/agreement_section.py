@@ -40,8 +40,8 @@ def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
 
     found = {method: [row for row in rows if row.method == method] for method in analysis.protocol.methods}
     by_method = {method: of_method for method, of_method in found.items() if of_method}
-    exact = _exact_rows(analysis, by_method)
-    products = _products(analysis, scenario, by_method)
+    exact = by_method.get(_exact(analysis, by_method), ())
+    products = _products(analysis, scenario, by_method, exact)
     return table_of(
         f"agreement-{scenario}",
         f"{scenario.capitalize()}-incremental: cost of an importance, and its agreement with the exact Fisher",
@@ -75,10 +75,6 @@ def _exact(analysis: Analysis, methods: Container[str]) -> str | None:
     return next((method for method in exact_methods(analysis.protocol) if method in methods), None)
 
 
-def _exact_rows(analysis: Analysis, by_method: Mapping[str, Rows]) -> Rows:
-    return by_method.get(_exact(analysis, by_method), ())
-
-
 def _exact_trace(exact: Rows) -> list[str]:
     traces = [row.trace for row in exact if row.trace is not None]
     if not traces:
@@ -89,18 +85,21 @@ def _exact_trace(exact: Rows) -> list[str]:
 
 def _trace_ratio(rows: Rows, exact: Rows) -> float:
     """Of summed traces, since Online EWC with γ = 1 adds importances up; the mean of ratios for version 0.1's files."""
-    if not exact or any(row.trace is None for row in (*rows, *exact)):
+    traces = {row.where[:-1]: row.trace for row in exact}
+    if any(row.trace is None or traces.get(row.where[:-1]) is None for row in rows):
         return mean(row.ratio for row in rows)
-    return fsum(row.trace for row in rows) / fsum(row.trace for row in exact)
+    return fsum(row.trace for row in rows) / fsum(traces[row.where[:-1]] for row in rows)
 
 
-def _products(analysis: Analysis, scenario: Scenario, by_method: Mapping[str, Rows]) -> dict[str, float]:
+def _products(
+    analysis: Analysis, scenario: Scenario, by_method: Mapping[str, Rows], exact_rows: Rows
+) -> dict[str, float]:
     """λ · trace by method, over that of the exact Fisher, of methods that the search chose a λ > 0 for.
 
     Only for those that differ from the exact one in the Fisher alone.
     """
     chosen = {choice.method: choice for choice in analysis.selection.choices if choice.scenario == scenario}
-    exact, exact_rows = chosen.get(_exact(analysis, by_method)), _exact_rows(analysis, by_method)
+    exact = chosen.get(_exact(analysis, by_method))
     if exact is None or not exact.strength:
         return {}
     beside_the_pass = exact.best_method.model_dump(exclude=IN_THE_PASS)

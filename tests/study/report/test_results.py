@@ -49,6 +49,14 @@ def test_curves_and_matrices_are_means_over_the_seeds_that_finished():
     assert {summary.n for summary in ewc.curve} == {4}
 
 
+def test_one_slow_run_does_not_move_the_median():
+    protocol = toy()
+    records = tuple(record(protocol, "ewc", seed=seed, peak_memory=peak) for seed, peak in enumerate((3, 1, 1000)))
+    ewc = MethodResult("class", "ewc", protocol.methods["ewc"], None, records)
+    assert ewc.median(lambda record: record.peak_memory) == 3
+    assert ewc.median(lambda record: record.memory_examples) is None
+
+
 def test_joint_training_has_a_row_and_no_curve():
     joint = result("joint")
     assert joint.curve == []

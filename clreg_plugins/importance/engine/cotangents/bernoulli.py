@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from clreg_plugins.importance.engine.cotangents.draws_and_targets import fewer, same_shape, targets_on, uniform_numbers
+from clreg_plugins.importance.engine.cotangents.draws_and_targets import merged, same_shape, targets_on, uniform_numbers
 from clreg_plugins.importance.engine.cotangents.outputs import every_output
 
 
@@ -24,7 +24,7 @@ def sample(z: Tensor, _y: Any, generator: Generator, *, draws: int) -> Iterator[
     pi = z.to(torch.promote_types(z.dtype, torch.float32)).sigmoid()
     numbers = uniform_numbers((z.shape[0], math.prod(z.shape[1:])), draws, generator, pi)
     scores = (_score((uniform.view(z.shape) < pi).to(pi), z) / draws**0.5 for uniform in numbers)
-    return fewer(scores, draws, used=torch.ones(z.shape[1:], dtype=torch.bool, device=z.device))
+    return merged(scores, draws, used=torch.ones(z.shape[1:], dtype=torch.bool, device=z.device))
 
 
 def predicted(z: Tensor, _y: Any, _generator: Generator) -> Iterator[Tensor]:

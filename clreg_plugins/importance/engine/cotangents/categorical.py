@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from clreg_plugins.importance.engine.cotangents.draws_and_targets import fewer, same_shape, targets_on, uniform_numbers
+from clreg_plugins.importance.engine.cotangents.draws_and_targets import merged, same_shape, targets_on, uniform_numbers
 
 
 class Positions:
@@ -121,13 +121,10 @@ def sample(pi: Tensor, _y: Any, counts: Tensor | None, generator: Generator, *, 
     cumulative = pi.cumsum(dim=1)
     total = cumulative[:, -1]
     last = (cumulative < total.unsqueeze(1)).sum(dim=1)
-
-    def scores() -> Iterator[Tensor]:
-        for uniform in uniform_numbers((pi.shape[0], pi.shape[2]), draws, generator, pi):
-            labels = (cumulative <= (uniform * total).unsqueeze(1)).sum(dim=1).minimum(last)
-            yield _score(labels, pi, counts) / draws**0.5
-
-    return fewer(scores(), draws, used=pi.any(dim=0))  # a masked logit has π = 0
+    numbers = uniform_numbers((pi.shape[0], pi.shape[2]), draws, generator, pi)
+    labels = ((cumulative <= (uniform * total).unsqueeze(1)).sum(dim=1).minimum(last) for uniform in numbers)
+    scores = (_score(each, pi, counts) / draws**0.5 for each in labels)
+    return merged(scores, draws, used=pi.any(dim=0))  # a masked logit has π = 0
 
 
 def predicted(pi: Tensor, _y: Any, counts: Tensor | None, _generator: Generator) -> Iterator[Tensor]:

@@ -27,8 +27,8 @@ def uniform_numbers(
         yield transform(numbers[:, d]).to(like.dtype).to(like.device)
 
 
-def fewer(drawn: Iterator[Tensor], draws: int, used: Tensor) -> Iterator[Tensor]:
-    """Cotangents with the same Σ v vᵀ for each sample as those drawn, no more than the outputs in use.
+def merged(drawn: Iterator[Tensor], draws: int, used: Tensor) -> Iterator[Tensor]:
+    """At most as many cotangents as outputs in use, with the same Σ v vᵀ for each sample as those drawn.
 
     Each costs a backward pass. They are the rows of R, where QR has the draws as its rows; by Householder's method a
     column is accurate relative to itself, so that small scores are as accurate as large ones. With more than

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from clreg_plugins.importance.engine.cotangents.draws_and_targets import fewer, same_shape, targets_on, uniform_numbers
+from clreg_plugins.importance.engine.cotangents.draws_and_targets import merged, same_shape, targets_on, uniform_numbers
 
 
 def sample(z: Tensor, _y: Any, generator: Generator, *, draws: int) -> Iterator[Tensor]:
@@ -15,7 +15,7 @@ def sample(z: Tensor, _y: Any, generator: Generator, *, draws: int) -> Iterator[
     shape = (z.shape[0], math.prod(z.shape[1:]))
     numbers = uniform_numbers(shape, draws, generator, z, lambda u: torch.special.ndtri(u.clamp(min=1e-300)))
     scores = (normal.view(z.shape) / draws**0.5 for normal in numbers)
-    return fewer(scores, draws, used=torch.ones(z.shape[1:], dtype=torch.bool, device=z.device))
+    return merged(scores, draws, used=torch.ones(z.shape[1:], dtype=torch.bool, device=z.device))
 
 
 def empirical(z: Tensor, y: Any, _generator: Generator) -> Iterator[Tensor]:
