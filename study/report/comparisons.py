@@ -189,21 +189,21 @@ def power_notes(pairs: Mapping[str, Sequence[FamilyComparison]]) -> list[str]:
         for scenario, of in found.items()
         if of
     ]
-    said = f"Detectable difference, found with probability 0.8: {', '.join(ranges)}, depending on the pair."
+    depending = ", depending on the pair" if any(len(of) > 1 for of in found.values()) else ""
+    said = (
+        "Detectable difference (a paired t-test finds it with probability 0.8, at the spread over these seeds): "
+        f"{', '.join(ranges)}{depending}."
+    )
     notes = [said] if ranges else []
-    tested = [pair for of in pairs.values() for pair in of if pair.margin is not None]
-    beyond = Counter(pair.margin for pair in tested if _out_of_reach(pair))
+    judged = (pair for of in pairs.values() for pair in of if pair.comparison.n >= FEWEST_JUDGED)
+    tested = [pair for pair in judged if pair.margin is not None]
+    beyond = Counter(pair.margin for pair in tested if not pair.equivalence_reachable)
     return notes + [
         f"Equivalence within ±{margin:g} points is out of reach for {number} of "
         f"{count(sum(pair.margin == margin for pair in tested), 'pair')}: with their spread over these seeds, not even "
         "equal means would pass after Holm's correction."
         for margin, number in beyond.items()
     ]
-
-
-def _out_of_reach(pair: FamilyComparison) -> bool:
-    of_equal_means = pair.comparison.smallest_margin(LEVEL / pair.size) - abs(pair.comparison.difference)
-    return not pair.equivalent and not of_equal_means < pair.margin
 
 
 DIFFERENCE = Column[FamilyComparison]("difference, 95% interval", lambda pair: difference_cell(pair.comparison))

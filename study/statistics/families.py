@@ -1,8 +1,10 @@
 """Several comparisons, corrected for their number."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+
+import numpy as np
 
 from study.statistics.paired import PairedComparison
 from study.statistics.published import FEWEST_JUDGED
@@ -23,6 +25,7 @@ class FamilyComparison:
         p_equivalent: p of the equivalence test adjusted for the family; None where it was not asked for, NaN for one
             pair of scores.
         equivalent: ``p_equivalent`` < α, with at least :data:`FEWEST_JUDGED` pairs.
+        equivalence_reachable: whether it would be with equal means, the other comparisons being what they are.
         margin: of equivalence, in the unit of the scores; None for no such test.
     """
 
@@ -35,6 +38,7 @@ class FamilyComparison:
     reachable: bool
     p_equivalent: float | None = None
     equivalent: bool = False
+    equivalence_reachable: bool = False
     margin: float | None = None
 
 
@@ -74,30 +78,38 @@ def family(
         alpha: level of the family, in (0, 1).
         margin: of equivalence, in the unit of the scores; None for no such test.
     """
-    from statsmodels.stats.multitest import multipletests  # takes a second, which `clreg-study --help` need not wait
-
     check_fraction(alpha, "alpha")
     if not pairs:
         return []
 
-    def holm(values: list[float]) -> list[float]:
-        return multipletests(values, method="holm")[1].tolist()
-
     comparisons = [comparison for _, _, comparison in pairs]
-    adjusted = holm([each.p for each in comparisons])
-    equivalent = [None] * len(pairs) if margin is None else holm([each.p_equivalent(margin) for each in comparisons])
-    return [
-        FamilyComparison(
-            a,
-            b,
-            c,
-            len(pairs),
-            p,
-            p <= alpha,
-            c.p_smallest * len(pairs) <= alpha,
-            same,
-            same is not None and same < alpha and c.n >= FEWEST_JUDGED,
-            margin,
-        )
-        for (a, b, c), p, same in zip(pairs, adjusted, equivalent, strict=True)
+    adjusted = _holm([each.p for each in comparisons])
+    found = [
+        FamilyComparison(a, b, c, len(pairs), p, p <= alpha, c.p_smallest * len(pairs) <= alpha, margin=margin)
+        for (a, b, c), p in zip(pairs, adjusted, strict=True)
     ]
+    if margin is None:
+        return found
+
+    def passes(p: float, comparison: PairedComparison) -> bool:
+        return p < alpha and comparison.n >= FEWEST_JUDGED
+
+    p_seen = [c.p_equivalent(margin) for c in comparisons]
+    p_equal = [replace(c, difference=0.0).p_equivalent(margin) for c in comparisons]
+    return [
+        replace(
+            each,
+            p_equivalent=p,
+            equivalent=passes(p, each.comparison),
+            equivalence_reachable=passes(_holm([*p_seen[:i], p_equal[i], *p_seen[i + 1 :]])[i], each.comparison),
+        )
+        for i, (each, p) in enumerate(zip(found, _holm(p_seen), strict=True))
+    ]
+
+
+def _holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p: the k-th smallest of m is tested at α/(m − k + 1), until one fails. NaN stays NaN, as the largest."""
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.take(p, order) * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted.tolist()

@@ -355,7 +355,9 @@ def in_double(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return case.model().double(), tuple(part.double() if part.is_floating_point() else part for part in samples)
 
 
-@pytest.mark.filterwarnings("ignore:in eval mode the model's output does not depend on unused:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:in eval mode the model's output on the first samples does not depend on:UserWarning"
+)
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_one_sample_at_a_time(name, measure):

@@ -50,7 +50,7 @@ def samples_at_a_time(run: ForwardPass, batch: Batch, cotangents: Cotangents, po
                 held += 2 * sum(p.numel() for p in module.parameters(recurse=False))
     outputs = z.numel() / few.size
     made = (min(k, GROUP) + OUTPUT_COPIES) * outputs
-    needed = 2 * _saved_bytes_per_sample(run, batch) + (held + made) * element
+    needed = 2 * _saved_bytes_per_sample(run, batch) + (held + made) * element + cotangents.extra_bytes(z)
     if z.device.type != "cpu":
         return max(1, int(max_bytes / (2 * max(1, needed))))
     bound = max_bytes - min(max_bytes // 4, KERNEL_BYTES)

@@ -18,7 +18,8 @@ def choose_mode(model: nn.Module, reached: Reached) -> tuple[set[str], str]:
     That is eval mode, except where the model means more by it, as a layer that merges its weights or a model that turns
     to another head does: if eval mode cuts off parameters that training mode uses, or fails, all modules that are not
     PyTorch's own then stay in training mode, and those of PyTorch's (dropout, normalisation) are in eval mode. A model
-    whose ``forward`` asks for the mode is measured in eval mode, with a warning if that cuts off parameters.
+    whose ``forward`` asks for the mode is measured in eval mode, with a warning if that cuts off parameters, unless
+    eval mode reaches none. What is cut off is seen on a few samples.
 
     Returns:
         The parameters reached in the mode chosen, and which that is: "eval" or "training".
@@ -49,8 +50,8 @@ def choose_mode(model: nn.Module, reached: Reached) -> tuple[set[str], str]:
     if wider - found:
         names = ", ".join(sorted(wider - found))
         warnings.warn(
-            f"in eval mode the model's output does not depend on {names}, in training mode it does; the importance is "
-            "that of eval mode, and theirs is 0",
+            f"in eval mode the model's output on the first samples does not depend on {names}, in training mode it "
+            "does; importance is measured in eval mode, and theirs is 0 if no other sample reaches them",
             stacklevel=2,
         )
     model.eval()

@@ -10,7 +10,7 @@ from study.report.method_results import PHASES, MethodResult
 from study.report.number_formats import BYTES, SECONDS, count, unit_for
 
 HOW = (
-    "Medians over seeds, of wall-clock time. Consolidation: measuring importance and everything that plugins do "
+    "Medians over seeds; times are wall-clock. Consolidation: measuring importance and everything that plugins do "
     "after the last training step. Peak memory: of the process, or of PyTorch on a GPU. State: what the method keeps "
     "between experiences. Scratch: what its plugin holds only for speed."
 )

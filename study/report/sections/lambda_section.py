@@ -35,7 +35,7 @@ def _how(analysis: Analysis) -> str:
         f"grid on {count(len(tuning.seeds), 'seed')} that no result here uses ({enumeration(map(str, tuning.seeds))}), "
         f"and evaluates on {100 * tuning.validation_fraction:g}% of each class's training data, held out for it. "
         "It uses no test data. The λ with the highest mean accuracy is chosen; on ties, the smallest. Intervals and "
-        "tests take this λ as given, and do not contain the uncertainty of the search."
+        "tests take this λ as given, and do not include the uncertainty of the search."
     )
     if len(tuning.seeds) < FEWEST_SEEDS:
         text += f" Fewer than {FEWEST_SEEDS} seeds are too few to choose between neighbouring values."

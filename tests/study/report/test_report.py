@@ -221,7 +221,7 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
         detectable.append(found_from)
     text = (folder / "README.md").read_text()
     least, _, most = sorted(detectable, key=float)
-    assert text.count(f"found with probability 0.8: {least} to {most} points, depending on the pair.") == 1
+    assert text.count(f"over these seeds): {least} to {most} points, depending on the pair.") == 1
     assert "exact sign-flip permutation test" in text
     assert "2 of 3 pairs of methods differ significantly." in text
 
@@ -284,6 +284,26 @@ def test_equivalence_is_out_of_reach_where_equal_means_would_not_pass_either():
     assert wide[0].endswith("points (domain-incremental), depending on the pair.")
 
 
+def test_equivalence_is_within_reach_at_the_level_that_the_others_leave():
+    """With the two others passing, Holm's correction tests the third at the whole level."""
+    zero, alternating = np.zeros(10), np.array([1.0, -1.0] * 5)
+    wide = compare_paired(0.6 + 1.5 * alternating, zero)
+    alone = compare_paired(1.5 * alternating, zero).p_equivalent(1)
+    assert 0.05 / 3 < alone < 0.05
+    close = [("a", "b", compare_paired(0.1 * alternating, zero))] * 2
+    found = family([*close, ("a", "c", wide)], margin=1)
+    assert [each.equivalent for each in found] == [True, True, False]
+    assert [each.equivalence_reachable for each in found] == [True, True, True]
+    assert not any("out of reach" in note for note in power_notes({"task": found}))
+    far = family([("a", "b", compare_paired(5 + alternating, zero))] * 2 + [("a", "c", wide)], margin=1)
+    assert [each.equivalence_reachable for each in far] == [True, True, False]
+
+
+def test_two_seeds_say_nothing_of_the_reach_of_equivalence():
+    pair = ("a", "b", compare_paired([0.0, 0.1], [0.0, 0.0]))
+    assert not any("out of reach" in note for note in power_notes({"task": family([pair], margin=1)}))
+
+
 def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, without_figures):
     named = (
         '[[comparisons]]\nbaselines = ["naive"]\nmethods = ["ewc"]\n\n'
@@ -304,6 +324,7 @@ def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, wi
     assert "(`ewc` with `naive`; `online_ewc` and `replay-2` with `ewc`)" in text
     assert "Too few seeds (6): smallest reachable p = 0.031, after Holm's correction over 2 comparisons" in text
     assert "against ±2 points" in text
+    assert "Without a test: `joint`." in text
 
 
 def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_figures):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from study.statistics import FamilyComparison, compare_paired, family, family_pairs
 
@@ -24,6 +25,14 @@ def test_p_values_are_adjusted_as_holm_says(p_values: list[float], adjusted: lis
     found = family([("a", "b", replace(comparison, p=p)) for p in p_values])
     assert [pair.p_holm for pair in found] == pytest.approx(adjusted)
     assert [pair.significant for pair in found] == [p <= 0.05 for p in adjusted]
+
+
+def test_p_values_are_adjusted_as_statsmodels_does():
+    rng, comparison = np.random.default_rng(0), compare_paired([1, 2], [2, 1])
+    for m in range(1, 8):
+        p = (rng.random(m) ** 3).round(2)
+        found = family([("a", "b", replace(comparison, p=each)) for each in p])
+        assert [pair.p_holm for pair in found] == multipletests(p, method="holm")[1].tolist()
 
 
 def _steps_apart(n_methods: int, n_seeds: int) -> dict[str, list[float]]:

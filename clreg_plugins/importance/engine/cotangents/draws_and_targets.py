@@ -54,6 +54,14 @@ def merged(drawn: Iterator[Tensor], draws: int, used: Tensor) -> Iterator[Tensor
         yield whole.view(v.shape)
 
 
+def bytes_of_draws(draws: int, numbers: int, outputs: int) -> int:
+    """What the draws of one sample take beside their cotangents, at most.
+
+    That is their random numbers in float64, ``numbers`` for each draw, and the rows that :func:`merged` works on.
+    """
+    return 8 * draws * numbers + 6 * 4 * min(outputs, FEW_OUTPUTS, draws - 1) ** 2
+
+
 def _triangle(rows: list[Tensor]) -> list[Tensor]:
     matrix = torch.stack(rows, dim=1)
     return [*torch.linalg.qr(matrix.to(torch.promote_types(matrix.dtype, torch.float32)), mode="r").R.unbind(1)]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Generator, Tensor
 
 from clreg_plugins.importance.engine.cotangents import bernoulli, categorical, gaussian
+from clreg_plugins.importance.engine.cotangents.draws_and_targets import bytes_of_draws
 from clreg_plugins.importance.engine.cotangents.outputs import every_output, outputs_a_sample, squared_norm
 
 VARIANTS = ("exact", "sample", "predicted", "empirical", "batched")
@@ -32,12 +33,14 @@ class Cotangents(NamedTuple):
         number: ``z ->`` K, or a bound of it.
         counted: ``(z, y) ->`` which samples count, shape (samples,), or None if all do.
         as_asked: the bound is a number that the caller gave.
+        extra_bytes: ``z ->`` what the making of all K takes for each sample, beside themselves.
     """
 
     vectors: Vectors
     number: Callable[[Tensor], int]
     counted: Callable[[Tensor, Tensor | None], Tensor | None] = lambda _z, _y: None
     as_asked: bool = False
+    extra_bytes: Callable[[Tensor], int] = lambda _z: 0
 
 
 def fisher_cotangents(
@@ -70,8 +73,16 @@ def fisher_cotangents(
         function = partial(function, draws=draws)
     numbers = {"exact": outputs_a_sample, "sample": lambda _z: draws}
     number = numbers.get(variant, lambda _z: 1)
+
+    def extra_bytes(z: Tensor) -> int:
+        if variant != "sample":
+            return 0
+        outputs = outputs_a_sample(z)
+        positions = outputs // z.shape[class_dim] if likelihood == "categorical" else outputs
+        return bytes_of_draws(draws, positions, outputs)
+
     if likelihood != "categorical":
-        return Cotangents(function, number, as_asked=variant == "sample")
+        return Cotangents(function, number, as_asked=variant == "sample", extra_bytes=extra_bytes)
 
     def vectors(z: Tensor, y: Tensor | None, generator: Generator) -> Iterator[Tensor]:
         positions = categorical.Positions(z, class_dim)
@@ -86,7 +97,7 @@ def fisher_cotangents(
 
     if variant == "exact":
         number = partial(categorical.exact_number, class_dim=class_dim)
-    return Cotangents(vectors, number, counted, as_asked=variant == "sample")
+    return Cotangents(vectors, number, counted, as_asked=variant == "sample", extra_bytes=extra_bytes)
 
 
 def output_cotangents(output: str, mask_value: float | None = None) -> Cotangents:
