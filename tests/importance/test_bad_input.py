@@ -113,6 +113,22 @@ def test_data_of_an_unknown_kind(data):
         fisher_diagonal(nn.Linear(3, 2), data)
 
 
+def test_inputs_and_targets_in_a_tuple():
+    with pytest.raises(TypeError, match=r"data is a tuple of tensors, .* such as TensorDataset\(inputs, targets\)"):
+        fisher_diagonal(nn.Linear(3, 3), (X, X), likelihood="gaussian")
+
+
+def test_complex_outputs():
+    class Complex(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1j * x[:, :1]
+
+    with pytest.raises(
+        ValueError, match='outputs are complex; allowed: real outputs, or MAS with output="squared_norm"'
+    ):
+        mas_importance(Complex(3, 2), DATA, output="vector")
+
+
 def test_samples_that_are_no_tensors():
     loader = DataLoader([{"x": X[0]}], batch_size=1, collate_fn=lambda batch: str(batch))
     with pytest.raises(TypeError, match=r"a batch of the data is a str; allowed: a tensor, a dict.*unpack="):

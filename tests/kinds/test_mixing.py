@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from clreg_plugins import LayerRule, fisher_diagonal, register_layer_rule
 from clreg_plugins.importance.engine.layer_rules import LinearRule, registry
@@ -72,6 +72,28 @@ def test_what_training_mode_needs_does_not_hide_the_mixing_of_eval_mode():
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="mixes the samples of a batch"):
         fisher_diagonal(CentredInputs(), TensorDataset(2 * torch.randn(24, 6)))
+
+
+class WithStates(nn.Module):
+    """Holds a state for each sample of a batch of eight, so that it runs on whole batches alone."""
+
+    def __init__(self, mixes):
+        super().__init__()
+        self.first, self.second, self.mixes = nn.Linear(6, 5), nn.Linear(5, 3), mixes
+        self.register_buffer("states", torch.linspace(-1, 1, 40).view(8, 5))
+
+    def forward(self, x):
+        h = self.first(x) + self.states
+        return self.second((h - h.mean(0) if self.mixes else h).tanh())
+
+
+@pytest.mark.parametrize("path", ["auto", "one_at_a_time"])
+def test_a_model_of_whole_batches_may_not_mix_them_either(path):
+    torch.manual_seed(0)
+    data = DataLoader(TensorDataset(torch.randn(16, 6)), batch_size=8)
+    with pytest.raises(ValueError, match="mixes the samples of a batch"):
+        fisher_diagonal(WithStates(mixes=True), data, path=path)
+    assert fisher_diagonal(WithStates(mixes=False), data, path=path)["first.weight"].any()
 
 
 class Dispatched(nn.Module):

@@ -69,9 +69,9 @@ class Batch(NamedTuple):
         """``function`` of every tensor."""
         return Batch(*(map_tensors(function, part) for part in self))
 
-    def twice(self) -> "Batch":
-        """Two of a batch's only sample."""
-        return self.map(lambda t: torch.cat([t, t]) if t.ndim and len(t) == 1 else t)
+    def times(self, number: int) -> "Batch":
+        """So many of a batch's only sample."""
+        return self.map(lambda t: torch.cat([t] * number) if t.ndim and len(t) == 1 else t)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on ``device``, free of graphs and of ``torch.inference_mode``."""
@@ -210,6 +210,11 @@ def batches(
 
     if isinstance(data, DataLoader):
         yield from _read(iter(data), n_samples, unpack)
+    elif isinstance(data, tuple) and any(isinstance(part, Tensor) for part in data):
+        raise TypeError(
+            "data is a tuple of tensors, which may be inputs and targets, or samples; allowed: a DataLoader, or a "
+            "Dataset with a length, such as TensorDataset(inputs, targets)"
+        )
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, NO_DATA):
         loader = _loader(data, batch_size or BATCH, n_samples, num_workers, generator)
         with torch.device("cpu"):  # the iterator draws a seed, from a generator that lives there

@@ -35,13 +35,14 @@ class ForwardPass:
         draws: whether a recorded call has drawn random numbers, so that two calls do not agree.
         by_data: whether the latest recorded call moved rows, or branched, by what its samples hold.
         branches: whether it gave what they hold to Python, which may branch by it.
-        opaque: whether the model does so where it cannot be watched.
+        sets_data: whether a recorded call has assigned to a tensor's ``data``.
+        opaque: whether the model moves rows where it cannot be watched.
         watch: of the call under way.
     """
 
     def __init__(self, model: nn.Module, forward: Forward, recorder: Recorder, snapshot: Snapshot) -> None:
         self.model, self.forward, self.recorder, self.snapshot = model, forward, recorder, snapshot
-        self.draws = self.by_data = self.branches = False
+        self.draws = self.by_data = self.branches = self.sets_data = False
         # the inside of compiled TorchScript is not to be seen
         self.opaque = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
         self.watch: RoutingWatch | None = None
@@ -63,7 +64,7 @@ class ForwardPass:
         if n == 1 and isinstance(z, Tensor) and (z.ndim == 0 or z.shape[0] != 1):
             # a model that squeezes takes the only sample for no dimension: give it two of them
             try:
-                twice = self._run(batch.twice(), record)
+                twice = self._run(batch.times(2), record)
             except Exception as error:  # of an input with one row for a batch of more, whose output is refused below
                 if is_out_of_memory(error):
                     raise
@@ -92,6 +93,7 @@ class ForwardPass:
             z = self.forward(self.model, own.inputs, own.task_labels)
         if record:
             self.by_data, self.branches = watch.by_data or self.opaque, watch.branches
+            self.sets_data |= watch.sets_data
             self.draws = self.draws or self.snapshot.draws or not same_state(before, process_states())
         return z
 
@@ -100,3 +102,21 @@ def _contiguous_gradient(module: nn.Module, args: tuple, output: Any) -> None:
     """PyTorch's CPU kernels give a wrong gradient for a norm of one image whose gradient has channels last."""
     if isinstance(output, Tensor) and output.requires_grad:
         output.register_hook(Tensor.contiguous)
+
+
+def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor) -> dict[str, Tensor]:
+    """``vᵀ ∂outputs/∂θ`` for the parameters that the outputs depend on."""
+    if not parameters or not outputs.requires_grad:
+        return {}
+    gradients = torch.autograd.grad(
+        outputs,
+        list(parameters.values()),
+        v,
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return {
+        name: gradient.to_dense() if gradient.is_sparse else gradient
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None
+    }

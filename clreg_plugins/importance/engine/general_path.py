@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
-from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory
+from clreg_plugins.importance.engine.forward_pass import ForwardPass, gradients_of, is_out_of_memory
+from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.model import state_dtype
-
-Moments = dict[str, Tensor]
+from clreg_plugins.importance.engine.verification import Verdict, compare
 
 GROUP = 16
 """Cotangents that are held together where their order of summation is free.
@@ -56,6 +56,7 @@ class GeneralPath:
         self.max_bytes, self.path = max_bytes, path
         self.reason: str | None = "path is 'one_at_a_time'" if path == "one_at_a_time" else None
         self._alone = True  # whether a single sample can be run
+        self._verified: set[tuple[str, int | None]] = set()  # parameters whose vectorised gradients hold, by task
 
     def moments(self, parameters: dict[str, Tensor], batch: Batch, z: Tensor, epsilon: float) -> tuple[Moments, str]:
         """``Σ_n (Σ_k G_nk²)^(p/2)`` of some samples, and how they were computed: "vectorised" or "one_at_a_time".
@@ -75,6 +76,8 @@ class GeneralPath:
                 self.reason = "torch.func passes by the hooks on gradients"
             elif self.run.draws:
                 self.reason = "the forward pass draws random numbers"
+            elif self.run.sets_data:  # its tensors would go on as wrappers of torch.func's, which crash
+                self.reason = "the forward pass assigns to the data of a tensor"
             elif not batch.is_tensors:
                 self.reason = "the inputs hold samples that are no tensors"
         if self.reason is None:
@@ -137,10 +140,49 @@ class GeneralPath:
                 again, squares = vmap(one_sample)(tensors, torch.stack(group, dim=1))
             if difference(again, z, epsilon):
                 raise RuntimeError("its outputs differ from those of the batch")
+            squares = {name.removeprefix("run_model."): value for name, value in squares.items()}
+            if not totals:
+                self._verify(parameters, batch, group, squares, epsilon)
             for name, value in squares.items():
-                name = name.removeprefix("run_model.")
                 totals[name] = totals[name].add_(value) if name in totals else value
         return totals
+
+    @torch.enable_grad()
+    def _verify(
+        self, parameters: dict[str, Tensor], batch: Batch, group: list[Tensor], squares: Moments, epsilon: float
+    ) -> None:
+        """Raise RuntimeError where Σ_k G_k² of a sample is not that of its gradients by autograd.
+
+        ``functional_call`` puts other tensors into a module's attributes, and misses a parameter that the forward pass
+        reaches by a list, a closure or a cache. Each is checked until there is a sample with a gradient at it.
+        """
+        task = batch.task
+        unverified = {name: p for name, p in parameters.items() if (name, task) not in self._verified}
+
+        def check(n: int) -> None:
+            want = {name: torch.zeros_like(squares[name][:1]) for name in unverified}
+            outputs = self.run(batch.rows(n, n + 1))
+            for v in group:
+                for name, gradient in gradients_of(outputs, unverified, v[n : n + 1]).items():
+                    want[name] += gradient.to(want[name].dtype).square()
+            largest = max(float(each.max()) if each.numel() else 0.0 for each in want.values()) ** 0.5
+            for name, expected in want.items():
+                got = {name: squares[name][n : n + 1]}
+                verdict = compare(got, {name: expected}, True, epsilon, 8 * epsilon * largest)
+                if verdict is Verdict.WRONG:
+                    raise RuntimeError(f"its gradients of {name} differ from autograd's")
+                if verdict is Verdict.HOLDS:
+                    self._verified.add((name, task))
+                    del unverified[name]
+
+        if unverified:
+            check(0)
+        if unverified:
+            outputs, v = self.run(batch), sum((k + 1) * v for k, v in enumerate(group))
+            for name, p in list(unverified.items()):
+                n = _sample_with_a_gradient(outputs, p, v) if name in unverified else None
+                if n:
+                    check(n)
 
     # ---------------------------------------------------------------- one at a time
 
@@ -192,25 +234,24 @@ class _Bound(nn.Module):
         return self._run.forward(self.run_model, batch.inputs, batch.task_labels)
 
 
+def _sample_with_a_gradient(outputs: Tensor, parameter: Tensor, v: Tensor) -> int | None:
+    """A sample whose vᵀ ∂outputs/∂θ is not 0, by halving the batch; None if there is none."""
+
+    def size(start: int, stop: int) -> float:
+        part = torch.zeros_like(v)
+        part[start:stop] = v[start:stop]
+        return max((float(g.norm()) for g in gradients_of(outputs, {"": parameter}, part).values()), default=0.0)
+
+    start, stop = 0, len(v)
+    if not size(start, stop):
+        return None
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        start, stop = max((start, middle), (middle, stop), key=lambda half: size(*half))
+    return start
+
+
 # ------------------------------------------------------------------------- shared
-
-
-def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor) -> dict[str, Tensor]:
-    """``vᵀ ∂outputs/∂θ`` for the parameters that the outputs depend on."""
-    if not parameters or not outputs.requires_grad:
-        return {}
-    gradients = torch.autograd.grad(
-        outputs,
-        list(parameters.values()),
-        v,
-        retain_graph=True,
-        allow_unused=True,
-    )
-    return {
-        name: gradient.to_dense() if gradient.is_sparse else gradient
-        for name, gradient in zip(parameters, gradients, strict=True)
-        if gradient is not None
-    }
 
 
 def difference(a: Tensor, b: Tensor, epsilon: float) -> float:

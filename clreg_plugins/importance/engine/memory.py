@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
-from clreg_plugins.importance.engine.forward_pass import ForwardPass
+from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory
 from clreg_plugins.importance.engine.general_path import GROUP
 from clreg_plugins.importance.engine.layer_rules import EmbeddingRule, LinearRule
 from clreg_plugins.importance.engine.model import has_memory
@@ -50,7 +50,10 @@ def samples_at_a_time(run: ForwardPass, batch: Batch, cotangents: Cotangents, po
                 held += 2 * sum(p.numel() for p in module.parameters(recurse=False))
     outputs = z.numel() / few.size
     made = (min(k, GROUP) + OUTPUT_COPIES) * outputs
-    needed = 2 * _saved_bytes_per_sample(run, batch) + (held + made) * element + cotangents.extra_bytes(z)
+    saved = _saved_bytes_per_sample(run, batch)
+    if saved is None:
+        saved = 4 * sum(sizes) * element  # a guess: inputs and outputs of the layers, and as much between them
+    needed = 2 * saved + (held + made) * element + cotangents.extra_bytes(z)
     if z.device.type != "cpu":
         return max(1, int(max_bytes / (2 * max(1, needed))))
     bound = max_bytes - min(max_bytes // 4, KERNEL_BYTES)
@@ -58,8 +61,11 @@ def samples_at_a_time(run: ForwardPass, batch: Batch, cotangents: Cotangents, po
     return max(1, int(min(bound / (2 * max(1, needed)), OUTPUT_BYTES / largest)))
 
 
-def _saved_bytes_per_sample(run: ForwardPass, batch: Batch) -> float:
-    """What autograd keeps for one more sample of ``batch``, measured on its first samples."""
+def _saved_bytes_per_sample(run: ForwardPass, batch: Batch) -> float | None:
+    """What autograd keeps for one more sample of ``batch``, measured on its first samples.
+
+    None where it cannot be measured: a forward pass with transforms of torch.func allows no hooks on saved tensors.
+    """
 
     def measure(n: int) -> int:
         """Bytes that autograd keeps for this many samples."""
@@ -82,7 +88,12 @@ def _saved_bytes_per_sample(run: ForwardPass, batch: Batch) -> float:
 
     many = min(4, batch.size)
     few = max(1, many // 2)
-    return max(0.0, (measure(many) - measure(few)) / (many - few))
+    try:
+        return max(0.0, (measure(many) - measure(few)) / (many - few))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return None
 
 
 @cache

@@ -50,10 +50,15 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor's content lies in one block of memory: not if it is sparse, nested, meta, or wraps others."""
-    if tensor.is_quantized:
+    if tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided or tensor.device.type == "meta":
         return False
-    wraps = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
-    return tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_nested and not wraps
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # torch.func's wrappers are plain tensors by their type
+        return False
+    return True
 
 
 def state_dtype(tensor: Tensor) -> torch.dtype:

@@ -9,8 +9,8 @@ from torch import Generator, Tensor, nn
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.factors import FactorOptions, FactorPath
-from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory
-from clreg_plugins.importance.engine.general_path import GeneralPath, gradients_of, refuse_mixing
+from clreg_plugins.importance.engine.forward_pass import ForwardPass, gradients_of, is_out_of_memory
+from clreg_plugins.importance.engine.general_path import GeneralPath, refuse_mixing
 from clreg_plugins.importance.engine.layer_path import Found, LayerPath
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.memory import samples_at_a_time
@@ -112,7 +112,7 @@ class Pass:
 
     def _trust_layers(self, batch: Batch) -> None:
         """See on two samples which layers have a row for each: a piece may hold only one, from which none can tell."""
-        pair = batch.rows(0, 2) if batch.size > 1 else batch.twice()
+        pair = batch.rows(0, 2) if batch.size > 1 else batch.times(2)
         try:
             graph = Graph(self.run(pair, record=True))
         except Exception:  # it runs on whole batches alone, which are checked as they come
@@ -232,7 +232,9 @@ class Pass:
             self.generator.set_state(state)
             general, path = self.general.moments(rest, batch, values, epsilon)
         # the general path looks at each sample by itself
-        if by_rule.parameters and not self.run.draws and self._divisible:
+        if not self.run.draws and not self._divisible:
+            self._refuse_mixing_of_whole(batch, values, epsilon)
+        elif not self.run.draws and by_rule.parameters:
             self._refuse_mixing(batch, values, by_data, branches, epsilon)
         return count, by_rule, general, path
 
@@ -250,6 +252,13 @@ class Pass:
             parts = [(i, i + 1, 1) for i in range(n)]
         for start, stop, step in parts if half else []:
             refuse_mixing(self.run(batch.rows(start, stop, step)).detach(), z[start:stop:step], epsilon)
+
+    def _refuse_mixing_of_whole(self, batch: Batch, z: Tensor, epsilon: float) -> None:
+        """Raise where the first or the last sample has another output if the whole batch consists of it."""
+        for n in (0, batch.size - 1) if batch.size > 1 and batch.is_tensors else ():
+            alike = batch.rows(n, n + 1).times(batch.size)
+            if alike.size == batch.size:
+                refuse_mixing(self.run(alike).detach()[n : n + 1], z[n : n + 1], epsilon)
 
     def _counted(self, z: Tensor, batch: Batch) -> tuple[Tensor | None, int]:
         """Which samples count, None if all do without a look at them, and how many."""

@@ -95,6 +95,9 @@ _PRODUCTS = frozenset(["mm", "matmul", "__matmul__", "__rmatmul__", "addmm", "ei
 """Products that can move rows, where one factor is a matrix of places."""
 
 
+_SET_DATA = Tensor.data.__set__
+
+
 class RoutingWatch(TorchFunctionMode):
     """Watches the functions of PyTorch that a forward pass calls.
 
@@ -102,11 +105,12 @@ class RoutingWatch(TorchFunctionMode):
         by_data: whether one of them moves rows, or gives data to Python, by what the samples hold. What all samples of
             the batch share (buffers, constants, one task label for all) decides the same for each.
         branches: whether one of them gives data to Python.
+        sets_data: whether the forward pass assigns to a tensor's ``data``.
     """
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()
-        self.by_data = self.branches = False
+        self.by_data = self.branches = self.sets_data = False
         self.inside = False  # a function that is being watched
         self._storages = {_storage(t) for t in batch.sample_tensors() if not same_for_all(t)} - {0}
 
@@ -117,6 +121,7 @@ class RoutingWatch(TorchFunctionMode):
             out = func(*args, **kwargs)
         finally:
             self.inside = False
+        self.sets_data |= func == _SET_DATA  # a new object at each access
         if self.branches:
             return out
         name = getattr(func, "__name__", "").partition(".")[0]  # of an operator, "index.Tensor"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from clreg_plugins.importance.engine.general_path import gradients_of
+from clreg_plugins.importance.engine.forward_pass import gradients_of
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.model import state_dtype
 from clreg_plugins.importance.engine.recording import Call
@@ -147,7 +147,7 @@ def verify(
                 square = gradient.to(got[name].dtype if name in got else gradient.dtype).square()
                 want[name] = want[name] + square if name in want else square
         rounding = epsilon * _mass(call.inputs[rows], g[rows])
-        verdicts[module] = _compare(got, want, len(rows) == min(2, len(z)), epsilon, rounding)
+        verdicts[module] = compare(got, want, len(rows) == min(2, len(z)), epsilon, rounding)
     return verdicts
 
 
@@ -157,7 +157,7 @@ def _mass(a: Tensor, g: Tensor) -> float:
     return float(torch.linalg.vector_norm(g, dtype=state_dtype(g))) * max(1.0, largest)
 
 
-def _compare(got: Moments, want: Moments, enough: bool, epsilon: float, rounding: float) -> Verdict:
+def compare(got: Moments, want: Moments, enough: bool, epsilon: float, rounding: float) -> Verdict:
     """Compare √(Σ G²): they differ by the rounding of the largest entry, or of terms that cancel."""
     evidence = False
     tolerance = math.sqrt(epsilon) if epsilon < 1e-4 else 6 * epsilon  # √ε of a half precision would pass anything

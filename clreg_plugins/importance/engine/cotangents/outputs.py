@@ -13,7 +13,13 @@ def outputs_a_sample(z: Tensor) -> int:
 
 
 def every_output(z: Tensor, _y: Any, _generator: Generator) -> Iterator[Tensor]:
-    """e_c for every output c: the exact Fisher of a Gaussian with σ = 1, and MAS of the whole output vector."""
+    """e_c for every output c: the exact Fisher of a Gaussian with σ = 1, and MAS of the whole output vector.
+
+    Raises:
+        ValueError: the outputs are complex.
+    """
+    if z.is_complex():
+        raise ValueError('the outputs are complex; allowed: real outputs, or MAS with output="squared_norm"')
     for c in range(outputs_a_sample(z)):
         v = torch.zeros_like(z, memory_format=torch.contiguous_format)
         v.view(z.shape[0], -1)[:, c] = 1

@@ -78,8 +78,8 @@ def fisher_cotangents(
         if variant != "sample":
             return 0
         outputs = outputs_a_sample(z)
-        positions = outputs // z.shape[class_dim] if likelihood == "categorical" else outputs
-        return bytes_of_draws(draws, positions, outputs)
+        drawn = categorical.Positions(z, class_dim).logits.shape[2] if likelihood == "categorical" else outputs
+        return bytes_of_draws(draws, drawn, outputs)
 
     if likelihood != "categorical":
         return Cotangents(function, number, as_asked=variant == "sample", extra_bytes=extra_bytes)
