@@ -57,9 +57,12 @@ def _document(found: Curvature) -> Document:
     figure = Figure("curvature", f"{caption} Values that are not positive are not shown.", caption, drawing)
     packages = ", ".join(f"{package} {version}" for package, version in found.versions.items())
     made_by = f"{packages}; commit {found.commit}; {found.processor}."
+    run = found.paths[0].run
     return Document(
         f"How good the quadratic is: {found.title}",
-        "How much of the increase of the first experience's loss, while the second is trained, quadratics explain:",
+        "How much of the increase of the first experience's loss, while the second is trained, quadratics around the "
+        f"end of the first predict; 100% is right, more is too much. {run.scenario.capitalize()}-incremental, seed "
+        f"{run.seed}, no test:",
         (_answers(found), Gallery((figure,)), _table(found)),
         (Section("reproduction", "Reproduction", (Code(found.command, "sh"), made_by)),),
     )
@@ -113,14 +116,14 @@ def _quadratic(path: TrainingPath) -> float:
 
 
 def _answers(found: Curvature) -> Bullets:
-    """A sentence for each path: how much of the increase a quadratic explains, and of that quadratic each curvature."""
+    """A sentence for each path: how much of the increase a quadratic predicts, and of that quadratic each curvature."""
     sentences = []
     for path in found.paths:
         whole = _share(_quadratic(path), path.actual[-1])
         factors, diagonal = (_share(path.predicted[name][-1], path.gauss_newton[-1]) for name in (FACTORS, "exact"))
         said = (
-            f"gradient and Hessian explain {whole} of the increase. Of the Gauss–Newton curvature the Kronecker "
-            f"factors hold {factors}, the exact diagonal {diagonal}."
+            f"gradient and Hessian predict {whole} of the increase. Of Gauss–Newton's δᵀGδ the Kronecker factors give "
+            f"{factors}, the exact diagonal {diagonal}."
         )
         sentences.append((path.run.label, "", said))
     return Bullets(tuple(sentences))

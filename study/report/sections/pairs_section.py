@@ -95,6 +95,8 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
     more = sum(map(len, analysis.pairs.values())) - len(shown)
     further = [f"{count(more, 'further pair')} below."] if more > 0 else []
     read = "Intervals are not corrected for the number of comparisons: p (Holm) decides."
+    if analysis.selection.choices:
+        read += " Both take the λ that the search chose as given."
     compared = {name for of in analysis.pairs.values() for pair in of for name in (pair.a, pair.b)}
     beside = [f"`{name}`" for name in analysis.protocol.methods if name not in compared]
     untested = [f"Without a test: {enumeration(beside)}."] if beside else []

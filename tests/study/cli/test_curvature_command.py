@@ -41,7 +41,7 @@ def test_an_embedded_protocol_has_a_page_that_is_written_again_from_its_data(nam
     row = next(line for line in page.splitlines() if line.startswith("| Kronecker factors |"))
     assert float(row.split("|")[2].strip(" %")) == pytest.approx(100 * share, rel=0.05)
     answer = page.split("\n\n")[2].splitlines()
-    assert f"the Kronecker factors hold {row.split('|')[2].strip()}, " in answer[0], "the sentence says it too"
+    assert f"the Kronecker factors give {row.split('|')[2].strip()}, " in answer[0], "the sentence says it too"
     assert [line.split(":")[0] for line in answer] == ["- **none", "- **mine", "- **online_ewc"]
     assert "](figures/curvature.svg)" in page
     command = next(line for line in page.splitlines() if line.startswith("clreg-study"))

@@ -208,10 +208,7 @@ def test_avalanches_plugins_run_on_the_same_protocol_as_ours():
     for name in ("none", "ewc", "si"):
         assert protocol.methods[name] == ours.methods[name]
         assert protocol.strength_of(name, "domain") == ours.strength_of(name, "domain")
-    assert protocol.published[0].results.keys() - protocol.published[0].context == {
-        "avalanche-ewc",
-        "avalanche-si-mended",
-    }
+    assert protocol.published[0].results.keys() == set(protocol.published[0].context)
     numbers, expected = published(protocol, "domain"), published(ours, "domain")
     assert numbers == {name: expected[name.removeprefix("avalanche-").removesuffix("-mended")] for name in numbers}
     ewc_lambda, strength = (protocol.strength_of(name, "domain") for name in ("avalanche-ewc", "ewc-batched"))

@@ -262,7 +262,9 @@ def test_a_family_with_a_margin_says_which_methods_are_equivalent(tmp_path, with
         smallest = abs(of.mean()) + stats.t.isf(0.05, 7) * stats.sem(of)
         assert found[method]["smallest margin"] == f"{smallest:.2f}"
     assert row(tables, FIRST_PAIRS, "online_ewc − ewc")["finding"] == "equivalent, within ±2"
-    assert "against ±2 points, which the protocol names" in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert "against ±2 points, which the protocol names" in text
+    assert "as given" not in text
 
 
 def test_equivalence_is_out_of_reach_where_equal_means_would_not_pass_either():
@@ -315,7 +317,7 @@ def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, wi
         for index, method in enumerate(("naive", "ewc", "online_ewc", "replay-2"))
         for seed in range(6)
     ]
-    folder = written(tmp_path, records, protocol=protocol)
+    folder = written(tmp_path, records, search_records(protocol), protocol)
     tables = markdown_tables(folder)
     found = {cells["p (Holm)"] for cells in (row(tables, PAIRS, f"{m} − ewc") for m in ("online_ewc", "replay-2"))}
     assert found == {p_text(2 * 2 / 2**6)}
@@ -325,6 +327,7 @@ def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, wi
     assert "Too few seeds (6): smallest reachable p = 0.031, after Holm's correction over 2 comparisons" in text
     assert "against ±2 points" in text
     assert "Without a test: `joint`." in text
+    assert "p (Holm) decides. Both take the λ that the search chose as given." in text
 
 
 def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_figures):
@@ -399,6 +402,7 @@ def test_the_search_shows_the_choice_and_whether_it_is_at_the_edge(complete):
         "2 seeds that no result here uses (1000 and 1001), and evaluates on 20% of each class's training data" in text
     )
     assert "Fewer than 5 seeds are too few to choose between neighbouring values." in text
+    assert "Intervals and tests take this λ as given" in text
 
 
 def test_a_search_over_five_seeds_is_not_called_too_few(tmp_path, without_figures):
