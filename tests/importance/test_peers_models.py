@@ -356,7 +356,7 @@ def in_double(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:in eval mode the model's output on the first samples does not depend on:UserWarning"
+    "ignore:in eval mode the model's output on the first samples does not depend on unused:UserWarning"
 )
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("name", CASES)

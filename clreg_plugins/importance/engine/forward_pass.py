@@ -1,6 +1,7 @@
-"""Running the model on samples, from the state that it had before."""
+"""Running the model on samples, from the state that it had before, and gradients of its outputs."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from clreg_plugins.importance.engine.data import Batch, map_tensors
 from clreg_plugins.importance.engine.environment import process_states
-from clreg_plugins.importance.engine.model import Forward
+from clreg_plugins.importance.engine.layer_rules import Moments
+from clreg_plugins.importance.engine.model import Forward, state_dtype
 from clreg_plugins.importance.engine.recording import Recorder
 from clreg_plugins.importance.engine.routing import RoutingWatch
 from clreg_plugins.importance.engine.snapshot import Snapshot, same_state
@@ -120,3 +122,13 @@ def gradients_of(outputs: Tensor, parameters: dict[str, Tensor], v: Tensor) -> d
         for name, gradient in zip(parameters, gradients, strict=True)
         if gradient is not None
     }
+
+
+def squares_of(outputs: Tensor, parameters: dict[str, Tensor], vectors: Iterable[Tensor]) -> Moments:
+    """``Σ_v (vᵀ ∂outputs/∂θ)²`` for the parameters that the outputs depend on, in at least float32."""
+    squares: Moments = {}
+    for v in vectors:
+        for name, gradient in gradients_of(outputs, parameters, v).items():
+            square = gradient.to(state_dtype(gradient)).square()
+            squares[name] = squares[name].add_(square) if name in squares else square
+    return squares

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
-from clreg_plugins.importance.engine.forward_pass import ForwardPass, gradients_of, is_out_of_memory
+from clreg_plugins.importance.engine.forward_pass import ForwardPass, gradients_of, is_out_of_memory, squares_of
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.model import state_dtype
 from clreg_plugins.importance.engine.verification import Verdict, compare
@@ -157,31 +157,30 @@ class GeneralPath:
         reaches by a list, a closure or a cache. Each is checked until there is a sample with a gradient at it.
         """
         task = batch.task
-        unverified = {name: p for name, p in parameters.items() if (name, task) not in self._verified}
+
+        def unverified() -> dict[str, Tensor]:
+            return {name: p for name, p in parameters.items() if (name, task) not in self._verified}
 
         def check(n: int) -> None:
-            want = {name: torch.zeros_like(squares[name][:1]) for name in unverified}
-            outputs = self.run(batch.rows(n, n + 1))
-            for v in group:
-                for name, gradient in gradients_of(outputs, unverified, v[n : n + 1]).items():
-                    want[name] += gradient.to(want[name].dtype).square()
-            largest = max(float(each.max()) if each.numel() else 0.0 for each in want.values()) ** 0.5
-            for name, expected in want.items():
-                got = {name: squares[name][n : n + 1]}
-                verdict = compare(got, {name: expected}, True, epsilon, 8 * epsilon * largest)
+            """Of the sample n."""
+            want = squares_of(self.run(batch.rows(n, n + 1)), unverified(), (v[n : n + 1] for v in group))
+            largest = max((float(each.max()) for each in want.values() if each.numel()), default=0.0) ** 0.5
+            for name in unverified():
+                got = squares[name][n]
+                expected = want.get(name, torch.zeros_like(got))
+                verdict = compare({name: got}, {name: expected}, True, epsilon, 8 * epsilon * largest)
                 if verdict is Verdict.WRONG:
                     raise RuntimeError(f"its gradients of {name} differ from autograd's")
                 if verdict is Verdict.HOLDS:
                     self._verified.add((name, task))
-                    del unverified[name]
 
-        if unverified:
+        if unverified():
             check(0)
-        if unverified:
+        if unverified():
             outputs, v = self.run(batch), sum((k + 1) * v for k, v in enumerate(group))
-            for name, p in list(unverified.items()):
-                n = _sample_with_a_gradient(outputs, p, v) if name in unverified else None
-                if n:
+            for name in unverified():
+                n = _sample_with_a_gradient(outputs, parameters[name], v) if name in unverified() else None
+                if n:  # the sample 0 has been checked
                     check(n)
 
     # ---------------------------------------------------------------- one at a time
@@ -191,11 +190,8 @@ class GeneralPath:
         totals = {name: torch.zeros(p.shape, dtype=state_dtype(p), device=p.device) for name, p in parameters.items()}
 
         def add(outputs: Tensor, targets: Tensor | None, only: Callable[[Tensor], Tensor] = lambda v: v) -> None:
-            squares: Moments = {}
-            for v in self.cotangents.vectors(outputs.detach(), targets, self.generator):
-                for name, gradient in gradients_of(outputs, parameters, only(v)).items():
-                    square = gradient.to(totals[name].dtype).square()
-                    squares[name] = squares[name].add_(square) if name in squares else square
+            vectors = self.cotangents.vectors(outputs.detach(), targets, self.generator)
+            squares = squares_of(outputs, parameters, map(only, vectors))
             for name, square in squares.items():
                 totals[name] += square if self.power == 2 else square.sqrt()
 

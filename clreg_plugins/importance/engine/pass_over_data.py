@@ -9,12 +9,12 @@ from torch import Generator, Tensor, nn
 from clreg_plugins.importance.engine.cotangents import Cotangents
 from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.factors import FactorOptions, FactorPath
-from clreg_plugins.importance.engine.forward_pass import ForwardPass, gradients_of, is_out_of_memory
+from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory, squares_of
 from clreg_plugins.importance.engine.general_path import GeneralPath, refuse_mixing
 from clreg_plugins.importance.engine.layer_path import Found, LayerPath
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.memory import samples_at_a_time
-from clreg_plugins.importance.engine.model import Forward, state_dtype
+from clreg_plugins.importance.engine.model import Forward
 from clreg_plugins.importance.engine.modes import choose_mode
 from clreg_plugins.importance.engine.recording import Graph, Recorder
 from clreg_plugins.importance.engine.routing import OpaqueRouting
@@ -161,11 +161,8 @@ class Pass:
         _, count = self._counted(z.detach(), batch)
         if not count:
             return
-        squares: Moments = {}
-        for v in self.cotangents.vectors(z.detach(), batch.targets, self.generator):
-            for name, gradient in gradients_of(z, self.trainable, v / count).items():
-                square = gradient.to(state_dtype(gradient)).square()
-                squares[name] = squares[name] + square if name in squares else square
+        vectors = self.cotangents.vectors(z.detach(), batch.targets, self.generator)
+        squares = squares_of(z, self.trainable, (v / count for v in vectors))
         self.reached |= bool(squares)
         self.totals.add(squares if self.power == 2 else {n: s.sqrt() for n, s in squares.items()}, "batch")
         self.totals.terms += 1

@@ -96,6 +96,7 @@ _PRODUCTS = frozenset(["mm", "matmul", "__matmul__", "__rmatmul__", "addmm", "ei
 
 
 _SET_DATA = Tensor.data.__set__
+"""By which ``tensor.data = …`` is seen; equal to the function that is called, and another object each time."""
 
 
 class RoutingWatch(TorchFunctionMode):
@@ -121,7 +122,7 @@ class RoutingWatch(TorchFunctionMode):
             out = func(*args, **kwargs)
         finally:
             self.inside = False
-        self.sets_data |= func == _SET_DATA  # a new object at each access
+        self.sets_data |= func == _SET_DATA
         if self.branches:
             return out
         name = getattr(func, "__name__", "").partition(".")[0]  # of an operator, "index.Tensor"

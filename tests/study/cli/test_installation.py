@@ -32,6 +32,11 @@ def test_an_installation_of_the_plugins_alone_says_what_to_install(missing, argu
     assert (result.returncode, result.stdout, result.stderr) == (2, "", said)
 
 
+def test_a_command_asks_for_what_it_needs_only():
+    result = python(WITHOUT.format(missing=["matplotlib", "statsmodels"], arguments=["show", "digits"]))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["list"], ["run", "--help"]])
 def test_the_command_line_starts_without_what_only_training_and_reports_need(arguments):
     code = WITHOUT.format(missing=sorted(HEAVY), arguments=arguments)

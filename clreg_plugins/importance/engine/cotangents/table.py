@@ -81,8 +81,9 @@ def fisher_cotangents(
         drawn = categorical.Positions(z, class_dim).logits.shape[2] if likelihood == "categorical" else outputs
         return bytes_of_draws(draws, drawn, outputs)
 
+    found = Cotangents(function, number, as_asked=variant == "sample", extra_bytes=extra_bytes)
     if likelihood != "categorical":
-        return Cotangents(function, number, as_asked=variant == "sample", extra_bytes=extra_bytes)
+        return found
 
     def vectors(z: Tensor, y: Tensor | None, generator: Generator) -> Iterator[Tensor]:
         positions = categorical.Positions(z, class_dim)
@@ -97,7 +98,7 @@ def fisher_cotangents(
 
     if variant == "exact":
         number = partial(categorical.exact_number, class_dim=class_dim)
-    return Cotangents(vectors, number, counted, as_asked=variant == "sample", extra_bytes=extra_bytes)
+    return found._replace(vectors=vectors, number=number, counted=counted)
 
 
 def output_cotangents(output: str, mask_value: float | None = None) -> Cotangents:
