@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 import platform
 import re
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from study.protocol.table import Own
 from study.run.result import Matrix, Natural, Outcome, RunResult, Seconds, Share
@@ -53,6 +54,8 @@ class RunRecord(Frozen):
             model masks the classes of an experience.
         training_loss: mean over the steps of each experience, without the penalty; NaN if the strategy takes none.
         seconds: see :class:`Seconds`.
+        importance: Σ_i Ω_i of everything consolidated so far, after each experience; empty for a method that has no
+            importance, and in records of earlier versions.
         peak_memory: bytes, of the process, or of PyTorch on a GPU.
         plugin_memory: bytes that the method keeps between experiences: importance and anchor, examples, a copy of the
             model.
@@ -72,6 +75,7 @@ class RunRecord(Frozen):
     loss: Matrix
     training_loss: list[float]
     seconds: Seconds
+    importance: list[FiniteFloat] = Field(default_factory=list, exclude_if=operator.not_)
     peak_memory: Natural | None = None
     plugin_memory: Natural = 0
     plugin_scratch: Natural = 0
@@ -99,6 +103,10 @@ class RunRecord(Frozen):
         for name, values in (("training_loss", self.training_loss), *((f"seconds.{n}", v) for n, v in self.seconds)):
             if len(values) != rows:
                 raise ValueError(f"{name} has {len(values)} entries, and accuracy {rows} rows")
+        if len(self.importance) not in (0, rows):
+            raise ValueError(
+                f"importance has {len(self.importance)} entries, and accuracy {rows} rows; allowed: 0 or {rows}"
+            )
         if self.finished != (self.error is None):
             raise ValueError(f"an error goes with a run that did not finish, only, and outcome is {self.outcome!r}")
         return self

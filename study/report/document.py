@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Generic, Literal, TypeVar
 
 from study.report.number_formats import NOTHING, with_interval
@@ -21,6 +22,13 @@ class Cell:
     value: float | str | None = None
     mark: Mark = ""
     link: str = ""
+
+
+def spread(values: Sequence[float], text: Callable[[float], str], middle: float | None = None) -> Cell:
+    """The mean, or what else is in the middle, with the least and the largest."""
+    middle = mean(values) if middle is None else middle
+    shown, *bounds = map(text, (middle, min(values), max(values)))
+    return Cell(shown if {*bounds} == {shown} else f"{shown} [{', '.join(bounds)}]", middle)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ Example:
     ('0.031', '<0.001', 'p = 0.031', 'p < 0.001')
     >>> [option(value) for value in (None, 100.0, 1e6, 0.01, 2.5e-4, True, "exact")]
     ['–', '100', '1e6', '0.01', '2.5e-4', 'true', 'exact']
+    >>> two_digits(0.01234), two_digits(123456.0)
+    ('0.012', '1.2e5')
     >>> combination(["strength", "gamma"], [100.0, 0.5])
     '100, gamma = 0.5'
     >>> count(1, "seed"), count(3, "seed"), seeds_of(4, 10), seeds_of(12, 10)
@@ -66,6 +68,10 @@ def strength(value: float | None) -> str:
         return f"{value:g}"
     digits, _, exponent = f"{value:.5e}".partition("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def two_digits(value: float) -> str:
+    return strength(float(f"{value:.2g}"))
 
 
 def option(value: Any) -> str:

@@ -21,6 +21,7 @@ from study.report.sections.agreement_section import agreement_section
 from study.report.sections.cost_section import cost_section, unfinished_section
 from study.report.sections.curves_section import curves_section
 from study.report.sections.first_screen import first_screen, is_about_strength
+from study.report.sections.importance_section import importance_section
 from study.report.sections.lambda_section import lambda_figures, lambda_section
 from study.report.sections.pairs_section import pairs_section
 from study.report.sections.published_section import published_section
@@ -113,6 +114,7 @@ def compose(analysis: Analysis) -> Document:
         results_section(analysis, () if pictures is accuracy else accuracy),
         pairs_section(analysis),
         agreement_section(analysis),
+        importance_section(analysis),
         curves_section(analysis),
         lambda_section(analysis, () if pictures is search else search),
         cost_section(analysis),

@@ -61,6 +61,7 @@ class Progress:
     loss: Matrix = field(default_factory=list)
     training_loss: list[float] = field(default_factory=list)
     seconds: Seconds = field(default_factory=Seconds)
+    importance: list[float] = field(default_factory=list)
     resumed: int = 0
 
 

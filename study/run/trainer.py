@@ -16,7 +16,7 @@ from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.utils import concat_datasets
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.training.supervised import Cumulative, Naive
-from torch import nn
+from torch import Tensor, nn
 
 from clreg_plugins import RegularizationPlugin
 from study.protocol.own_code import resolve
@@ -223,6 +223,7 @@ class Learner:
         evaluated = self._now()
         accuracy, loss = _by_experience(metrics, "Top1_Acc_Exp"), _by_experience(metrics, "Loss_Exp")
         trained = max(began, instruments.last_step)  # a strategy of the user's own may not tell the instruments
+        importance = self._importance()
         # together, since a record has one entry of each for an experience
         state.seconds.training.append(trained - began)
         state.seconds.consolidation.append(consolidated - trained)
@@ -230,6 +231,8 @@ class Learner:
         state.training_loss.append(instruments.training_loss)
         state.accuracy.append(accuracy)
         state.loss.append(loss)
+        if importance is not None:
+            state.importance.append(sum(float(omega.sum(dtype=torch.float64)) for omega in importance.values()))
         state.optimizer = self.strategy.optimizer.state_dict()
         state.random = generator_states()
         self._track()
@@ -239,15 +242,19 @@ class Learner:
 
     def _track(self) -> None:
         """Write the latest experience's row of W&B."""
-        state, plugin = self.state, self.method_plugin
+        state = self.state
         self.logger.after_experience(
             len(self.benchmark.train_stream if self.joint else state.accuracy) - 1,
             accuracy=state.accuracy[-1],
             loss=state.loss[-1],
             training_loss=state.training_loss[-1],
             seconds={name: values[-1] for name, values in state.seconds},
-            importance=plugin.importance if isinstance(plugin, RegularizationPlugin) else None,
+            importance=self._importance(),
         )
+
+    def _importance(self) -> dict[str, Tensor] | None:
+        plugin = self.method_plugin
+        return plugin.importance if isinstance(plugin, RegularizationPlugin) else None
 
     def _now(self) -> float:
         if self.device.type == "cuda":

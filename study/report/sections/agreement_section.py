@@ -8,8 +8,8 @@ from statistics import mean, median
 from study.protocol.settings import Scenario
 from study.records.importance_agreement import IN_THE_PASS, ImportanceAgreement, exact_methods
 from study.report.analysis import Analysis
-from study.report.document import Cell, Column, Section, Table, table_of
-from study.report.number_formats import count, enumeration, points, strength
+from study.report.document import Column, Section, Table, spread, table_of
+from study.report.number_formats import count, enumeration, points, two_digits
 
 Rows = Sequence[ImportanceAgreement]
 
@@ -36,7 +36,7 @@ def agreement_section(analysis: Analysis) -> Section | None:
 
 def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
     def measured(heading: str, key: str, text: Callable[[float], str]) -> Column[Rows]:
-        return Column(heading, lambda of_method: _spread([getattr(row, key) for row in of_method], text))
+        return Column(heading, lambda of_method: spread([getattr(row, key) for row in of_method], text))
 
     found = {method: [row for row in rows if row.method == method] for method in analysis.protocol.methods}
     by_method = {method: of_method for method, of_method in found.items() if of_method}
@@ -53,22 +53,11 @@ def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
         measured("cosine", "cosine", lambda value: points(value, 3)),
         Column(
             "trace over exact",
-            lambda rows: _spread([row.ratio for row in rows], _two_digits, _trace_ratio(rows, exact)),
+            lambda rows: spread([row.ratio for row in rows], two_digits, _trace_ratio(rows, exact)),
         ),
-        Column("λ · trace over exact", lambda of_method: products.get(of_method[0].method), _two_digits),
+        Column("λ · trace over exact", lambda of_method: products.get(of_method[0].method), two_digits),
         notes=[*_exact_trace(exact), *_within_a_step(analysis, products)],
     )
-
-
-def _spread(values: Sequence[float], text: Callable[[float], str], middle: float | None = None) -> Cell:
-    """The mean, or what else is in the middle, with the least and the largest."""
-    middle = mean(values) if middle is None else middle
-    shown, *bounds = map(text, (middle, min(values), max(values)))
-    return Cell(shown if {*bounds} == {shown} else f"{shown} [{', '.join(bounds)}]", middle)
-
-
-def _two_digits(value: float) -> str:
-    return strength(float(f"{value:.2g}"))
 
 
 def _exact(analysis: Analysis, methods: Container[str]) -> str | None:
@@ -79,7 +68,7 @@ def _exact_trace(exact: Rows) -> list[str]:
     traces = [row.trace for row in exact if row.trace is not None]
     if not traces:
         return []
-    shown = _spread(traces, _two_digits).text
+    shown = spread(traces, two_digits).text
     return [f"Trace of the exact Fisher: {shown}. Trace over exact: of the sums over seeds and experiences."]
 
 
@@ -122,4 +111,4 @@ def _within_a_step(analysis: Analysis, products: Mapping[str, float]) -> list[st
     beyond = [f"`{method}`" for method, product in others.items() if not 1 / step <= product <= step]
     within = f"{len(others) - len(beyond)} of {count(len(others), 'other variant')}"
     named = f", not for {enumeration(beyond)}" if beyond else ""
-    return [f"λ · trace lies within one step of the grid, a factor of {_two_digits(step)}, for {within}{named}."]
+    return [f"λ · trace lies within one step of the grid, a factor of {two_digits(step)}, for {within}{named}."]

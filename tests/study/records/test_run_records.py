@@ -116,6 +116,8 @@ def edited(path: Path, keys: str, value: object, *, sealed: bool) -> None:
         ("loss", [[0.5, 0.5]], "loss and accuracy differ in shape"),
         ("loss.0.0", -1, "loss holds a negative number"),
         ("training_loss", [0.5], "training_loss has 1 entries, and accuracy 2 rows"),
+        ("importance", [0.5], r"importance has 1 entries, and accuracy 2 rows; allowed: 0 or 2"),
+        ("importance", [0.5, float("inf")], "importance.1 = inf: input should be a finite number"),
         ("seconds.evaluation", [], "seconds.evaluation has 0 entries"),
         ("seconds.training.0", -1, "seconds.training.0 = -1: input should be greater than or equal to 0"),
         ("seconds.training.0", float("inf"), "seconds.training.0 = inf: input should be a finite number"),

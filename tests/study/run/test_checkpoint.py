@@ -33,7 +33,7 @@ class Stopped(BaseException):
 
 def numbers_of(record: RunResult) -> tuple:
     assert record.finished, record.error
-    return record.accuracy, record.loss, record.training_loss
+    return record.accuracy, record.loss, record.training_loss, record.importance
 
 
 def stop_before(index: int, run: Run, environment: RunEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,18 @@ def test_a_record_holds_everything_after_every_experience(run_of):
     assert 2 * 4 * weights <= record.plugin_scratch < 2.01 * 4 * weights, "θ − θ* and the penalty's gradient"
     assert record.peak_memory > 50e6
     assert record.gpu is None
-    assert perform(run_of("naive"), HERE).plugin_memory == 0
+    naive = perform(run_of("naive"), HERE)
+    assert (naive.plugin_memory, naive.importance) == (0, [])
+
+
+def test_a_record_holds_the_sum_of_the_importance_after_every_experience(run_of):
+    learner = training.Learner(run_of("ewc"), HERE)
+    sums = []
+    for index in range(2):
+        learner.learn(index)
+        sums.append(sum(of.double().sum().item() for of in learner.method_plugin.penalty.diagonal().values()))
+    assert learner.result("finished", None).importance == pytest.approx(sums, rel=1e-12)
+    assert 0 < sums[0] < sums[1], "the importances of both experiences"
 
 
 def test_the_loss_that_is_recorded_is_that_without_the_penalty(run_of):
