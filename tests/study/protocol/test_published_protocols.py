@@ -288,15 +288,6 @@ def test_zenkes_numbers_and_conditions():
     assert {(m.xi, m.gradient, m.clip) for m in protocol.methods.values()} == {(0.1, "task", True)}
 
 
-def test_the_shortened_zenke_differs_in_epochs_and_claims_nothing_published():
-    whole, short = (load_protocol(f"zenke2017-permuted-mnist{suffix}") for suffix in ("", "-short"))
-    assert short.training == whole.training.model_copy(update={"epochs": 2})
-    same = ("benchmark", "model", "methods", "strength", "scenarios")
-    assert [getattr(short, key) for key in same] == [getattr(whole, key) for key in same]
-    assert short.published == []
-    assert "2 epochs instead of 20" in short.title
-
-
 FISHERS = {
     "exact": ("exact", None, 1, None),
     "exact-n500": ("exact", 500, 1, None),
