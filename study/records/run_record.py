@@ -54,8 +54,8 @@ class RunRecord(Frozen):
             model masks the classes of an experience.
         training_loss: mean over the steps of each experience, without the penalty; NaN if the strategy takes none.
         seconds: see :class:`Seconds`.
-        importance: Σ_i Ω_i of everything consolidated so far, after each experience; empty for a method that has no
-            importance, and in records of earlier versions.
+        importance: Σ_i Ω_i of everything consolidated so far, negative entries included, after each experience; empty
+            for a method that has none. Records of earlier versions have none, and are written again without it.
         peak_memory: bytes, of the process, or of PyTorch on a GPU.
         plugin_memory: bytes that the method keeps between experiences: importance and anchor, examples, a copy of the
             model.

@@ -24,7 +24,7 @@ class Cell:
     link: str = ""
 
 
-def spread(values: Sequence[float], text: Callable[[float], str], middle: float | None = None) -> Cell:
+def mean_with_range(values: Sequence[float], text: Callable[[float], str], middle: float | None = None) -> Cell:
     """The mean, or what else is in the middle, with the least and the largest."""
     middle = mean(values) if middle is None else middle
     shown, *bounds = map(text, (middle, min(values), max(values)))

@@ -71,6 +71,7 @@ def strength(value: float | None) -> str:
 
 
 def two_digits(value: float) -> str:
+    """Any number with two significant digits, as short as possible."""
     return strength(float(f"{value:.2g}"))
 
 

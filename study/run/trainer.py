@@ -1,6 +1,7 @@
 """Trains one run and returns its result."""
 
 import gc
+import math
 import secrets
 import time
 import traceback
@@ -201,7 +202,7 @@ class Learner:
         if isinstance(self.strategy, Cumulative):
             past = self.calls[: len(state.accuracy)]
             self.strategy.dataset = concat_datasets([experience.dataset for experience in past])
-        self._track()  # once more: a kill may have taken wandb's service before it wrote the row
+        self._track(self._importance())  # once more: a kill may have taken wandb's service before it wrote the row
         restore_generators(state.random)
 
     def learn_all(self) -> None:
@@ -224,6 +225,7 @@ class Learner:
         accuracy, loss = _by_experience(metrics, "Top1_Acc_Exp"), _by_experience(metrics, "Loss_Exp")
         trained = max(began, instruments.last_step)  # a strategy of the user's own may not tell the instruments
         importance = self._importance()
+        size = None if importance is None else self._size(importance)
         # together, since a record has one entry of each for an experience
         state.seconds.training.append(trained - began)
         state.seconds.consolidation.append(consolidated - trained)
@@ -231,16 +233,16 @@ class Learner:
         state.training_loss.append(instruments.training_loss)
         state.accuracy.append(accuracy)
         state.loss.append(loss)
-        if importance is not None:
-            state.importance.append(sum(float(omega.sum(dtype=torch.float64)) for omega in importance.values()))
+        if size is not None:
+            state.importance.append(size)
         state.optimizer = self.strategy.optimizer.state_dict()
         state.random = generator_states()
-        self._track()
+        self._track(importance)
         if index + 1 < len(self.calls) and self.resumable:
             self.checkpoint.save(state)
         self.checkpoint.report(index + 1, len(self.calls), self._accuracy_so_far())
 
-    def _track(self) -> None:
+    def _track(self, importance: dict[str, Tensor] | None) -> None:
         """Write the latest experience's row of W&B."""
         state = self.state
         self.logger.after_experience(
@@ -249,12 +251,18 @@ class Learner:
             loss=state.loss[-1],
             training_loss=state.training_loss[-1],
             seconds={name: values[-1] for name, values in state.seconds},
-            importance=self._importance(),
+            importance=importance,
         )
 
     def _importance(self) -> dict[str, Tensor] | None:
         plugin = self.method_plugin
         return plugin.importance if isinstance(plugin, RegularizationPlugin) else None
+
+    def _size(self, importance: dict[str, Tensor]) -> float:
+        size = sum(float(omega.sum(dtype=torch.float64)) for omega in importance.values())
+        if not math.isfinite(size):  # of a plugin of the user's own; ours check what they consolidate
+            raise FloatingPointError(f"{self.run.label}'s importance is NaN or infinite; it must stay finite")
+        return size
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -8,7 +8,7 @@ from statistics import mean, median
 from study.protocol.settings import Scenario
 from study.records.importance_agreement import IN_THE_PASS, ImportanceAgreement, exact_methods
 from study.report.analysis import Analysis
-from study.report.document import Column, Section, Table, spread, table_of
+from study.report.document import Column, Section, Table, mean_with_range, table_of
 from study.report.number_formats import count, enumeration, points, two_digits
 
 Rows = Sequence[ImportanceAgreement]
@@ -36,7 +36,7 @@ def agreement_section(analysis: Analysis) -> Section | None:
 
 def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
     def measured(heading: str, key: str, text: Callable[[float], str]) -> Column[Rows]:
-        return Column(heading, lambda of_method: spread([getattr(row, key) for row in of_method], text))
+        return Column(heading, lambda of_method: mean_with_range([getattr(row, key) for row in of_method], text))
 
     found = {method: [row for row in rows if row.method == method] for method in analysis.protocol.methods}
     by_method = {method: of_method for method, of_method in found.items() if of_method}
@@ -53,7 +53,7 @@ def _table(analysis: Analysis, scenario: Scenario, rows: Rows) -> Table:
         measured("cosine", "cosine", lambda value: points(value, 3)),
         Column(
             "trace over exact",
-            lambda rows: spread([row.ratio for row in rows], two_digits, _trace_ratio(rows, exact)),
+            lambda rows: mean_with_range([row.ratio for row in rows], two_digits, _trace_ratio(rows, exact)),
         ),
         Column("λ · trace over exact", lambda of_method: products.get(of_method[0].method), two_digits),
         notes=[*_exact_trace(exact), *_within_a_step(analysis, products)],
@@ -68,7 +68,7 @@ def _exact_trace(exact: Rows) -> list[str]:
     traces = [row.trace for row in exact if row.trace is not None]
     if not traces:
         return []
-    shown = spread(traces, two_digits).text
+    shown = mean_with_range(traces, two_digits).text
     return [f"Trace of the exact Fisher: {shown}. Trace over exact: of the sums over seeds and experiences."]
 
 

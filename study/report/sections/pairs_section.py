@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from study.protocol.schema import Comparisons
 from study.protocol.settings import Scenario
 from study.protocol.table import Own
 from study.report.analysis import Analysis
@@ -94,9 +95,9 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
     shown = pairs[:most]
     more = sum(map(len, analysis.pairs.values())) - len(shown)
     further = [f"{count(more, 'further pair')} below."] if more > 0 else []
-    read = "Intervals are not corrected for the number of comparisons: p (Holm) decides."
+    read = "p (Holm) decides: intervals come from another method, and are not corrected for the number of comparisons."
     if analysis.selection.choices:
-        read += " Both take the λ that the search chose as given."
+        read += " Intervals and p take the λ that the search chose as given."
     compared = {name for of in analysis.pairs.values() for pair in of for name in (pair.a, pair.b)}
     beside = [f"`{name}`" for name in analysis.protocol.methods if name not in compared]
     untested = [f"Without a test: {enumeration(beside)}."] if beside else []
@@ -116,7 +117,7 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
 def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     """By p, the pairs of the protocol's families, or else those of the most interesting kind.
 
-    The baselines take turns, so that no baseline's pairs hide another's. Without families, the user's own
+    Families and their baselines take turns, so that the pairs of one hide no other's. Without families, the user's own
     methods come first, then each method against none, then variants of one method. Without such methods it is the
     variants, or each method against none, or all pairs.
     """
@@ -125,11 +126,12 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     pairs = [pair for found in analysis.pairs.values() for pair in found]
     pairs.sort(key=lambda pair: (pair.p_holm, -abs(pair.comparison.difference)))
     if analysis.protocol.families:
-        turns: Counter[str] = Counter()
+        turns: Counter[tuple[int, str]] = Counter()
         turn = {}
         for pair in pairs:
-            turns[pair.b] += 1
-            turn[id(pair)] = turns[pair.b]
+            whose = _index_of_family(analysis.protocol.families, pair), pair.b
+            turns[whose] += 1
+            turn[id(pair)] = turns[whose]
         return sorted(pairs, key=lambda pair: turn[id(pair)])
     own = [pair for pair in pairs if isinstance(methods[pair.a], Own) or isinstance(methods[pair.b], Own)]
     variants = [pair for pair in pairs if kinds[pair.a] == kinds[pair.b]]
@@ -137,6 +139,16 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     if own:
         return list({id(pair): pair for pair in own + with_none + variants}.values())
     return variants or with_none or pairs
+
+
+def _index_of_family(families: Sequence[Comparisons], pair: FamilyComparison) -> int:
+    """The index of the first family that has the pair."""
+    return next(
+        index
+        for index, family in enumerate(families)
+        if pair.b in family.baselines
+        and (family.methods is None or pair.a in family.methods or pair.a in family.baselines)
+    )
 
 
 def _finding(pair: FamilyComparison) -> Cell | str:

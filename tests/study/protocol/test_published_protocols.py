@@ -337,8 +337,8 @@ def test_in_a_family_of_definitions_nothing_but_the_definition_differs(place, se
     else:
         assert families == [*(([b], [*others]) for b, others in DEFINITIONS.items()), (["online_ewc"], ["ewc"])]
         assert protocol.methods["online_ewc"] == fisher.methods["exact"]
-        grid, its = (of.tuning.grid[m]["strength"] for of, m in ((protocol, "online_ewc"), (fisher, "exact")))
-        assert grid[: len(its)] == its, "the search there is a part of that here"
+        searched_there = fisher.tuning.grid["exact"]["strength"]
+        assert protocol.tuning.grid["online_ewc"]["strength"][: len(searched_there)] == searched_there
         assert protocol.methods["ewc"].fisher == "exact"
     assert {family.margin for family in protocol.families} == {0.5}
     for baseline, others in DEFINITIONS.items():

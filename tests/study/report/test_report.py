@@ -8,8 +8,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from study.report.analysis import analyse
 from study.report.comparisons import power_notes
-from study.report.selection import ReportError
+from study.report.sections.pairs_section import differing_table
+from study.report.selection import ReportError, select
 from study.statistics import compare_paired, family
 from tests.study.report.reading import html_tables, markdown_tables, row
 from tests.study.report.synthetic import (
@@ -327,7 +329,23 @@ def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, wi
     assert "Too few seeds (6): smallest reachable p = 0.031, after Holm's correction over 2 comparisons" in text
     assert "against ±2 points" in text
     assert "Without a test: `joint`." in text
-    assert "p (Holm) decides. Both take the λ that the search chose as given." in text
+    assert "number of comparisons. Intervals and p take the λ that the search chose as given." in text
+
+
+def test_on_the_first_screen_families_take_turns_even_with_one_baseline():
+    named = (
+        '[[comparisons]]\nbaselines = ["ewc"]\nmethods = ["online_ewc", "replay-2"]\n\n'
+        '[[comparisons]]\nbaselines = ["ewc"]\nmethods = ["naive"]\n\n[model]'
+    )
+    protocol = toy(TEXT.partition("[[published]]")[0].replace("[model]", named))
+    better = {"ewc": 0.0, "online_ewc": 0.2, "replay-2": 0.3}
+    records = [
+        record(protocol, method, seed=seed, accuracy=[[0.9, 0.0], [0.3, better.get(method, (-1) ** seed / 9) + 0.4]])
+        for method in ("naive", *better)
+        for seed in range(6)
+    ]
+    table = differing_table(analyse(select("toy", protocol, records, [])), 2)
+    assert {cells[0].text for cells in table.rows} == {"replay-2 − ewc", "naive − ewc"}
 
 
 def test_methods_are_paired_by_the_seeds_that_both_finished(tmp_path, without_figures):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from study.campaign.one_run import perform_and_record
 from study.protocol.settings import SCENARIOS, Training
 from study.run import trainer as training
 from study.run.methods import build_optimizer
@@ -184,6 +185,23 @@ def test_a_run_that_diverges_late_keeps_what_it_had(run_of, monkeypatch):
     record = perform(run_of(), HERE)
     assert record.outcome == "diverged"
     assert record.accuracy == complete[:1]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_run_whose_importance_is_not_finite_has_diverged_and_keeps_what_it_had(run_of, monkeypatch, wrong):
+    learn = training.Learner.learn
+
+    def wrong_after_the_second(self: training.Learner, index: int) -> None:
+        if index == 1:
+            found = property(lambda plugin: {"weight": torch.tensor([1.0, wrong])})
+            monkeypatch.setattr(training.RegularizationPlugin, "importance", found)
+        learn(self, index)
+
+    monkeypatch.setattr(training.Learner, "learn", wrong_after_the_second)
+    record = perform_and_record(run_of("ewc"), HERE)
+    assert record.outcome == "diverged"
+    assert "ewc's importance is NaN or infinite" in record.error
+    assert len(record.accuracy) == len(record.importance) == len(record.seconds.training) == 1
 
 
 def test_the_caller_keeps_its_threads_and_its_random_numbers(run_of):
