@@ -24,6 +24,7 @@ from study.records.importance_agreement import (
     settings_of,
 )
 from study.run.batches import Columns, InMemoryLoader, columns_of
+from study.run.instruments import sum_of_importance
 from study.run.methods import pass_batch
 from study.run.run_environment import RunEnvironment
 from study.run.seeds import derived_seed
@@ -127,7 +128,7 @@ def _row(
             seconds=seconds,
             epochs=seconds / epoch,
             entries=measured.n,
-            trace=sum(float(of.double().sum()) for of in importance.values()),
+            trace=sum_of_importance(importance),
             **{name: getattr(measured, name) for name in ("spearman", "pearson", "cosine", "ratio")},
         )
     except ValidationError as error:

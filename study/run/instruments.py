@@ -1,10 +1,10 @@
-"""Loss, time and memory of a run."""
+"""Loss, time, memory and importance of a run."""
 
 import gc
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,11 @@ class Held:
 
     state: int
     scratch: int
+
+
+def sum_of_importance(importance: Mapping[str, Tensor]) -> float:
+    """Σ_i Ω_i over all parameters, in float64."""
+    return sum(float(omega.sum(dtype=torch.float64)) for omega in importance.values())
 
 
 def held_bytes(plugin: Any, model: nn.Module) -> Held:

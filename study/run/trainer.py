@@ -27,7 +27,15 @@ from study.run.batches import InMemoryBatches
 from study.run.benchmarks import build_benchmark
 from study.run.checkpoint import Checkpoint, CheckpointError, State
 from study.run.data import DataError, Encoding
-from study.run.instruments import Evaluator, Held, Instruments, held_bytes, peak_memory, reset_peak_memory
+from study.run.instruments import (
+    Evaluator,
+    Held,
+    Instruments,
+    held_bytes,
+    peak_memory,
+    reset_peak_memory,
+    sum_of_importance,
+)
 from study.run.methods import build_optimizer, build_plugin, build_strategy
 from study.run.metrics import average_accuracy
 from study.run.models import build_model
@@ -225,7 +233,9 @@ class Learner:
         accuracy, loss = _by_experience(metrics, "Top1_Acc_Exp"), _by_experience(metrics, "Loss_Exp")
         trained = max(began, instruments.last_step)  # a strategy of the user's own may not tell the instruments
         importance = self._importance()
-        size = None if importance is None else self._size(importance)
+        size = sum_of_importance(importance or {})
+        if not math.isfinite(size):  # of a plugin of the user's own; ours check what they consolidate
+            raise FloatingPointError(f"{self.run.label}'s importance is NaN or infinite; it must stay finite")
         # together, since a record has one entry of each for an experience
         state.seconds.training.append(trained - began)
         state.seconds.consolidation.append(consolidated - trained)
@@ -233,7 +243,7 @@ class Learner:
         state.training_loss.append(instruments.training_loss)
         state.accuracy.append(accuracy)
         state.loss.append(loss)
-        if size is not None:
+        if importance is not None:
             state.importance.append(size)
         state.optimizer = self.strategy.optimizer.state_dict()
         state.random = generator_states()
@@ -257,12 +267,6 @@ class Learner:
     def _importance(self) -> dict[str, Tensor] | None:
         plugin = self.method_plugin
         return plugin.importance if isinstance(plugin, RegularizationPlugin) else None
-
-    def _size(self, importance: dict[str, Tensor]) -> float:
-        size = sum(float(omega.sum(dtype=torch.float64)) for omega in importance.values())
-        if not math.isfinite(size):  # of a plugin of the user's own; ours check what they consolidate
-            raise FloatingPointError(f"{self.run.label}'s importance is NaN or infinite; it must stay finite")
-        return size
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from study.protocol.schema import Comparisons
 from study.protocol.settings import Scenario
 from study.protocol.table import Own
 from study.report.analysis import Analysis
@@ -19,7 +18,7 @@ from study.report.comparisons import (
 )
 from study.report.document import Cell, Column, Section, Table, table_of
 from study.report.number_formats import count, enumeration, points, seeds_of
-from study.statistics import FamilyComparison
+from study.statistics import FamilyComparison, family_pairs
 
 
 def pairs_section(analysis: Analysis) -> Section | None:
@@ -126,10 +125,11 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     pairs = [pair for found in analysis.pairs.values() for pair in found]
     pairs.sort(key=lambda pair: (pair.p_holm, -abs(pair.comparison.difference)))
     if analysis.protocol.families:
+        named = [family_pairs(methods, each.baselines, each.methods) for each in analysis.protocol.families]
         turns: Counter[tuple[int, str]] = Counter()
         turn = {}
         for pair in pairs:
-            whose = _index_of_family(analysis.protocol.families, pair), pair.b
+            whose = next(index for index, of in enumerate(named) if (pair.a, pair.b) in of), pair.b
             turns[whose] += 1
             turn[id(pair)] = turns[whose]
         return sorted(pairs, key=lambda pair: turn[id(pair)])
@@ -139,16 +139,6 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     if own:
         return list({id(pair): pair for pair in own + with_none + variants}.values())
     return variants or with_none or pairs
-
-
-def _index_of_family(families: Sequence[Comparisons], pair: FamilyComparison) -> int:
-    """The index of the first family that has the pair."""
-    return next(
-        index
-        for index, family in enumerate(families)
-        if pair.b in family.baselines
-        and (family.methods is None or pair.a in family.methods or pair.a in family.baselines)
-    )
 
 
 def _finding(pair: FamilyComparison) -> Cell | str:
