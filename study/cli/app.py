@@ -74,7 +74,7 @@ def show(
     to.print(f"source of λ: {protocol.strength_source}\n", markup=False)
     print_table(protocol_table(protocol))
     for table in protocol.published:
-        to.print(f"published: {table.source} ({sum(map(len, table.results.values()))} numbers)", markup=False)
+        to.print(f"published: {table.source}; numbers: {sum(map(len, table.results.values()))}", markup=False)
 
 
 @app.command(cls=Command)
