@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from clreg_plugins.importance.engine.batch import Batch
 from clreg_plugins.importance.engine.cotangents import Positions, fisher_cotangents
-from clreg_plugins.importance.engine.data import Batch
 
 
 class Loss:

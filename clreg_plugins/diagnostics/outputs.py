@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clreg_plugins.checks import listed
-from clreg_plugins.importance.engine.data import Batch, map_tensors
+from clreg_plugins.importance.engine.batch import Batch, map_tensors
 from clreg_plugins.importance.engine.environment import random_states
 from clreg_plugins.importance.engine.model import Forward
 from clreg_plugins.importance.engine.modes import choose_mode

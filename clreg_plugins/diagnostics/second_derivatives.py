@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from clreg_plugins.diagnostics.log_likelihood import Loss
-from clreg_plugins.importance.engine.data import Batch
+from clreg_plugins.importance.engine.batch import Batch
 from clreg_plugins.importance.engine.forward_pass import is_out_of_memory
 
 

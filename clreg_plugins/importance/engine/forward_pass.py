@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clreg_plugins.importance.engine.data import Batch, map_tensors
+from clreg_plugins.importance.engine.batch import Batch, map_tensors
 from clreg_plugins.importance.engine.environment import process_states
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.model import Forward, state_dtype

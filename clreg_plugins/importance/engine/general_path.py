@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from clreg_plugins.importance.engine.batch import Batch
 from clreg_plugins.importance.engine.cotangents import Cotangents
-from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.forward_pass import ForwardPass, gradients_of, is_out_of_memory, squares_of
 from clreg_plugins.importance.engine.layer_rules import Moments
 from clreg_plugins.importance.engine.model import state_dtype

@@ -5,8 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from clreg_plugins.importance.engine.batch import Batch
 from clreg_plugins.importance.engine.cotangents import Cotangents
-from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory
 from clreg_plugins.importance.engine.general_path import GROUP
 from clreg_plugins.importance.engine.layer_rules import EmbeddingRule, LinearRule

@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from clreg_plugins.factors import Importance, KroneckerFactors
+from clreg_plugins.importance.engine.batch import Batch
 from clreg_plugins.importance.engine.cotangents import Cotangents
-from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.environment import pass_environment
 from clreg_plugins.importance.engine.factors import FactorOptions
 from clreg_plugins.importance.engine.memory import keep_freed_memory

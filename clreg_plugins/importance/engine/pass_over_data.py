@@ -6,8 +6,8 @@ from collections import deque
 import torch
 from torch import Generator, Tensor, nn
 
+from clreg_plugins.importance.engine.batch import Batch
 from clreg_plugins.importance.engine.cotangents import Cotangents
-from clreg_plugins.importance.engine.data import Batch
 from clreg_plugins.importance.engine.factors import FactorOptions, FactorPath
 from clreg_plugins.importance.engine.forward_pass import ForwardPass, is_out_of_memory, squares_of
 from clreg_plugins.importance.engine.general_path import GeneralPath, refuse_mixing

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clreg_plugins.importance.engine.data import Batch, same_for_all
+from clreg_plugins.importance.engine.batch import Batch, same_for_all
 from clreg_plugins.importance.engine.model import has_memory
 
 _LEAVING = frozenset(
