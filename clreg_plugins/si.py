@@ -77,13 +77,16 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     # ----------------------------------------- callbacks, in the order in which they fire
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """As every plugin; then see how many updates the epoch will have."""
         super().before_training_epoch(strategy, **kwargs)
         self._outside.begin_epoch(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """See whether this iteration's gradients add up with the latest ones."""
         self._task_gradient.begin()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add the penalty, and the probe that receives the scale of the loss."""
         super().before_backward(strategy, **kwargs)
         strategy.loss = self._task_gradient.add_probe(strategy.loss)
 
@@ -118,6 +121,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         self._outside.updated(self._parameters)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """As every plugin; then warn of changes outside the optimizer that no step waited to see."""
         super().after_training_epoch(strategy, **kwargs)
         self._outside.end_epoch(self._parameters)
 

@@ -29,6 +29,7 @@ class Loss:
         return batch.size if counted is None else int(counted.sum())
 
     def __call__(self, z: Tensor, batch: Batch) -> Tensor:
+        """The loss at outputs ``z`` of a batch with targets, a scalar."""
         z, y = z.cpu().double(), batch.targets.cpu()
         if self.likelihood == "gaussian":
             return 0.5 * F.mse_loss(z, y.to(z), reduction="sum")

@@ -37,6 +37,11 @@ class Outputs:
         self._start: Snapshot | None = None
 
     def __call__(self, batch: Batch, to: Mapping[str, Tensor]) -> Tensor:
+        """z of a batch, with the parameters at ``to``.
+
+        Raises:
+            ValueError: z is no tensor, or the forward pass changes a parameter.
+        """
         if self._start is None:
             choose_mode(self.model, lambda: self._reached(batch))
         self._start.restore()
