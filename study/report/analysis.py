@@ -82,11 +82,12 @@ class Analysis:
 
     @property
     def status(self) -> str:
-        """One sentence on runs, verdicts and pairs."""
+        """One sentence on seeds, runs, verdicts and pairs."""
         runs = f"{self.runs} runs finished" + (f", {self.unfinished}" if self.unfinished else "")
         verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.verdicts.items())
+        verdicts = f"published numbers: {verdicts}" if verdicts else ""
         pairs = f"{self.differing_pairs} pairs of methods differ significantly" if self.differing_pairs else ""
-        return "; ".join(filter(None, (runs, verdicts, pairs))) + "."
+        return "; ".join(filter(None, (count(self.protocol.seeds, "seed"), runs, verdicts, pairs))) + "."
 
     @property
     def finding(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -38,14 +38,31 @@ LEVEL = 0.05
 MARGIN = 1.5
 """Percentage points within which an accuracy counts as the same, if the method's gain over none does not say less."""
 
+MARGIN_RULE = (
+    f"The margin is {MARGIN} points, or half of the method's published distance from training without a penalty where "
+    "that is less."
+)
+MEANINGS = {
+    "reproduced": "an equivalence test (TOST) shows that our mean lies within the margin of the published one",
+    "above": "our mean is not shown to lie within the margin, and Welch's t-test shows that it is higher",
+    "below": "our mean is not shown to lie within the margin, and Welch's t-test shows that it is lower",
+    "inconclusive": f"neither equivalence nor a difference is shown, or we have fewer than {FEWEST_JUDGED} seeds",
+    "not testable": (
+        "no runs of ours could pass, since the published mean's standard error is too large for the margin, or the "
+        "margin is 0; it counts as neither tried nor failed"
+    ),
+    OTHER_SETTINGS: "our settings differ from the published ones, so there is no verdict",
+}
+
+
+def meaning_of(verdicts: Collection[str]) -> str:
+    """What each of some verdicts says, and the margin that they take."""
+    said = (f"`{verdict}`: {meaning}." for verdict, meaning in MEANINGS.items() if verdict in verdicts)
+    return " ".join((MARGIN_RULE, *said))
+
+
 MEANING = (
-    "`reproduced`: an equivalence test (TOST) shows that our mean lies within the margin of the published one: "
-    f"{MARGIN} points, or half of the method's published distance from training without a penalty where that is less. "
-    "`above`, `below`: it does not, and Welch's t-test shows a difference. `inconclusive`: neither, or fewer than "
-    f"{FEWEST_JUDGED} seeds of ours. `not testable`: no runs of ours could pass, since the published mean's standard "
-    "error is too large for the margin, or the margin is 0; it counts as neither tried nor failed. "
-    f"`{OTHER_SETTINGS}`: our settings differ from the published ones, so there is no verdict. Context is not counted: "
-    "another method's row is the comparison with that number. "
+    f"{meaning_of(MEANINGS)} Context is not counted: another method's row is the comparison with that number. "
     f"All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
 )
 
@@ -174,34 +191,20 @@ def pairs_notes(pairs: Sequence[FamilyComparison]) -> list[str]:
     ]
 
 
-def detectable(pair: FamilyComparison) -> float | None:
+def _detectable(pair: FamilyComparison) -> float | None:
     """The difference that is found with probability 0.8; None where there are too few seeds for any."""
     found = detectable_difference(pair.comparison.sd, pair.comparison.n, LEVEL / pair.size)
     return found if math.isfinite(found) else None
 
 
-def power_notes(pairs: Mapping[str, Sequence[FamilyComparison]]) -> list[str]:
-    """What the tests could have shown, of pairs by scenario; a single scenario is not named."""
-    found = {name: [d for d in map(detectable, of) if d is not None] for name, of in pairs.items()}
-    ranges = [
-        f"{' to '.join(dict.fromkeys((points(min(of)), points(max(of)))))} points"
-        + (f" ({scenario}-incremental)" if len(pairs) > 1 else "")
-        for scenario, of in found.items()
-        if of
-    ]
-    depending = ", depending on the pair" if any(len(of) > 1 for of in found.values()) else ""
-    said = (
-        "Detectable difference (a paired t-test finds it with probability 0.8, at the spread over these seeds): "
-        f"{', '.join(ranges)}{depending}."
-    )
-    notes = [said] if ranges else []
-    judged = (pair for of in pairs.values() for pair in of if pair.comparison.n >= FEWEST_JUDGED)
-    tested = [pair for pair in judged if pair.margin is not None]
+def equivalence_notes(pairs: Iterable[FamilyComparison]) -> list[str]:
+    """For how many pairs the equivalence test could not have passed."""
+    tested = [pair for pair in pairs if pair.margin is not None and pair.comparison.n >= FEWEST_JUDGED]
     beyond = Counter(pair.margin for pair in tested if not pair.equivalence_reachable)
-    return notes + [
-        f"Equivalence within ±{margin:g} points is out of reach for {number} of "
-        f"{count(sum(pair.margin == margin for pair in tested), 'pair')}: with their spread over these seeds, not even "
-        "equal means would pass after Holm's correction."
+    return [
+        f"Equivalence within ±{margin:g} points could not be shown for {number} of "
+        f"{count(sum(pair.margin == margin for pair in tested), 'pair')}, whatever their means: their spread over "
+        "these seeds is too large."
         for margin, number in beyond.items()
     ]
 
@@ -210,15 +213,17 @@ DIFFERENCE = Column[FamilyComparison]("difference, 95% interval", lambda pair: d
 HOLM = Column[FamilyComparison](
     "p (Holm)", lambda pair: Cell(p_value(pair.p_holm) + ("*" if pair.significant else ""), pair.p_holm)
 )
+EQUIVALENCE = Column[FamilyComparison]("p (equivalence)", lambda pair: pair.p_equivalent, p_value)
 TESTS: tuple[Column[FamilyComparison], ...] = (
     DIFFERENCE,
     Column("p", lambda pair: pair.comparison.p, p_value),
     HOLM,
     Column("p (Wilcoxon)", lambda pair: pair.comparison.p_wilcoxon, p_value),
-    Column("p (equivalence)", lambda pair: pair.p_equivalent, p_value),
+    EQUIVALENCE,
     Column("effect size", lambda pair: pair.comparison.effect_size, lambda value: points(value).replace("inf", "∞")),
 )
 """What a table of pairs says of each."""
+DETECTABLE = Column[FamilyComparison]("detectable difference", _detectable, points)
 
 
 def difference_cell(found: PairedComparison | PublishedComparison | None) -> Cell | None:

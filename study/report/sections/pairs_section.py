@@ -7,13 +7,14 @@ from study.protocol.settings import Scenario
 from study.protocol.table import Own
 from study.report.analysis import Analysis
 from study.report.comparisons import (
+    DETECTABLE,
     DIFFERENCE,
+    EQUIVALENCE,
     HOLM,
     LEVEL,
     TESTS,
-    detectable,
+    equivalence_notes,
     pairs_notes,
-    power_notes,
     sign_flip_test,
 )
 from study.report.document import Cell, Column, Section, Table, table_of
@@ -25,15 +26,20 @@ def pairs_section(analysis: Analysis) -> Section | None:
     tables = [_table(analysis, scenario) for scenario, pairs in analysis.pairs.items() if pairs]
     if not tables:
         return None
-    test = sign_flip_test([pair for pairs in analysis.pairs.values() for pair in pairs])
+    pairs = [pair for pairs in analysis.pairs.values() for pair in pairs]
     how = (
         "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
-        f"95% intervals, each of its comparison alone. p: {test}; p (Holm), over {_family(analysis)}, decides. Effect "
-        "size: mean over standard deviation of the differences, bias-corrected. Detectable difference: a paired "
-        "t-test finds it with probability 0.8, at the spread over these seeds and at level "
-        f"{LEVEL} over the number of pairs.{_equivalence(analysis)}"
+        f"95% intervals, each of its comparison alone. p: {sign_flip_test(pairs)}; p (Holm), over {_family(analysis)}, "
+        "decides. Effect size: mean over standard deviation of the differences, bias-corrected. "
+        f"{DETECTABLE_MEANS}{_equivalence(analysis)}"
     )
     return Section("pairs", "Method against method", (how, *tables))
+
+
+DETECTABLE_MEANS = (
+    "Detectable difference: a paired t-test finds it with probability 0.8, at the spread over these seeds and at level "
+    f"{LEVEL} over the number of comparisons."
+)
 
 
 def _family(analysis: Analysis) -> str:
@@ -79,8 +85,8 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
             lambda pair: None if pair.p_equivalent is None else pair.comparison.smallest_margin(LEVEL),
             points,
         ),
-        Column("detectable difference", detectable, points),
-        notes=[*pairs_notes(pairs), *power_notes({scenario: pairs})],
+        DETECTABLE,
+        notes=[*pairs_notes(pairs), *equivalence_notes(pairs)],
     )
 
 
@@ -92,14 +98,12 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
         return None
     several = len(analysis.pairs) > 1
     shown = pairs[:most]
-    more = sum(map(len, analysis.pairs.values())) - len(shown)
+    every = [pair for of in analysis.pairs.values() for pair in of]
+    more = len(every) - len(shown)
     further = [f"{count(more, 'further pair')} below."] if more > 0 else []
-    read = "p (Holm) decides: intervals come from another method, and are not corrected for the number of comparisons."
-    if analysis.selection.choices:
-        read += " Intervals and p take the λ that the search chose as given."
-    compared = {name for of in analysis.pairs.values() for pair in of for name in (pair.a, pair.b)}
+    compared = {name for pair in every for name in (pair.a, pair.b)}
     beside = [f"`{name}`" for name in analysis.protocol.methods if name not in compared]
-    untested = [f"Without a test: {enumeration(beside)}."] if beside else []
+    untested = [f"Shown without a test: {enumeration(beside)}."] if beside else []
     return table_of(
         "verdicts",
         "Method against method: differences of average accuracy, in percentage points",
@@ -109,8 +113,27 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
         FINDING,
         DIFFERENCE,
         HOLM,
-        notes=[*further, read, *power_notes(analysis.pairs), *untested],
+        EQUIVALENCE,
+        DETECTABLE,
+        notes=[*further, *pairs_notes(shown), _how_tested(analysis, shown), *equivalence_notes(every), *untested],
     )
+
+
+def _how_tested(analysis: Analysis, pairs: Sequence[FamilyComparison]) -> str:
+    """What the columns of the first screen are."""
+    tests = f"p (Holm): {sign_flip_test(pairs)}"
+    if any(pair.margin is not None for pair in pairs):
+        tests += "; p (equivalence): paired equivalence test (TOST)"
+    said = [f"{tests}; corrected over {'each family' if analysis.protocol.families else 'all pairs of a scenario'}."]
+    if kinds := {pair.comparison.interval for pair in pairs}.intersection(INTERVALS):
+        names = enumeration(INTERVALS[kind] for kind in sorted(kinds))
+        said.append(f"Intervals ({names}) are not corrected, and may exclude 0 where no difference is shown.")
+    if analysis.selection.choices:
+        said.append("All of these take the λ that the search chose as given.")
+    return " ".join((*said, DETECTABLE_MEANS))
+
+
+INTERVALS = {"bca": "BCa bootstrap", "t": "Student's t"}
 
 
 def _of_interest(analysis: Analysis) -> list[FamilyComparison]:

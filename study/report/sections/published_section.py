@@ -4,7 +4,7 @@ from typing import get_args
 
 from study.protocol.schema import Published, PublishedNumber
 from study.report.analysis import Analysis
-from study.report.comparisons import MEANING, VERDICTS, PublishedRow, difference_cell
+from study.report.comparisons import MEANING, VERDICTS, PublishedRow, difference_cell, meaning_of
 from study.report.document import Cell, Column, Mark, Section, Table, table_of
 from study.report.number_formats import count, p_value, points, seeds_of
 
@@ -40,7 +40,7 @@ def _table(analysis: Analysis, scenario: str) -> Table:
             "seeds", lambda row: len(row.ours.scores) if row.ours else 0, lambda n: seeds_of(n, analysis.protocol.seeds)
         ),
         Column("difference, 95% interval", lambda row: difference_cell(row.comparison)),
-        Column("margin", lambda row: row.comparison and row.comparison.margin, "{:.3g}".format),
+        MARGIN,
         Column("smallest margin that passes", lambda row: row.comparison and row.comparison.smallest_margin, points),
         Column("p (Welch)", lambda row: row.comparison and row.comparison.p, p_value),
         Column("p (TOST)", lambda row: row.comparison and row.comparison.p_tost, p_value),
@@ -56,7 +56,8 @@ def verdict_table(analysis: Analysis, most: int) -> Table:
     scenario = Column[PublishedRow]("scenario", lambda row: row.scenario if several else "")
     more = len(rows) - most
     notes = [f"{count(more, 'further number')} below."] if more > 0 else []
-    return table_of("verdicts", "Published and ours", rows[:most], METHOD, scenario, *NUMBERS, notes=notes)
+    notes += [*dict.fromkeys(_spread(row.table) for row in rows), meaning_of(analysis.verdicts)]
+    return table_of("verdicts", "Published and ours", rows[:most], METHOD, scenario, *NUMBERS, MARGIN, notes=notes)
 
 
 METHOD = Column[PublishedRow]("method", lambda row: row.method)
@@ -65,6 +66,8 @@ NUMBERS: tuple[Column[PublishedRow], ...] = (
     Column("published %", lambda row: Cell(_published(row.number), row.number.mean)),
     Column("ours %, 95% interval", lambda row: row.ours and row.ours.accuracy),
 )
+
+MARGIN = Column[PublishedRow]("margin", lambda row: row.comparison and row.comparison.margin, "{:.3g}".format)
 
 
 def _published(published: PublishedNumber) -> str:

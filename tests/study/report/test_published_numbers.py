@@ -79,8 +79,8 @@ def test_context_is_shown_and_not_counted(tmp_path, without_figures):
     assert full == shown
     assert "ewc" in verdicts(counted)
     assert "ewc" not in verdicts(context)
-    assert "; 2 inconclusive, 1 reproduced, 1 below, 1 above." in (counted / "README.md").read_text()
-    assert "; 1 reproduced, 1 below, 1 above." in (context / "README.md").read_text()
+    assert "; published numbers: 2 inconclusive, 1 reproduced, 1 below, 1 above." in (counted / "README.md").read_text()
+    assert "; published numbers: 1 reproduced, 1 below, 1 above." in (context / "README.md").read_text()
     write_overview(tmp_path / "reports")
     headings, *rows = markdown_tables(tmp_path / "reports")["Published numbers by verdict"]
     assert [cells[headings.index("inconclusive")] for cells in rows] == ["–", "2"]

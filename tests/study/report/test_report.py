@@ -9,7 +9,7 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from study.report.analysis import analyse
-from study.report.comparisons import power_notes
+from study.report.comparisons import equivalence_notes
 from study.report.sections.pairs_section import differing_table
 from study.report.selection import ReportError, select
 from study.statistics import compare_paired, family
@@ -211,19 +211,14 @@ def test_with_enough_seeds_differences_get_a_star_after_holms_correction(tmp_pat
     )
     assert holm[0] <= 0.05
     assert holm[1] <= 0.05 < holm[2]
-    detectable = []
     for index, (b, a) in enumerate(itertools.combinations(vectors, 2)):
         found = row(tables, PAIRS, f"{a} − {b}" if b == "naive" else f"{b} − {a}")
         assert (found["p"], found["p (Holm)"]) == (p_text(raw[index]), p_text(holm[index]) + ("*" if index < 2 else ""))
         assert found["finding"] == (f"{a} higher" if index < 2 else "no difference shown")
         assert found["p (Wilcoxon)"] == p_text(stats.wilcoxon((vectors[a] - vectors[b]).round(9)).pvalue)
         effect = TTestPower().solve_power(nobs=8, alpha=0.05 / 3, power=0.8)
-        found_from = f"{effect * (vectors[a] - vectors[b]).std(ddof=1):.2f}"
-        assert found["detectable difference"] == found_from
-        detectable.append(found_from)
+        assert found["detectable difference"] == f"{effect * (vectors[a] - vectors[b]).std(ddof=1):.2f}"
     text = (folder / "README.md").read_text()
-    least, _, most = sorted(detectable, key=float)
-    assert text.count(f"over these seeds): {least} to {most} points, depending on the pair.") == 1
     assert "exact sign-flip permutation test" in text
     assert "2 of 3 pairs of methods differ significantly." in text
 
@@ -280,12 +275,9 @@ def test_equivalence_is_out_of_reach_where_equal_means_would_not_pass_either():
         3 * compare_paired(spread * d, zero).p_equivalent(1) < 0.05 for spread, d in zip(spreads, centred, strict=True)
     ]
     assert passes == [True, False, False]
-    (said,) = (note for note in power_notes({"task": family(pairs, margin=1)}) if "out of reach" in note)
-    assert said.startswith("Equivalence within ±1 points is out of reach for 2 of 3 pairs: ")
-    wide = power_notes({"task": family(pairs, margin=10), "domain": family(pairs[:1])})
-    assert len(wide) == 1
-    assert "(task-incremental), " in wide[0]
-    assert wide[0].endswith("points (domain-incremental), depending on the pair.")
+    (said,) = equivalence_notes(family(pairs, margin=1))
+    assert said.startswith("Equivalence within ±1 points could not be shown for 2 of 3 pairs, ")
+    assert equivalence_notes([*family(pairs, margin=10), *family(pairs[:1])]) == []
 
 
 def test_equivalence_is_within_reach_at_the_level_that_the_others_leave():
@@ -298,14 +290,14 @@ def test_equivalence_is_within_reach_at_the_level_that_the_others_leave():
     found = family([*close, ("a", "c", wide)], margin=1)
     assert [each.equivalent for each in found] == [True, True, False]
     assert [each.equivalence_reachable for each in found] == [True, True, True]
-    assert not any("out of reach" in note for note in power_notes({"task": found}))
+    assert equivalence_notes(found) == []
     far = family([("a", "b", compare_paired(5 + alternating, zero))] * 2 + [("a", "c", wide)], margin=1)
     assert [each.equivalence_reachable for each in far] == [True, True, False]
 
 
 def test_two_seeds_say_nothing_of_the_reach_of_equivalence():
     pair = ("a", "b", compare_paired([0.0, 0.1], [0.0, 0.0]))
-    assert not any("out of reach" in note for note in power_notes({"task": family([pair], margin=1)}))
+    assert equivalence_notes(family([pair], margin=1)) == []
 
 
 def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, without_figures):
@@ -328,8 +320,9 @@ def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, wi
     assert "(`ewc` with `naive`; `online_ewc` and `replay-2` with `ewc`)" in text
     assert "Too few seeds (6): smallest reachable p = 0.031, after Holm's correction over 2 comparisons" in text
     assert "against ±2 points" in text
-    assert "Without a test: `joint`." in text
-    assert "number of comparisons. Intervals and p take the λ that the search chose as given." in text
+    assert "Shown without a test: `joint`." in text
+    assert "p (Holm): exact sign-flip permutation test; p (equivalence): paired equivalence test" in text
+    assert "All of these take the λ that the search chose as given." in text
 
 
 def test_on_the_first_screen_families_take_turns_even_with_one_baseline():
