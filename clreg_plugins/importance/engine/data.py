@@ -17,7 +17,7 @@ BATCH = 256
 JOINED, JOINED_BYTES = 1024, 2**25
 """How many samples, and how much of their inputs, are put together at most where it makes no difference.
 
-Without, a MLP 400-400's exact pass takes 1.11 and its empirical one 1.17 times as long (``study.bench.constants``)."""
+Without, an MLP 400-400's exact pass takes 1.11 and its empirical one 1.17 times as long (``study.bench.constants``)."""
 
 NO_DATA = (str, bytes, Mapping, type)
 """What has entries and a length, but no samples; of a class it is the instances that have them."""

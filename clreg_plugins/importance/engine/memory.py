@@ -98,7 +98,7 @@ def _saved_bytes_per_sample(run: ForwardPass, batch: Batch) -> float | None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the C library keep what one batch frees for the next; fetching it again took a fifth of a MLP's pass.
+    """Let the C library keep what one batch frees for the next; fetching it again took a fifth of an MLP's pass.
 
     glibc gives memory back beyond twice the largest block it has freed, which it counts up to 32 MiB. One that is
     never written to is enough, once per process: the next would lie in its heap, and lengthen that.

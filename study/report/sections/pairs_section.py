@@ -124,13 +124,16 @@ def _how_tested(analysis: Analysis, pairs: Sequence[FamilyComparison]) -> str:
     tests = f"p (Holm): {sign_flip_test(pairs)}"
     if any(pair.margin is not None for pair in pairs):
         tests += "; p (equivalence): paired equivalence test (TOST)"
-    said = [f"{tests}; corrected over {'each family' if analysis.protocol.families else 'all pairs of a scenario'}."]
+    family = "each family of comparisons" if analysis.protocol.families else "all pairs of a scenario"
+    said = [f"{tests}; corrected over {family}."]
     if kinds := {pair.comparison.interval for pair in pairs}.intersection(INTERVALS):
         names = enumeration(INTERVALS[kind] for kind in sorted(kinds))
         said.append(f"Intervals ({names}) are not corrected, and may exclude 0 where no difference is shown.")
     if analysis.selection.choices:
         said.append("All of these take the λ that the search chose as given.")
-    return " ".join((*said, DETECTABLE_MEANS))
+    if any(DETECTABLE.cell(pair).value is not None for pair in pairs):
+        said.append(DETECTABLE_MEANS)
+    return " ".join(said)
 
 
 INTERVALS = {"bca": "BCa bootstrap", "t": "Student's t"}
