@@ -2,7 +2,7 @@
 
 from study.protocol.settings import takes_strength
 from study.report.analysis import Analysis
-from study.report.document import Block, Figure, Gallery
+from study.report.document import Block, Figure, Gallery, Table
 from study.report.sections.pairs_section import differing_table
 from study.report.sections.published_section import verdict_table
 
@@ -10,9 +10,18 @@ MOST_ROWS = 8
 
 
 def first_screen(analysis: Analysis, pictures: tuple[Figure, ...]) -> tuple[Block, ...]:
-    table = verdict_table(analysis, MOST_ROWS) if analysis.counted else differing_table(analysis, MOST_ROWS)
     gallery = (Gallery(pictures),) if pictures else ()
-    return (*gallery, *((table,) if table else ()), analysis.status)
+    return (*gallery, *_tables(analysis), analysis.status)
+
+
+def _tables(analysis: Analysis) -> list[Table]:
+    """Published numbers where there are any, else pairs; both where the protocol names pairs as well."""
+    if not analysis.counted:
+        pairs = differing_table(analysis, MOST_ROWS)
+        return [pairs] if pairs else []
+    pairs = differing_table(analysis, MOST_ROWS // 2) if analysis.protocol.families else None
+    verdicts = verdict_table(analysis, MOST_ROWS - (len(pairs.rows) if pairs else 0))
+    return [verdicts, pairs] if pairs else [verdicts]
 
 
 def is_about_strength(analysis: Analysis) -> bool:

@@ -105,7 +105,7 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
     beside = [f"`{name}`" for name in analysis.protocol.methods if name not in compared]
     untested = [f"Shown without a test: {enumeration(beside)}."] if beside else []
     return table_of(
-        "verdicts",
+        "differing",
         "Method against method: differences of average accuracy, in percentage points",
         shown,
         METHODS,

@@ -15,6 +15,7 @@ from tests.study.report.synthetic import TEXT, all_records, toy, written
 
 PUBLISHED = "Class-incremental: published and our average accuracy"
 FIRST = "Published and ours"
+PAIRS = "Method against method: differences of average accuracy, in percentage points"
 CONTEXT = TEXT.replace("n = 10\n", 'n = 10\ncontext = ["ewc"]\n')
 assert CONTEXT != TEXT
 
@@ -92,11 +93,21 @@ def test_where_all_is_context_the_first_screen_has_pairs(tmp_path, without_figur
     )
     folder = written(tmp_path / "toy", all_records(toy()), protocol=toy(every))
     assert FIRST not in markdown_tables(folder)
-    assert "Method against method: differences of average accuracy, in percentage points" in markdown_tables(folder)
+    assert PAIRS in markdown_tables(folder)
     assert analyse(select("toy", toy(every), all_records(toy()), [])).verdicts == {}
     page = write_overview(tmp_path).read_text()
     assert "**Method against method**" in page
     assert "published" not in page
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_first_screen_has_published_numbers_and_the_pairs_that_the_protocol_names(tmp_path, without_figures, named):
+    """Other pairs are below, and the two together are eight rows at most."""
+    family = '[comparisons]\nbaselines = ["ewc", "naive"]\n\n[model]' if named else "[model]"
+    folder = written(tmp_path / "toy", all_records(toy()), protocol=toy(TEXT.replace("[model]", family)))
+    found = markdown_tables(folder)
+    rows = {caption: len(found[caption]) - 1 for caption in (FIRST, PAIRS) if caption in found}
+    assert rows == ({FIRST: 4, PAIRS: 4} if named else {FIRST: 5})
 
 
 def test_what_is_not_testable_is_a_verdict_of_its_own_and_no_failure(tmp_path, without_figures):
