@@ -56,7 +56,7 @@ MEANINGS = {
 
 
 def meaning_of(verdicts: Collection[str]) -> str:
-    """What each of some verdicts says, and the margin that they take."""
+    """The rule for the margin, and what each of the verdicts given means."""
     said = (f"`{verdict}`: {meaning}." for verdict, meaning in MEANINGS.items() if verdict in verdicts)
     return " ".join((MARGIN_RULE, *said))
 

@@ -72,9 +72,9 @@ def test_the_progress_of_thousands_of_runs_fits_into_80_columns(tmp_path):
 
 
 def test_a_packaged_protocol_is_shown_whole_at_80_columns():
-    arguments = ["show", "hsu2018-split-mnist-exact"]
+    arguments = ["show", "definitions-split-fmnist"]
     environment = {"FORCE_COLOR": "1", "COLUMNS": "80", "TERM": "xterm"}
     shown = Text.from_ansi(CliRunner().invoke(app, arguments, env=environment).stdout).plain
     assert "…" not in shown
-    assert "online_ewc-exact" in shown
+    assert "online_ewc-0.9" in shown
     assert max(map(len, shown.splitlines())) <= 80

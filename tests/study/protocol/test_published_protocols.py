@@ -99,25 +99,6 @@ def test_hsus_other_optimizers_differ_in_nothing_else(optimizer, numbers):
     assert (table.spread, table.n, list(protocol.methods)) == ("sd", 10, ["naive"])
 
 
-def test_from_hsus_definitions_the_exact_ones_differ_in_nothing_else():
-    protocol = load_protocol("hsu2018-split-mnist-exact")
-    assert protocol.seeds == 12
-    for scenario in SCENARIOS:
-        theirs = load_protocol(f"hsu2018-split-mnist-{scenario}")
-        assert (protocol.benchmark, protocol.model, protocol.training) == (
-            theirs.benchmark,
-            theirs.model,
-            theirs.training,
-        )
-        for name in ("naive", "ewc", "online_ewc", "si", "mas"):
-            assert protocol.methods[name] == theirs.methods[name]
-            assert protocol.strength_of(name, scenario) == theirs.strength_of(name, scenario)
-    exact = {"ewc": {"fisher": "exact"}, "online_ewc": {"fisher": "exact"}, "si": {"clip": True}}
-    for name, change in (exact | {"mas": {"per_sample": True}}).items():
-        assert protocol.methods[f"{name}-exact"] == protocol.methods[name].model_copy(update=change)
-        assert protocol.strength[f"{name}-exact"] == dict.fromkeys(SCENARIOS, "tuned")
-
-
 # ------------------------------------------------------------------------------- van de Ven and Tolias 2018, 2019
 
 SPLIT = {  # λ of EWC, λ and γ of Online EWC, c of SI
@@ -407,7 +388,6 @@ def run(name: str, method: str, root: Path, overrides: list[str]) -> RunResult:
 FAMILIES = [
     ("hsu2018-split-mnist-class", "training.epochs=1"),
     ("vandeven2018-split-mnist-task", "training.iterations=3"),
-    ("hsu2018-split-mnist-exact", "training.epochs=1"),
     ("vandeven2018-permuted-mnist-domain", "training.iterations=2"),
     ("avalanche-permuted-mnist-domain", "training.iterations=2"),
     ("zenke2017-permuted-mnist", "training.epochs=1"),
