@@ -48,14 +48,14 @@ class ClosedForm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, penalty, step, names, *parameters):
-        """The step's value, as a tensor of its own."""
+        """The step's value, detached."""
         ctx.penalty, ctx.step, ctx.names, ctx.versions = penalty, step, names, _versions(step.product)
         ctx.save_for_backward(*parameters)  # autograd then refuses a backward after θ has moved
         return step.value.detach()  # autograd writes to what is returned
 
     @staticmethod
     def backward(ctx, scale):
-        """The gradient from the step, or, where it must have a graph or the step is overwritten, formed anew."""
+        """``scale · strength · Ω (θ − μ)``; computed anew where it needs a graph or the step was overwritten."""
         if torch.is_grad_enabled() or _versions(ctx.step.product) != ctx.versions:
             # create_graph=True needs gradients with a graph; a later step may have overwritten what this one found
             parameters = zip(ctx.names, ctx.saved_tensors, strict=True)

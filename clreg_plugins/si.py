@@ -77,12 +77,12 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
     # ----------------------------------------- callbacks, in the order in which they fire
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """As every plugin; then see how many updates the epoch will have."""
+        """Look up the parameters again, and note how many updates the epoch has."""
         super().before_training_epoch(strategy, **kwargs)
         self._outside.begin_epoch(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """See whether this iteration's gradients add up with the latest ones."""
+        """See whether this iteration's gradients add to those of the latest backward pass."""
         self._task_gradient.begin()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
@@ -121,7 +121,7 @@ class SIPlugin(RegularizationPlugin, supports_distributed=True):
         self._outside.updated(self._parameters)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """As every plugin; then warn of changes outside the optimizer that no step waited to see."""
+        """Raise the errors that steps deferred; then warn of changes outside the optimizer found since."""
         super().after_training_epoch(strategy, **kwargs)
         self._outside.end_epoch(self._parameters)
 

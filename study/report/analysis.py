@@ -66,6 +66,14 @@ class Analysis:
         return f"{sum(pair.significant for pair in tested)} of {len(tested)}" if tested else ""
 
     @property
+    def seeds(self) -> str:
+        """Finished seeds of a method, of those with any; empty without any."""
+        numbers = sorted({len(result.scores) for result in self.results if result.scores})
+        if len(numbers) > 1:
+            return f"{numbers[0]} to {count(numbers[-1], 'seed')}"
+        return count(numbers[0], "seed") if numbers else ""
+
+    @property
     def runs(self) -> str:
         """Finished runs, of those asked for if some are missing."""
         protocol = self.protocol
@@ -87,7 +95,7 @@ class Analysis:
         verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.verdicts.items())
         verdicts = f"published numbers: {verdicts}" if verdicts else ""
         pairs = f"{self.differing_pairs} pairs of methods differ significantly" if self.differing_pairs else ""
-        return "; ".join(filter(None, (count(self.protocol.seeds, "seed"), runs, verdicts, pairs))) + "."
+        return "; ".join(filter(None, (self.seeds, runs, verdicts, pairs))) + "."
 
     @property
     def finding(self) -> str:

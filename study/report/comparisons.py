@@ -42,7 +42,7 @@ MARGIN_RULE = (
     f"The margin is {MARGIN} points, or half of the method's published distance from training without a penalty where "
     "that is less."
 )
-MEANINGS = {
+VERDICT_MEANINGS = {
     "reproduced": "an equivalence test (TOST) shows that our mean lies within the margin of the published one",
     "above": "our mean is not shown to lie within the margin, and Welch's t-test shows that it is higher",
     "below": "our mean is not shown to lie within the margin, and Welch's t-test shows that it is lower",
@@ -55,15 +55,15 @@ MEANINGS = {
 }
 
 
-def meaning_of(verdicts: Collection[str]) -> str:
-    """The rule for the margin, and what each of the verdicts given means."""
-    said = (f"`{verdict}`: {meaning}." for verdict, meaning in MEANINGS.items() if verdict in verdicts)
-    return " ".join((MARGIN_RULE, *said))
+def verdict_meanings(verdicts: Collection[str]) -> str:
+    """What each of the verdicts given means."""
+    return " ".join(f"`{verdict}`: {meaning}." for verdict, meaning in VERDICT_MEANINGS.items() if verdict in verdicts)
 
 
-MEANING = (
-    f"{meaning_of(MEANINGS)} Context is not counted: another method's row is the comparison with that number. "
-    f"All tests at level {LEVEL}, on the average accuracy over all experiences at the end, in percent."
+ABOUT_VERDICTS = (
+    f"{MARGIN_RULE} {verdict_meanings(VERDICT_MEANINGS)} Context is not counted: another method's row is the "
+    f"comparison with that number. All tests at level {LEVEL}, on the average accuracy over all experiences at the "
+    "end, in percent."
 )
 
 
@@ -203,8 +203,8 @@ def equivalence_notes(pairs: Iterable[FamilyComparison]) -> list[str]:
     beyond = Counter(pair.margin for pair in tested if not pair.equivalence_reachable)
     return [
         f"Equivalence within ±{margin:g} points could not be shown for {number} of "
-        f"{count(sum(pair.margin == margin for pair in tested), 'pair')}, whatever their means: their spread over "
-        "these seeds is too large."
+        f"{count(sum(pair.margin == margin for pair in tested), 'pair')}, whatever their means: after Holm's "
+        "correction their spread over these seeds is too large."
         for margin, number in beyond.items()
     ]
 
@@ -224,6 +224,10 @@ TESTS: tuple[Column[FamilyComparison], ...] = (
 )
 """What a table of pairs says of each."""
 DETECTABLE = Column[FamilyComparison]("detectable difference", _detectable, points)
+ABOUT_DETECTABLE = (
+    "Detectable difference: a paired t-test finds it with probability 0.8, at the spread over these seeds and at level "
+    f"{LEVEL} over the number of comparisons."
+)
 
 
 def difference_cell(found: PairedComparison | PublishedComparison | None) -> Cell | None:

@@ -9,7 +9,7 @@ from study.protocol.load import load_protocol
 from study.records.store import ARCHIVE, kept_search, read_archive
 from study.report.analysis import Analysis, analyse
 from study.report.attachments import read_attachments
-from study.report.comparisons import LEVEL, MEANING, VERDICTS
+from study.report.comparisons import ABOUT_VERDICTS, LEVEL, VERDICTS
 from study.report.document import Bullets, Cell, Column, Document, Section, table_of
 from study.report.markdown import to_markdown
 from study.report.provenance import packaged_name, with_true_source
@@ -88,7 +88,7 @@ def compose_overview(reports: list[Reported]) -> Document:
         for report in reports
     )
     pairs = "Pairs that differ: methods, significantly after Holm's correction, of pairs with enough seeds."
-    meaning = f"{MEANING} {pairs}" if judged else f"{pairs} All tests at level {LEVEL}."
+    meaning = f"{ABOUT_VERDICTS} {pairs}" if judged else f"{pairs} All tests at level {LEVEL}."
     return Document(
         f"Reports: {'which published numbers hold' if judged else 'method against method'}",
         "Each row is a report; `clreg-study overview` writes this page from their records.",

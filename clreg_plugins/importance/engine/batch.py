@@ -106,6 +106,27 @@ def same_for_all(tensor: Tensor) -> bool:
     return tensor.ndim == 1 and not tensor.is_floating_point() and bool((tensor == tensor[0]).all())
 
 
+def size_of(tree: Any) -> int:
+    """Number of rows of the first tensor that has any, 0 if none has."""
+    if isinstance(tree, PackedSequence):
+        return int(tree.batch_sizes[0]) if len(tree.batch_sizes) else 0
+    if isinstance(tree, Tensor):
+        return tree.shape[0] if tree.ndim else 0
+    parts: Iterable[Any] = ()
+    if isinstance(tree, Mapping):
+        parts = tree.values()
+    elif isinstance(tree, (tuple, list)):
+        parts = tree
+    elif dataclasses.is_dataclass(tree):
+        parts = (getattr(tree, field.name) for field in dataclasses.fields(tree))
+    return next((size for part in parts if (size := size_of(part))), 0)
+
+
+def has_rows(tensor: Tensor, n: int) -> bool:
+    """Whether a tensor has a row for each of ``n`` samples."""
+    return tensor.ndim > 0 and tensor.shape[0] == n
+
+
 def _is_list_of_samples(tree: Any, n: int) -> bool:
     """Whether a list, tuple or array has an entry for each sample, as default collation makes of strings."""
     if isinstance(tree, np.ndarray):
@@ -134,27 +155,6 @@ def _cut(tree: Any, rows: slice, n: int) -> Any:
     if isinstance(tree, Mapping):
         return {key: _cut(value, rows, n) for key, value in tree.items()}
     return type(tree)(_cut(value, rows, n) for value in tree)
-
-
-def size_of(tree: Any) -> int:
-    """Number of rows of the first tensor, 0 if there is none."""
-    if isinstance(tree, PackedSequence):
-        return int(tree.batch_sizes[0]) if len(tree.batch_sizes) else 0
-    if isinstance(tree, Tensor):
-        return tree.shape[0] if tree.ndim else 0
-    parts: Iterable[Any] = ()
-    if isinstance(tree, Mapping):
-        parts = tree.values()
-    elif isinstance(tree, (tuple, list)):
-        parts = tree
-    elif dataclasses.is_dataclass(tree):
-        parts = (getattr(tree, field.name) for field in dataclasses.fields(tree))
-    return next((size for part in parts if (size := size_of(part))), 0)
-
-
-def has_rows(tensor: Tensor, n: int) -> bool:
-    """Whether a tensor has a row for each of ``n`` samples."""
-    return tensor.ndim > 0 and tensor.shape[0] == n
 
 
 def _free(tensor: Tensor) -> Tensor:

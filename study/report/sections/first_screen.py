@@ -3,10 +3,12 @@
 from study.protocol.settings import takes_strength
 from study.report.analysis import Analysis
 from study.report.document import Block, Figure, Gallery, Table
-from study.report.sections.pairs_section import differing_table
+from study.report.sections.pairs_section import leading_pairs
 from study.report.sections.published_section import verdict_table
 
 MOST_ROWS = 8
+FEWEST_VERDICTS = 3
+"""Rows of published numbers beside pairs, if there are as many."""
 
 
 def first_screen(analysis: Analysis, pictures: tuple[Figure, ...]) -> tuple[Block, ...]:
@@ -17,9 +19,10 @@ def first_screen(analysis: Analysis, pictures: tuple[Figure, ...]) -> tuple[Bloc
 def _tables(analysis: Analysis) -> list[Table]:
     """Published numbers where there are any, else pairs; both where the protocol names pairs as well."""
     if not analysis.counted:
-        pairs = differing_table(analysis, MOST_ROWS)
+        pairs = leading_pairs(analysis, MOST_ROWS)
         return [pairs] if pairs else []
-    pairs = differing_table(analysis, MOST_ROWS // 2) if analysis.protocol.families else None
+    room = MOST_ROWS - min(FEWEST_VERDICTS, len(analysis.counted))
+    pairs = leading_pairs(analysis, room) if analysis.protocol.families else None
     verdicts = verdict_table(analysis, MOST_ROWS - (len(pairs.rows) if pairs else 0))
     return [verdicts, pairs] if pairs else [verdicts]
 

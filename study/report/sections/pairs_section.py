@@ -7,6 +7,7 @@ from study.protocol.settings import Scenario
 from study.protocol.table import Own
 from study.report.analysis import Analysis
 from study.report.comparisons import (
+    ABOUT_DETECTABLE,
     DETECTABLE,
     DIFFERENCE,
     EQUIVALENCE,
@@ -31,15 +32,9 @@ def pairs_section(analysis: Analysis) -> Section | None:
         "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
         f"95% intervals, each of its comparison alone. p: {sign_flip_test(pairs)}; p (Holm), over {_family(analysis)}, "
         "decides. Effect size: mean over standard deviation of the differences, bias-corrected. "
-        f"{DETECTABLE_MEANS}{_equivalence(analysis)}"
+        f"{ABOUT_DETECTABLE}{_equivalence(analysis)}"
     )
     return Section("pairs", "Method against method", (how, *tables))
-
-
-DETECTABLE_MEANS = (
-    "Detectable difference: a paired t-test finds it with probability 0.8, at the spread over these seeds and at level "
-    f"{LEVEL} over the number of comparisons."
-)
 
 
 def _family(analysis: Analysis) -> str:
@@ -90,7 +85,7 @@ def _table(analysis: Analysis, scenario: Scenario) -> Table:
     )
 
 
-def differing_table(analysis: Analysis, most: int) -> Table | None:
+def leading_pairs(analysis: Analysis, most: int) -> Table | None:
     """The pairs of most interest and smallest p, in at most ``most`` rows; None without pairs."""
     scenarios = {id(pair): scenario for scenario, pairs in analysis.pairs.items() for pair in pairs}
     pairs = _of_interest(analysis)
@@ -102,10 +97,11 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
     more = len(every) - len(shown)
     further = [f"{count(more, 'further pair')} below."] if more > 0 else []
     compared = {name for pair in every for name in (pair.a, pair.b)}
-    beside = [f"`{name}`" for name in analysis.protocol.methods if name not in compared]
+    finished = {result.method for result in analysis.results if result.finished}
+    beside = [f"`{name}`" for name in analysis.protocol.methods if name in finished - compared]
     untested = [f"Shown without a test: {enumeration(beside)}."] if beside else []
     return table_of(
-        "differing",
+        "leading-pairs",
         "Method against method: differences of average accuracy, in percentage points",
         shown,
         METHODS,
@@ -122,21 +118,22 @@ def differing_table(analysis: Analysis, most: int) -> Table | None:
 def _how_tested(analysis: Analysis, pairs: Sequence[FamilyComparison]) -> str:
     """What the columns of the first screen are."""
     tests = f"p (Holm): {sign_flip_test(pairs)}"
-    if any(pair.margin is not None for pair in pairs):
+    if _has(EQUIVALENCE, pairs):
         tests += "; p (equivalence): paired equivalence test (TOST)"
     family = "each family of comparisons" if analysis.protocol.families else "all pairs of a scenario"
-    said = [f"{tests}; corrected over {family}."]
-    if kinds := {pair.comparison.interval for pair in pairs}.intersection(INTERVALS):
-        names = enumeration(INTERVALS[kind] for kind in sorted(kinds))
-        said.append(f"Intervals ({names}) are not corrected, and may exclude 0 where no difference is shown.")
+    said = [
+        f"{tests}; corrected over {family}.",
+        "Intervals are not corrected, and may exclude 0 where no difference is shown.",
+    ]
     if analysis.selection.choices:
         said.append("All of these take the λ that the search chose as given.")
-    if any(DETECTABLE.cell(pair).value is not None for pair in pairs):
-        said.append(DETECTABLE_MEANS)
+    if _has(DETECTABLE, pairs):
+        said.append(ABOUT_DETECTABLE)
     return " ".join(said)
 
 
-INTERVALS = {"bca": "BCa bootstrap", "t": "Student's t"}
+def _has(column: Column[FamilyComparison], pairs: Sequence[FamilyComparison]) -> bool:
+    return any(column.cell(pair).value is not None for pair in pairs)
 
 
 def _of_interest(analysis: Analysis) -> list[FamilyComparison]:

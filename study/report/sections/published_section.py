@@ -4,7 +4,14 @@ from typing import get_args
 
 from study.protocol.schema import Published, PublishedNumber
 from study.report.analysis import Analysis
-from study.report.comparisons import MEANING, VERDICTS, PublishedRow, difference_cell, meaning_of
+from study.report.comparisons import (
+    ABOUT_VERDICTS,
+    MARGIN_RULE,
+    VERDICTS,
+    PublishedRow,
+    difference_cell,
+    verdict_meanings,
+)
 from study.report.document import Cell, Column, Mark, Section, Table, table_of
 from study.report.number_formats import count, p_value, points, seeds_of
 
@@ -18,13 +25,13 @@ def published_section(analysis: Analysis) -> Section | None:
         for index, table in enumerate(analysis.protocol.published, 1)
     ]
     tables = [_table(analysis, scenario) for scenario in dict.fromkeys(row.scenario for row in analysis.published)]
-    return Section("published", "Published and ours", (MEANING, *sources, *tables))
+    return Section("published", "Published and ours", (ABOUT_VERDICTS, *sources, *tables))
 
 
 def _spread(table: Published) -> str:
-    runs = f"{table.n} runs" if table.n else "an unstated number of runs"
+    runs = count(table.n, "run") if table.n else "an unstated number of runs"
     kind = {"sd": "± is the standard deviation over", "sem": "± is the standard error of the mean over"}
-    return f"Without a spread; over {runs}." if table.spread == "none" else f"{kind[table.spread]} {runs}."
+    return f"Published without a spread, over {runs}." if table.spread == "none" else f"{kind[table.spread]} {runs}."
 
 
 def _table(analysis: Analysis, scenario: str) -> Table:
@@ -54,10 +61,16 @@ def verdict_table(analysis: Analysis, most: int) -> Table:
     rows = sorted(analysis.counted, key=lambda row: VERDICTS.index(row.verdict))
     several = len({row.scenario for row in rows}) > 1
     scenario = Column[PublishedRow]("scenario", lambda row: row.scenario if several else "")
-    more = len(rows) - most
-    notes = [f"{count(more, 'further number')} below."] if more > 0 else []
-    notes += [*dict.fromkeys(_spread(row.table) for row in rows), meaning_of(analysis.verdicts)]
-    return table_of("verdicts", "Published and ours", rows[:most], METHOD, scenario, *NUMBERS, MARGIN, notes=notes)
+    more, shown = len(rows) - most, rows[:most]
+    spreads = {_spread(row.table): row.table.source for row in shown}
+    notes = [
+        f"{count(more, 'further number')} below." if more > 0 else "",
+        *(f"{source}: {said}" if len(spreads) > 1 else said for said, source in spreads.items()),
+        MARGIN_RULE if any(row.comparison for row in shown) else "",
+        verdict_meanings({row.verdict for row in shown}),
+    ]
+    columns = (METHOD, scenario, *NUMBERS, MARGIN)
+    return table_of("verdicts", "Published and ours", shown, *columns, notes=filter(None, notes))
 
 
 METHOD = Column[PublishedRow]("method", lambda row: row.method)

@@ -14,6 +14,7 @@ from study.run.result import RunResult
 from study.run.run_environment import RunEnvironment
 from study.run.specification import Run
 from study.run.trainer import perform
+from study.statistics import family_pairs
 from tests.study.images import write_cifar, write_mnist
 
 
@@ -139,7 +140,16 @@ def test_van_de_vens_numbers_for_split_mnist(scenario):
         expected |= {"ewc-empirical-1e7": ewc, "ewc-predicted-5000": 5000}
         for corner, year in (("ewc-empirical-1e7", 2018), ("ewc-predicted-5000", 2019)):
             assert protocol.methods[corner] == protocol.methods[f"ewc-{year}"]
+        (family,) = protocol.families
+        assert family_pairs(protocol.methods, family.baselines, family.methods) == [
+            ("ewc-2019", "ewc-2018"),
+            ("ewc-empirical-1e7", "ewc-2018"),
+            ("ewc-predicted-5000", "ewc-2018"),
+            ("ewc-empirical-1e7", "ewc-2019"),
+            ("ewc-predicted-5000", "ewc-2019"),
+        ]
     assert strengths(protocol, scenario) == pytest.approx(expected)
+    assert protocol.seeds == (10 if scenario == "task" else 5)
     gammas = [protocol.methods[f"online_ewc-{year}"].gamma for year in (2018, 2019)]
     assert gammas == [1.0, gamma]
     names = ["none", "ewc-2018", "online_ewc-2018", "si", "offline"]

@@ -6,7 +6,7 @@ import pytest
 
 from study.protocol.load import load_protocol, protocol_names
 from study.report.analysis import analyse
-from study.report.comparisons import against_published, published_margin
+from study.report.comparisons import MARGIN_RULE, NO_RUN, VERDICT_MEANINGS, against_published, published_margin
 from study.report.overview import write_overview
 from study.report.selection import select
 from study.statistics import compare_with_published
@@ -107,7 +107,26 @@ def test_the_first_screen_has_published_numbers_and_the_pairs_that_the_protocol_
     folder = written(tmp_path / "toy", all_records(toy()), protocol=toy(TEXT.replace("[model]", family)))
     found = markdown_tables(folder)
     rows = {caption: len(found[caption]) - 1 for caption in (FIRST, PAIRS) if caption in found}
-    assert rows == ({FIRST: 4, PAIRS: 4} if named else {FIRST: 5})
+    assert rows == ({FIRST: 3, PAIRS: 5} if named else {FIRST: 5})
+
+
+@pytest.mark.parametrize("methods", [{*toy().methods}, {"naive", "online_ewc"}, {"online_ewc"}, {"naive"}])
+def test_the_first_screen_explains_what_it_shows_and_nothing_else(tmp_path, without_figures, methods):
+    family = '[comparisons]\nbaselines = ["naive"]\nmethods = ["online_ewc"]\nmargin = 2\n\n[model]'
+    records = [each for each in all_records(toy()) if each.run.label in methods]
+    folder = written(tmp_path / "toy", records, protocol=toy(TEXT.replace("[model]", family)))
+    screen, found = (folder / "README.md").read_text().partition("<details>")[0], markdown_tables(folder)
+    headings, *rows = found[FIRST]
+    shown = {cells[headings.index("verdict")] for cells in rows}
+    assert {verdict for verdict in VERDICT_MEANINGS if f"`{verdict}`: " in screen} == shown - {NO_RUN}
+    assert (MARGIN_RULE in screen) == ("margin" in headings) == (shown != {NO_RUN})
+    columns = found[PAIRS][0] if {"naive", "online_ewc"} <= methods else []
+    assert ("p (equivalence): " in screen) == ("p (equivalence)" in columns)
+    assert ("Detectable difference: " in screen) == ("detectable difference" in columns)
+    untested = methods - {"naive", "online_ewc"} if columns else set()
+    after = screen.partition("Shown without a test: ")[2]
+    assert {name for name in toy().methods if f"`{name}`" in after} == untested
+    assert "4 seeds; " in screen
 
 
 def test_what_is_not_testable_is_a_verdict_of_its_own_and_no_failure(tmp_path, without_figures):

@@ -10,7 +10,7 @@ from statsmodels.stats.power import TTestPower
 
 from study.report.analysis import analyse
 from study.report.comparisons import equivalence_notes
-from study.report.sections.pairs_section import differing_table
+from study.report.sections.pairs_section import leading_pairs
 from study.report.selection import ReportError, select
 from study.statistics import compare_paired, family
 from tests.study.report.reading import html_tables, markdown_tables, row
@@ -79,7 +79,7 @@ def test_runs_that_did_not_finish_are_counted_and_listed_and_enter_no_mean(compl
         ["class", "naive", "5", "diverged", "1", message],
         ["class", "ewc", "4", "failed", "1", message],
     ]
-    assert "40 runs finished, 1 diverged, 1 failed; " in (complete / "README.md").read_text()
+    assert "4 seeds; 40 runs finished, 1 diverged, 1 failed; " in (complete / "README.md").read_text()
 
 
 def test_options_times_and_memory_are_those_of_the_records(complete):
@@ -320,7 +320,6 @@ def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, wi
     assert "(`ewc` with `naive`; `online_ewc` and `replay-2` with `ewc`)" in text
     assert "Too few seeds (6): smallest reachable p = 0.031, after Holm's correction over 2 comparisons" in text
     assert "against ±2 points" in text
-    assert "Shown without a test: `joint`." in text
     assert "p (Holm): exact sign-flip permutation test; p (equivalence): paired equivalence test" in text
     assert "All of these take the λ that the search chose as given." in text
 
@@ -337,7 +336,7 @@ def test_on_the_first_screen_families_take_turns_even_with_one_baseline():
         for method in ("naive", *better)
         for seed in range(6)
     ]
-    table = differing_table(analyse(select("toy", protocol, records, [])), 2)
+    table = leading_pairs(analyse(select("toy", protocol, records, [])), 2)
     assert {cells[0].text for cells in table.rows} == {"replay-2 − ewc", "naive − ewc"}
 
 
@@ -471,7 +470,7 @@ def test_a_single_seed_has_no_intervals_and_no_tests(tmp_path, without_figures):
 def test_a_study_of_fewer_runs_than_its_protocol_says_so_wherever_its_numbers_stand(tmp_path, without_figures):
     records = [r for r in all_records(toy()) if (r.run.label, r.run.seed) != ("ewc", 1)]
     folder = written(tmp_path, [*records, failed(toy(), "ewc", 1)])
-    assert "38 of 40 runs finished, 1 failed; " in (folder / "README.md").read_text()
+    assert "3 to 4 seeds; 38 of 40 runs finished, 1 failed; " in (folder / "README.md").read_text()
     for tables in (markdown_tables(folder), html_tables(folder)):
         assert row(tables, RESULTS, "ewc")["seeds"] == "3 of 4, 1 failed"
         assert row(tables, PUBLISHED, "ewc")["seeds"] == row(tables, PAIRS, "ewc − joint")["seeds"] == "3 of 4"
