@@ -39,8 +39,8 @@ MARGIN = 1.5
 """Percentage points within which an accuracy counts as the same, if the method's gain over none does not say less."""
 
 MARGIN_RULE = (
-    f"The margin is {MARGIN} points, or half of the method's published distance from training without a penalty where "
-    "that is less."
+    f"The margin is {MARGIN} points or, except for training without a penalty itself, half of the published distance "
+    "from it where that is less."
 )
 VERDICT_MEANINGS = {
     "reproduced": "an equivalence test (TOST) shows that our mean lies within the margin of the published one",
@@ -202,9 +202,8 @@ def equivalence_notes(pairs: Iterable[FamilyComparison]) -> list[str]:
     tested = [pair for pair in pairs if pair.margin is not None and pair.comparison.n >= FEWEST_JUDGED]
     beyond = Counter(pair.margin for pair in tested if not pair.equivalence_reachable)
     return [
-        f"Equivalence within ±{margin:g} points could not be shown for {number} of "
-        f"{count(sum(pair.margin == margin for pair in tested), 'pair')}, whatever their means: after Holm's "
-        "correction their spread over these seeds is too large."
+        f"For {number} of {count(sum(pair.margin == margin for pair in tested), 'pair')} the spread over these seeds "
+        f"is too large to show equivalence within ±{margin:g} points after Holm's correction, even with equal means."
         for margin, number in beyond.items()
     ]
 

@@ -120,13 +120,14 @@ def _how_tested(analysis: Analysis, pairs: Sequence[FamilyComparison]) -> str:
     tests = f"p (Holm): {sign_flip_test(pairs)}"
     if _has(EQUIVALENCE, pairs):
         tests += "; p (equivalence): paired equivalence test (TOST)"
-    family = "each family of comparisons" if analysis.protocol.families else "all pairs of a scenario"
+    family = "each family that the protocol names" if analysis.protocol.families else "all pairs"
+    beyond = ", or reach beyond the margin where equivalence is" if _has(EQUIVALENCE, pairs) else ""
     said = [
-        f"{tests}; corrected over {family}.",
-        "Intervals are not corrected, and may exclude 0 where no difference is shown.",
+        f"{tests}; corrected over {family}, in each scenario.",
+        f"Intervals are not corrected: they may exclude 0 where no difference is shown{beyond}.",
     ]
     if analysis.selection.choices:
-        said.append("All of these take the λ that the search chose as given.")
+        said.append("None of these includes the uncertainty of choosing λ.")
     if _has(DETECTABLE, pairs):
         said.append(ABOUT_DETECTABLE)
     return " ".join(said)

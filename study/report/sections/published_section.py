@@ -1,5 +1,6 @@
 """Published numbers and ours."""
 
+from collections import Counter
 from typing import get_args
 
 from study.protocol.schema import Published, PublishedNumber
@@ -61,10 +62,11 @@ def verdict_table(analysis: Analysis, most: int) -> Table:
     rows = sorted(analysis.counted, key=lambda row: VERDICTS.index(row.verdict))
     several = len({row.scenario for row in rows}) > 1
     scenario = Column[PublishedRow]("scenario", lambda row: row.scenario if several else "")
-    more, shown = len(rows) - most, rows[:most]
+    shown, further = rows[:most], Counter(row.verdict for row in rows[most:])
+    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in further.items())
     spreads = {_spread(row.table): row.table.source for row in shown}
     notes = [
-        f"{count(more, 'further number')} below." if more > 0 else "",
+        f"{count(further.total(), 'further number')} below: {verdicts}." if further else "",
         *(f"{source}: {said}" if len(spreads) > 1 else said for said, source in spreads.items()),
         MARGIN_RULE if any(row.comparison for row in shown) else "",
         verdict_meanings({row.verdict for row in shown}),

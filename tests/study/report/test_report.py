@@ -276,7 +276,7 @@ def test_equivalence_is_out_of_reach_where_equal_means_would_not_pass_either():
     ]
     assert passes == [True, False, False]
     (said,) = equivalence_notes(family(pairs, margin=1))
-    assert said.startswith("Equivalence within ±1 points could not be shown for 2 of 3 pairs, ")
+    assert said.startswith("For 2 of 3 pairs the spread over these seeds is too large to show equivalence within ±1 ")
     assert equivalence_notes([*family(pairs, margin=10), *family(pairs[:1])]) == []
 
 
@@ -321,7 +321,7 @@ def test_several_families_are_named_and_each_is_corrected_by_itself(tmp_path, wi
     assert "Too few seeds (6): smallest reachable p = 0.031, after Holm's correction over 2 comparisons" in text
     assert "against ±2 points" in text
     assert "p (Holm): exact sign-flip permutation test; p (equivalence): paired equivalence test" in text
-    assert "All of these take the λ that the search chose as given." in text
+    assert "None of these includes the uncertainty of choosing λ." in text
 
 
 def test_on_the_first_screen_families_take_turns_even_with_one_baseline():
