@@ -55,7 +55,7 @@ class ClosedForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, scale):
-        """``scale · strength · Ω (θ − μ)``; computed anew where it needs a graph or the step was overwritten."""
+        """``scale · strength · Ω (θ − μ)``; recomputed where it needs a graph or the step was overwritten."""
         if torch.is_grad_enabled() or _versions(ctx.step.product) != ctx.versions:
             # create_graph=True needs gradients with a graph; a later step may have overwritten what this one found
             parameters = zip(ctx.names, ctx.saved_tensors, strict=True)

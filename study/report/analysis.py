@@ -43,6 +43,11 @@ class Analysis:
         """Those with a record, in the protocol's order."""
         return list(self.pairs)
 
+    @property
+    def every_pair(self) -> list[FamilyComparison]:
+        """Those of all scenarios."""
+        return [pair for pairs in self.pairs.values() for pair in pairs]
+
     def of(self, scenario: Scenario) -> list[MethodResult]:
         return [result for result in self.results if result.scenario == scenario]
 
@@ -62,7 +67,7 @@ class Analysis:
     @property
     def differing_pairs(self) -> str:
         """How many pairs differ significantly, of those with enough seeds; empty if none has."""
-        tested = [pair for pairs in self.pairs.values() for pair in pairs if pair.reachable]
+        tested = [pair for pair in self.every_pair if pair.reachable]
         return f"{sum(pair.significant for pair in tested)} of {len(tested)}" if tested else ""
 
     @property

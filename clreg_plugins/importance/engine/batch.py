@@ -112,13 +112,9 @@ def size_of(tree: Any) -> int:
         return int(tree.batch_sizes[0]) if len(tree.batch_sizes) else 0
     if isinstance(tree, Tensor):
         return tree.shape[0] if tree.ndim else 0
-    parts: Iterable[Any] = ()
-    if isinstance(tree, Mapping):
-        parts = tree.values()
-    elif isinstance(tree, (tuple, list)):
-        parts = tree
-    elif dataclasses.is_dataclass(tree):
-        parts = (getattr(tree, field.name) for field in dataclasses.fields(tree))
+    parts = _children(tree)
+    if not parts and dataclasses.is_dataclass(tree):
+        parts = [getattr(tree, field.name) for field in dataclasses.fields(tree)]
     return next((size for part in parts if (size := size_of(part))), 0)
 
 

@@ -18,13 +18,10 @@ def first_screen(analysis: Analysis, pictures: tuple[Figure, ...]) -> tuple[Bloc
 
 def _tables(analysis: Analysis) -> list[Table]:
     """Published numbers where there are any, else pairs; both where the protocol names pairs as well."""
-    if not analysis.counted:
-        pairs = leading_pairs(analysis, MOST_ROWS)
-        return [pairs] if pairs else []
-    room = MOST_ROWS - min(FEWEST_VERDICTS, len(analysis.counted))
-    pairs = leading_pairs(analysis, room) if analysis.protocol.families else None
-    verdicts = verdict_table(analysis, MOST_ROWS - (len(pairs.rows) if pairs else 0))
-    return [verdicts, pairs] if pairs else [verdicts]
+    counted, named = len(analysis.counted), analysis.protocol.families
+    pairs = leading_pairs(analysis, MOST_ROWS - min(FEWEST_VERDICTS, counted)) if named or not counted else None
+    verdicts = verdict_table(analysis, MOST_ROWS - (len(pairs.rows) if pairs else 0)) if counted else None
+    return [table for table in (verdicts, pairs) if table]
 
 
 def is_about_strength(analysis: Analysis) -> bool:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from study.protocol.settings import Scenario
 from study.protocol.table import Own
@@ -27,11 +28,11 @@ def pairs_section(analysis: Analysis) -> Section | None:
     tables = [_table(analysis, scenario) for scenario, pairs in analysis.pairs.items() if pairs]
     if not tables:
         return None
-    pairs = [pair for pairs in analysis.pairs.values() for pair in pairs]
+    test = sign_flip_test(analysis.every_pair)
     how = (
         "Differences of average accuracy in percentage points, paired by the seeds that both methods finished, with "
-        f"95% intervals, each of its comparison alone. p: {sign_flip_test(pairs)}; p (Holm), over {_family(analysis)}, "
-        "decides. Effect size: mean over standard deviation of the differences, bias-corrected. "
+        f"95% intervals, each of its comparison alone. p: {test}; p (Holm), over {_family(analysis)}, decides. "
+        "Effect size: mean over standard deviation of the differences, bias-corrected. "
         f"{ABOUT_DETECTABLE}{_equivalence(analysis)}"
     )
     return Section("pairs", "Method against method", (how, *tables))
@@ -93,14 +94,13 @@ def leading_pairs(analysis: Analysis, most: int) -> Table | None:
         return None
     several = len(analysis.pairs) > 1
     shown = pairs[:most]
-    every = [pair for of in analysis.pairs.values() for pair in of]
-    more = len(every) - len(shown)
+    more = len(analysis.every_pair) - len(shown)
     further = [f"{count(more, 'further pair')} below."] if more > 0 else []
-    compared = {name for pair in every for name in (pair.a, pair.b)}
+    compared = {name for pair in analysis.every_pair for name in (pair.a, pair.b)}
     finished = {result.method for result in analysis.results if result.finished}
     beside = [f"`{name}`" for name in analysis.protocol.methods if name in finished - compared]
     untested = [f"Shown without a test: {enumeration(beside)}."] if beside else []
-    return table_of(
+    table = table_of(
         "leading-pairs",
         "Method against method: differences of average accuracy, in percentage points",
         shown,
@@ -111,30 +111,29 @@ def leading_pairs(analysis: Analysis, most: int) -> Table | None:
         HOLM,
         EQUIVALENCE,
         DETECTABLE,
-        notes=[*further, *pairs_notes(shown), _how_tested(analysis, shown), *equivalence_notes(every), *untested],
+    )
+    how = _how_tested(analysis, shown, table.headings)
+    return replace(
+        table, notes=(*further, *pairs_notes(shown), how, *equivalence_notes(analysis.every_pair), *untested)
     )
 
 
-def _how_tested(analysis: Analysis, pairs: Sequence[FamilyComparison]) -> str:
-    """What the columns of the first screen are."""
-    tests = f"p (Holm): {sign_flip_test(pairs)}"
-    if _has(EQUIVALENCE, pairs):
-        tests += "; p (equivalence): paired equivalence test (TOST)"
+def _how_tested(analysis: Analysis, pairs: Sequence[FamilyComparison], headings: Sequence[str]) -> str:
+    """What the columns with these headings are."""
+    test, beyond = f"p (Holm): {sign_flip_test(pairs)}", ""
+    if EQUIVALENCE.heading in headings:
+        test += "; p (equivalence): paired equivalence test (TOST)"
+        beyond = ", or reach beyond the margin where equivalence is"
     family = "each family that the protocol names" if analysis.protocol.families else "all pairs"
-    beyond = ", or reach beyond the margin where equivalence is" if _has(EQUIVALENCE, pairs) else ""
     said = [
-        f"{tests}; corrected over {family}, in each scenario.",
+        f"{test}; corrected over {family}, in each scenario.",
         f"Intervals are not corrected: they may exclude 0 where no difference is shown{beyond}.",
     ]
     if analysis.selection.choices:
         said.append("None of these includes the uncertainty of choosing λ.")
-    if _has(DETECTABLE, pairs):
+    if DETECTABLE.heading in headings:
         said.append(ABOUT_DETECTABLE)
     return " ".join(said)
-
-
-def _has(column: Column[FamilyComparison], pairs: Sequence[FamilyComparison]) -> bool:
-    return any(column.cell(pair).value is not None for pair in pairs)
 
 
 def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
@@ -146,8 +145,7 @@ def _of_interest(analysis: Analysis) -> list[FamilyComparison]:
     """
     methods = analysis.protocol.methods
     kinds = {name: method.kind for name, method in methods.items()}
-    pairs = [pair for found in analysis.pairs.values() for pair in found]
-    pairs.sort(key=lambda pair: (pair.p_holm, -abs(pair.comparison.difference)))
+    pairs = sorted(analysis.every_pair, key=lambda pair: (pair.p_holm, -abs(pair.comparison.difference)))
     if analysis.protocol.families:
         named = [family_pairs(methods, each.baselines, each.methods) for each in analysis.protocol.families]
         turns: Counter[tuple[int, str]] = Counter()
